@@ -1,0 +1,10 @@
+//! The protocol of Hone: the messages and services of `hone.v1`, compiled from `proto/hone/v1/*.proto`.
+
+/// Version 1 of the protocol. The comments of the `.proto` files are the documentation of its items.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("hone.v1");
+}
+
+/// The compiled descriptors of all files, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
