@@ -4,21 +4,14 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 4] = [
-    "hone/v1/dataset.proto",
-    "hone/v1/training.proto",
-    "hone/v1/inference.proto",
-    "hone/v1/model.proto",
-];
+const FILES: [&str; 4] =
+    ["hone/v1/dataset.proto", "hone/v1/training.proto", "hone/v1/inference.proto", "hone/v1/model.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(FILES, ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(
-        out.join("descriptors.bin"),
-        descriptors.encode_to_vec(),
-    )?;
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,0 +1,60 @@
+//! Labelled files: from bytes to examples, labels and splits (`dataset`), to tokens (`tokenize`), to packed
+//! batches (`batch`).
+
+pub mod batch;
+pub mod dataset;
+pub mod tokenize;
+
+use serde::{Deserialize, Serialize};
+
+/// Which columns hold what, as far as the user named them; the others are guessed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Columns {
+    /// The text.
+    pub text: Option<String>,
+    /// The second text of a pair; never guessed.
+    pub text_pair: Option<String>,
+    /// The label.
+    pub label: Option<String>,
+}
+
+/// A row of a file in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// The text.
+    pub text: String,
+    /// The second text of a pair.
+    pub text_pair: Option<String>,
+    /// The label as the file has it.
+    pub label: String,
+    /// Where the row starts in the file, from 1.
+    pub line: u64,
+}
+
+/// Rows of one label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelCount {
+    /// The label.
+    pub label: String,
+    /// Its rows.
+    pub rows: u64,
+}
+
+/// Quantiles of lengths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Quantiles {
+    /// The shortest.
+    pub min: u32,
+    /// The median.
+    pub p50: u32,
+    /// Nine in ten are not longer.
+    pub p90: u32,
+    /// 95 in a hundred are not longer.
+    pub p95: u32,
+    /// 99 in a hundred are not longer.
+    pub p99: u32,
+    /// The longest.
+    pub max: u32,
+    /// The mean.
+    pub mean: f64,
+}

@@ -1,0 +1,111 @@
+//! The one error type of the daemon: a kind, which decides the status code, and a message for people.
+//!
+//! A message says what happened, why, and what to do, and names the offending thing (file, line, column, flag).
+
+use std::fmt;
+
+/// What sort of failure it is. `rpc::status` holds the one table from kinds to gRPC status codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The caller's input is wrong, whatever the state of the daemon.
+    Invalid,
+    /// A named thing does not exist.
+    NotFound,
+    /// A named thing exists already.
+    Exists,
+    /// The input may be right, but the state of the daemon or of a file it names forbids it.
+    Precondition,
+    /// A queue, a limit or the device's memory is exhausted.
+    Exhausted,
+    /// The caller or the operator stopped it.
+    Cancelled,
+    /// The daemon is going down, or something that it needs cannot be reached for now.
+    Unavailable,
+    /// Stored or received bytes are damaged.
+    Corrupt,
+    /// A fault of the daemon or its machine.
+    Internal,
+}
+
+/// A failure with its kind and a message for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+}
+
+/// The result of everything in the daemon that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// A failure of the given kind.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// The caller's input is wrong.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, message)
+    }
+
+    /// A named thing does not exist.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotFound, message)
+    }
+
+    /// The state of the daemon or of a file forbids it.
+    pub fn precondition(message: impl Into<String>) -> Self {
+        Self::new(Kind::Precondition, message)
+    }
+
+    /// Stored or received bytes are damaged.
+    pub fn corrupt(message: impl Into<String>) -> Self {
+        Self::new(Kind::Corrupt, message)
+    }
+
+    /// A fault of the daemon or its machine.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(Kind::Internal, message)
+    }
+
+    /// A file operation on `path` failed.
+    pub fn io(doing: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
+        let kind = match error.kind() {
+            std::io::ErrorKind::NotFound => Kind::NotFound,
+            std::io::ErrorKind::StorageFull => Kind::Exhausted,
+            _ => Kind::Internal,
+        };
+        Self::new(kind, format!("cannot {doing} {}: {error}", path.display()))
+    }
+
+    /// What sort of failure it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The message for people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The same failure, its message put behind `prefix` and a colon.
+    #[must_use]
+    pub fn within(self, prefix: impl fmt::Display) -> Self {
+        Self { kind: self.kind, message: format!("{prefix}: {}", self.message) }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::internal(format!("a tensor operation failed: {error}"))
+    }
+}

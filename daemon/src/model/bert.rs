@@ -1,0 +1,1 @@
+//! The BERT encoder over packed sequences.

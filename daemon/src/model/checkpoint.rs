@@ -1,0 +1,1 @@
+//! The checkpoint folder: the whole interface between training and serving, in Hugging Face layout.

@@ -1,0 +1,7 @@
+//! The encoder (`bert`), the head and its loss (`classifier`), the folder they live in (`checkpoint`), and the way
+//! from names to folders (`hub`).
+
+pub mod bert;
+pub mod checkpoint;
+pub mod classifier;
+pub mod hub;
