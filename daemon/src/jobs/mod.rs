@@ -14,7 +14,7 @@ pub mod store;
 pub(crate) mod testing;
 pub mod trainer;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -119,7 +119,7 @@ pub struct Model {
     /// The model's name.
     pub name: String,
     /// The newest first; never empty.
-    pub versions: Vec<Version>,
+    pub versions: Vec<Arc<Version>>,
     /// By name.
     pub aliases: Vec<Alias>,
 }

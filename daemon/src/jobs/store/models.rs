@@ -1,5 +1,7 @@
 //! Models: names, versions and aliases.
 
+use std::sync::Arc;
+
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::{Store, decode, encode};
@@ -40,7 +42,7 @@ impl Store {
                 tx.prepare_cached("SELECT record FROM versions ORDER BY model, version DESC")?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
-                let version: Version = decode(&row.get::<_, String>(0)?)?;
+                let version: Arc<Version> = Arc::new(decode(&row.get::<_, String>(0)?)?);
                 match models.last_mut().filter(|model| model.name == version.name) {
                     Some(model) => model.versions.push(version),
                     None => models.push(Model {
