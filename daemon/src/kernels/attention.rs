@@ -133,7 +133,9 @@ impl Attention {
         self.tasks().into_par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, task| {
             let n = task.length;
             let Scratch { p, dropped, grad_p } = scratch;
-            [&mut *p, &mut *dropped, &mut *grad_p].map(|values| values.resize(n * n, 0.0));
+            for values in [&mut *p, &mut *dropped, &mut *grad_p] {
+                values.resize(n * n, 0.0);
+            }
             self.probabilities(p, qkv, task, shape);
             dropped.copy_from_slice(p);
             self.drop(dropped, task);
