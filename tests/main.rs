@@ -1,1 +1,3 @@
-//! End-to-end tests.
+//! Tests of the whole: parity with the reference implementations, and real daemons over real sockets.
+
+mod parity;

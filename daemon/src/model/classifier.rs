@@ -133,6 +133,11 @@ impl Classifier {
         self.max_length
     }
 
+    /// Encoder and head.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
     /// The probability of each label for each sequence, in order: `[B][labels]`.
     pub fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
         let logits = self.network.logits(batch, Mode::Evaluate)?;
