@@ -1,3 +1,5 @@
 //! Tests of the whole: parity with the reference implementations, and real daemons over real sockets.
 
+mod harness;
 mod parity;
+mod training;

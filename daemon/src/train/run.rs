@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
+use candle_core::backprop::GradStore;
 use serde_json::json;
 
 use super::event::{EpochMetrics, Event, Metrics, Split, StepMetrics, TestMetrics};
@@ -15,7 +16,7 @@ use super::prepare::{Prepared, prepare};
 use super::schedule::Schedule;
 use super::spec::{Hyperparameters, Keep};
 use super::state::{self, Position};
-use crate::data::batch::{Batch, by_tokens, epoch_order};
+use crate::data::batch::{by_tokens, epoch_order};
 use crate::error::{Error, Kind, Result};
 use crate::model::bert::{Mode, Noise};
 use crate::model::checkpoint::{self, Checkpoint};
@@ -173,7 +174,7 @@ impl<'a> Run<'a> {
     /// One optimizer step over a window of micro-batches.
     fn step(&mut self, window: &[&[usize]]) -> Result<Step, Halt> {
         let (mut loss, mut rows, mut tokens) = (0.0, 0, 0);
-        let mut gradients = None;
+        let mut gradients: Option<GradStore> = None;
         for (index, batch) in window.iter().enumerate() {
             let (batch, classes) = self.prepared.train.batch(batch);
             let mode = Mode::Train(self.noise(index as u64));
