@@ -2,4 +2,5 @@
 
 mod harness;
 mod parity;
+mod service;
 mod training;

@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod daemon;
 pub(crate) mod encoder;
 
 use hone_daemon::random::{Purpose, Stream};
@@ -18,4 +19,12 @@ pub(crate) fn toy_rows(rows: u64, seed: u64) -> String {
         csv += &format!("{} {} {} {row},{label}\n", before.join(" "), pick(9, words), pick(10, &FILLER));
     }
     csv
+}
+
+/// Texts like those of [`toy_rows`], and their labels.
+pub(crate) fn toy_texts() -> (Vec<&'static str>, Vec<&'static str>) {
+    (
+        vec!["a splendid thing", "the dreadful thing it was", "truly wonderful and", "it was boring with a thing"],
+        vec!["positive", "negative", "positive", "negative"],
+    )
 }
