@@ -3,6 +3,9 @@
 use std::path::Path;
 
 use super::Example;
+
+/// Bytes that a text may have.
+pub const MAX_TEXT_BYTES: usize = 1 << 20;
 use crate::error::{Error, Result};
 
 /// The tokens of one text or pair, special tokens included.
