@@ -88,7 +88,7 @@ fn split_report(part: &Part, rows: &Rows, labels: &Labels) -> SplitReport {
         rows: part.examples.len() as u64,
         labels: labels.counts(&part.classes),
         truncated: full.iter().zip(&kept).filter(|(full, kept)| **full as usize > **kept).count() as u64,
-        tokens: Quantiles::of(full),
+        tokens: Quantiles::of(full.into_iter().map(|x| x as usize)),
         total_tokens: kept.iter().map(|&length| length as u64).sum(),
         empty_texts: quality.empty_texts,
         duplicates: quality.duplicates,
