@@ -6,6 +6,7 @@ pub mod batch;
 mod columns;
 pub mod dataset;
 mod delimited;
+mod frame;
 mod json_lines;
 mod labels;
 mod lines;
@@ -13,6 +14,7 @@ mod row;
 mod split;
 mod summary;
 pub mod tokenize;
+mod tokenizer_files;
 
 use serde::{Deserialize, Serialize};
 
