@@ -31,7 +31,8 @@ fn fixture() -> Fixture {
     let checkpoint = Checkpoint::open(&folder()).expect("the fixture's checkpoint");
     let labels = checkpoint.config().labels().expect("labels");
     Fixture {
-        tensors: candle_core::safetensors::load(folder().join("expected.safetensors"), &Device::Cpu).expect("tensors"),
+        tensors: candle_core::safetensors::load(folder().join("expected.safetensors"), &Device::Cpu)
+            .expect("tensors"),
         expected: serde_json::from_str(&text).expect("json"),
         model: Trainable::start(&checkpoint, &labels, 1, &Device::Cpu).expect("a model"),
     }
@@ -49,7 +50,12 @@ impl Fixture {
     }
 
     fn numbers(&self, curve: &str, name: &str) -> Vec<f64> {
-        self.expected[curve][name].as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number")).collect()
+        self.expected[curve][name]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|x| x.as_f64().expect("a number"))
+            .collect()
     }
 }
 
@@ -134,14 +140,23 @@ fn a_training_curve_is_that_of_pytorch() -> Result<()> {
         assert!((rate - rates[step]).abs() < 1e-12, "the rate of step {step} is {rate}");
         let norm = optimizer.step(&fixture.model.parameters, &loss.backward()?, rate).expect("a step");
         let loss = f64::from(loss.to_scalar::<f32>()?);
-        assert!((loss - losses[step]).abs() < 1e-4, "the loss of step {step} is {loss}, not {}", losses[step]);
-        assert!((norm / norms[step] - 1.0).abs() < 1e-4, "the norm of step {step} is {norm}, not {}", norms[step]);
+        assert!(
+            (loss - losses[step]).abs() < 1e-4,
+            "the loss of step {step} is {loss}, not {}",
+            losses[step]
+        );
+        assert!(
+            (norm / norms[step] - 1.0).abs() < 1e-4,
+            "the norm of step {step} is {norm}, not {}",
+            norms[step]
+        );
     }
     for parameter in fixture.model.parameters.iter() {
         for (name, value) in parameter.split(parameter.value.as_tensor())? {
             // Adam blows the rounding noise of a gradient that is truly 0 up to the size of the rate.
             if !name.ends_with("key.bias") {
-                let far = largest_difference(&flat(&value), &flat(&fixture.tensors[&format!("final.{name}")]));
+                let far =
+                    largest_difference(&flat(&value), &flat(&fixture.tensors[&format!("final.{name}")]));
                 assert!(far < 1e-3, "{name} ends {far} away");
             }
         }
@@ -164,7 +179,11 @@ fn adam_with_gradient_accumulation_is_that_of_pytorch() -> Result<()> {
         let rate = hyperparameters.learning_rate;
         optimizer.step(&fixture.model.parameters, &window.backward()?, rate).expect("a step");
         let loss = f64::from(window.to_scalar::<f32>()?);
-        assert!((loss - losses[step]).abs() < 1e-4, "the loss of step {step} is {loss}, not {}", losses[step]);
+        assert!(
+            (loss - losses[step]).abs() < 1e-4,
+            "the loss of step {step} is {loss}, not {}",
+            losses[step]
+        );
     }
     Ok(())
 }
@@ -207,7 +226,11 @@ fn gradients_of_the_whole_model_agree_with_finite_differences() -> Result<()> {
         parameter.value.set(&value)?;
         let analytic = norm * norm;
         let tolerance = 0.02 * analytic + 2e-4 * norm;
-        assert!((numeric - analytic).abs() <= tolerance, "{:?}: {analytic} is not {numeric}", parameter.parts);
+        assert!(
+            (numeric - analytic).abs() <= tolerance,
+            "{:?}: {analytic} is not {numeric}",
+            parameter.parts
+        );
     }
     Ok(())
 }
@@ -217,7 +240,8 @@ fn compare_with_candle_transformers(folder: &Path, batch: &Batch) {
     use candle_transformers::models::bert::{BertModel, Config};
     let config = std::fs::read_to_string(folder.join("config.json")).expect("config.json");
     let config: Config = serde_json::from_str(&config).expect("a configuration");
-    let tensors = candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu).expect("weights");
+    let tensors =
+        candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu).expect("weights");
     let builder = candle_nn::VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
     let oracle = BertModel::load(builder, &config).expect("the oracle");
 
@@ -228,7 +252,8 @@ fn compare_with_candle_transformers(folder: &Path, batch: &Batch) {
     let hidden = to_rows(&hidden).expect("rows");
     for pair in batch.offsets.windows(2) {
         let (start, end) = (pair[0] as usize, pair[1] as usize);
-        let row = |values: &[u32]| Tensor::new(&values[start..end], &Device::Cpu).and_then(|row| row.unsqueeze(0));
+        let row =
+            |values: &[u32]| Tensor::new(&values[start..end], &Device::Cpu).and_then(|row| row.unsqueeze(0));
         let (ids, types) = (row(&batch.ids).expect("ids"), row(&batch.types).expect("types"));
         let expected = oracle.forward(&ids, &types, None).expect("hidden states");
         let far = largest_difference(&hidden[start..end].concat(), &flat(&expected));

@@ -25,12 +25,14 @@ impl Job {
     /// A job on toy data that a tiny encoder learns in a few epochs.
     fn new(change: impl FnOnce(&mut Spec)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        for (name, rows) in [("train.csv", 120), ("validation.csv", 40), ("test.csv", 40)] {
+        for (name, rows) in [("train.csv", 200), ("validation.csv", 40), ("test.csv", 40)] {
             std::fs::write(folder.path().join(name), toy_rows(rows, name.len() as u64)).expect("a file");
         }
         let source = |name: &str| Source { dataset: name.to_owned(), name: name.to_owned() };
         let hyperparameters = Hyperparameters {
-            learning_rate: 2e-3,
+            learning_rate: 3e-3,
+            batch_size: 8.try_into().expect("8"),
+            epochs: 4.try_into().expect("4"),
             max_length: std::num::NonZeroU32::new(32),
             ..Hyperparameters::default()
         };
@@ -88,9 +90,12 @@ impl Job {
 fn a_run_learns_and_its_checkpoint_answers() {
     let job = Job::new(|_| {});
     let (finished, events) = job.finish("run", 2);
-    let epochs: Vec<_> = events.iter().filter_map(|event| if let Event::Epoch(epoch) = event { Some(epoch) } else { None }).collect();
-    assert_eq!(epochs.len(), 3);
-    assert!(epochs[2].train.loss < epochs[0].train.loss);
+    let epochs: Vec<_> = events
+        .iter()
+        .filter_map(|event| if let Event::Epoch(epoch) = event { Some(epoch) } else { None })
+        .collect();
+    assert_eq!(epochs.len(), 4);
+    assert!(epochs[3].train.loss < epochs[0].train.loss);
     let test = finished.test.expect("a test result");
     assert!(test.metrics.accuracy > 0.9, "accuracy {}", test.metrics.accuracy);
 
@@ -98,7 +103,8 @@ fn a_run_learns_and_its_checkpoint_answers() {
     assert_eq!(classifier.labels(), ["negative", "positive"]);
     assert_eq!(classifier.max_length(), 32);
     let tokenizer = Tokenizer::from_folder(&finished.folder, 32).expect("a tokenizer");
-    let tokens = ["a truly splendid thing", "a truly dreadful thing"].map(|text| tokenizer.encode(text, None).expect("tokens"));
+    let tokens = ["a truly splendid thing", "a truly dreadful thing"]
+        .map(|text| tokenizer.encode(text, None).expect("tokens"));
     let scores = classifier.scores(&Batch::pack(&tokens)).expect("scores");
     assert!(scores[0][1] > 0.5 && scores[1][0] > 0.5, "{scores:?}");
     assert!(scores.iter().all(|row| (row.iter().sum::<f32>() - 1.0).abs() < 1e-5));
@@ -161,12 +167,21 @@ fn keep_last_keeps_the_last_epoch_and_keep_best_the_best() {
             .iter()
             .filter_map(|event| if let Event::Epoch(epoch) = event { Some(epoch.clone()) } else { None })
             .collect();
-        let best = epochs.iter().min_by(|a, b| a.validation.loss.total_cmp(&b.validation.loss)).expect("an epoch");
+        let best =
+            epochs.iter().min_by(|a, b| a.validation.loss.total_cmp(&b.validation.loss)).expect("an epoch");
         let expected = if keep == Keep::Best { best.epoch } else { 4 };
         assert_eq!(finished.epoch.epoch, expected);
-        assert_eq!(std::fs::read_dir(finished.folder.parent().expect("a workspace")).expect("a folder").filter(|entry| {
-            entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("epoch-"))
-        }).count(), 1);
+        assert_eq!(
+            std::fs::read_dir(finished.folder.parent().expect("a workspace"))
+                .expect("a folder")
+                .filter(|entry| {
+                    entry
+                        .as_ref()
+                        .is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("epoch-"))
+                })
+                .count(),
+            1
+        );
     }
 }
 
@@ -189,14 +204,16 @@ fn what_the_data_hide_is_reported_before_training() {
     let train = "text,label\ngood,positive\nbad,negative\ngood,positive\ngood,negative\n,negative\n";
     let long = format!("{} {},positive\n", "word ".repeat(60), "end");
     std::fs::write(job.folder.path().join("train.csv"), format!("{train}{long}")).expect("a file");
-    std::fs::write(job.folder.path().join("validation.csv"), "text,label\ngood,positive\nfine,positive\n").expect("a file");
+    std::fs::write(job.folder.path().join("validation.csv"), "text,label\ngood,positive\nfine,positive\n")
+        .expect("a file");
     let (_, events) = job.finish("run", 2);
     let Some(Event::Prepared(report)) = events.first() else { panic!("{:?}", events.first()) };
     let split = &report.splits[0];
     assert_eq!((split.split, split.rows), (Split::Train, 6));
     assert_eq!((split.empty_texts, split.duplicates, split.contradictions, split.truncated), (1, 1, 1, 1));
     assert_eq!(report.max_length, 32);
-    let overlap = report.overlaps.iter().find(|overlap| overlap.second == Split::Validation).expect("an overlap");
+    let overlap =
+        report.overlaps.iter().find(|overlap| overlap.second == Split::Validation).expect("an overlap");
     assert_eq!((overlap.first, overlap.rows), (Split::Train, 1));
     let counts: HashMap<_, _> = split.labels.iter().map(|count| (count.label.as_str(), count.rows)).collect();
     assert_eq!(counts, HashMap::from([("negative", 3), ("positive", 3)]));
@@ -204,12 +221,13 @@ fn what_the_data_hide_is_reported_before_training() {
 
 #[test]
 fn hone_json_holds_the_whole_story() {
-    let (finished, _) = Job::new(|_| {}).finish("run", 2);
+    let job = Job::new(|_| {});
+    let (finished, _) = job.finish("run", 2);
     let text = std::fs::read_to_string(finished.folder.join("hone.json")).expect("hone.json");
     let json: serde_json::Value = serde_json::from_str(&text).expect("json");
-    assert_eq!(json["job"]["hyperparameters"]["learning_rate"], 2e-3);
+    assert_eq!(json["job"]["hyperparameters"]["learning_rate"], 3e-3);
     assert_eq!(json["job"]["train"]["dataset"], "train.csv");
     assert_eq!(json["weights_sha256"], finished.weights_sha256);
-    assert_eq!(json["epochs"].as_array().map(Vec::len), Some(3));
+    assert_eq!(json["epochs"].as_array().map(Vec::len), Some(4));
     assert!(json["test"]["metrics"]["accuracy"].is_number() && json["hone_version"].is_string());
 }

@@ -103,14 +103,15 @@ impl Daemon {
 
     /// A job on toy data that takes a second or so.
     pub(crate) async fn toy_spec(&self) -> JobSpec {
-        let train = self.upload("toy.csv", toy_rows(120, 1)).await.expect("an upload");
+        let train = self.upload("toy.csv", toy_rows(200, 1)).await.expect("an upload");
         let test = self.upload("held-out.csv", toy_rows(40, 2)).await.expect("an upload");
         let source = |dataset: Dataset| Some(DataSource { dataset_id: dataset.id, name: None });
         JobSpec {
             train: source(train),
             test: source(test),
             hyperparameters: Some(Hyperparameters {
-                learning_rate: Some(2e-3),
+                learning_rate: Some(4e-3),
+                batch_size: Some(8),
                 max_length: Some(32),
                 ..Hyperparameters::default()
             }),

@@ -62,7 +62,8 @@ pub(crate) fn make(folder: &Path) {
 
 fn write_tokenizer(folder: &Path) -> usize {
     let special = SPECIAL.map(|token| AddedToken::from(token, true)).to_vec();
-    let mut trainer = WordPieceTrainer::builder().vocab_size(2000).show_progress(false).special_tokens(special).build();
+    let mut trainer =
+        WordPieceTrainer::builder().vocab_size(2000).show_progress(false).special_tokens(special).build();
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/reviews/train.csv");
     let mut tokenizer = TokenizerBuilder::new()
         .with_model(WordPiece::builder().unk_token("[UNK]".into()).build().expect("a model"))

@@ -1,6 +1,6 @@
 //! What the tests share.
 
-pub(crate) mod daemon;
+//pub(crate) mod daemon;
 pub(crate) mod encoder;
 
 use hone_daemon::random::{Purpose, Stream};
@@ -13,7 +13,8 @@ pub(crate) fn toy_rows(rows: u64, seed: u64) -> String {
     let stream = Stream::new(seed, Purpose::Split, 0, 0);
     let mut csv = String::from("text,label\n");
     for row in 0..rows {
-        let pick = |place: u64, words: &[&'static str]| words[stream.word(16 * row + place) as usize % words.len()];
+        let pick =
+            |place: u64, words: &[&'static str]| words[stream.word(16 * row + place) as usize % words.len()];
         let (label, words) = if row % 2 == 0 { ("positive", &PRAISE) } else { ("negative", &BLAME) };
         let before: Vec<&str> = (0..1 + row % 5).map(|place| pick(place, &FILLER)).collect();
         csv += &format!("{} {} {} {row},{label}\n", before.join(" "), pick(9, words), pick(10, &FILLER));
@@ -24,7 +25,12 @@ pub(crate) fn toy_rows(rows: u64, seed: u64) -> String {
 /// Texts like those of [`toy_rows`], and their labels.
 pub(crate) fn toy_texts() -> (Vec<&'static str>, Vec<&'static str>) {
     (
-        vec!["a splendid thing", "the dreadful thing it was", "truly wonderful and", "it was boring with a thing"],
+        vec![
+            "a splendid thing",
+            "the dreadful thing it was",
+            "truly wonderful and",
+            "it was boring with a thing",
+        ],
         vec!["positive", "negative", "positive", "negative"],
     )
 }

@@ -208,7 +208,8 @@ fn read_shapes(folder: &Path, path: &Path) -> Result<HashMap<String, Vec<usize>>
     }
     header.resize(length as usize, 0);
     file.read_exact(&mut header).map_err(|error| Error::io("read", path, &error))?;
-    let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| damaged(path, &error.to_string()))?;
+    let metadata: Metadata =
+        serde_json::from_slice(&header).map_err(|error| damaged(path, &error.to_string()))?;
     let expected = 8 + length + metadata.data_len() as u64;
     if size != expected {
         return Err(damaged(path, &format!("it has {size} bytes, its header promises {expected}")));

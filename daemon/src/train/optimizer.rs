@@ -41,9 +41,9 @@ impl Optimizer {
         let mut list = Vec::with_capacity(self.moments.len());
         let mut squares = 0.0;
         for parameter in parameters.iter() {
-            let gradient = gradients
-                .get(parameter.value.as_tensor())
-                .ok_or_else(|| Error::internal(format!("{} received no gradient", parameter.parts.join(", "))))?;
+            let gradient = gradients.get(parameter.value.as_tensor()).ok_or_else(|| {
+                Error::internal(format!("{} received no gradient", parameter.parts.join(", ")))
+            })?;
             squares += adam::sum_of_squares(gradient)?;
             list.push((parameter, gradient));
         }
@@ -100,7 +100,9 @@ impl Optimizer {
             for (prefix, values) in [("m", &mut moments.m), ("v", &mut moments.v)] {
                 let part = |name: &String| {
                     let name = format!("{prefix}.{name}");
-                    state.get(&name).ok_or_else(|| Error::corrupt(format!("the saved optimizer has no {name}")))
+                    state
+                        .get(&name)
+                        .ok_or_else(|| Error::corrupt(format!("the saved optimizer has no {name}")))
                 };
                 let parts: Vec<&Tensor> = parameter.parts.iter().map(part).collect::<Result<_>>()?;
                 let joined = Tensor::cat(&parts, 0)?;

@@ -27,7 +27,8 @@ pub(super) struct Rows {
 
 impl Rows {
     fn new(part: &Part, plan: &Plan) -> Result<Self> {
-        let tokens = plan.tokenizer.encode_examples(&part.examples).map_err(|error| error.within(&part.name))?;
+        let tokens =
+            plan.tokenizer.encode_examples(&part.examples).map_err(|error| error.within(&part.name))?;
         Ok(Self { tokens, classes: part.classes.clone() })
     }
 

@@ -104,7 +104,10 @@ impl<'a> Run<'a> {
         let prepared = prepare(plan, &encoder, model.parameters.count(), schedule.warmup_steps(), device)?;
         let (position, optimizer) = match state::load(workspace, &plan.spec, &model.parameters)? {
             Some(saved) => saved,
-            None => (Position::start(&plan.spec, plan.labels.names().len()), Optimizer::new(of, &model.parameters)),
+            None => (
+                Position::start(&plan.spec, plan.labels.names().len()),
+                Optimizer::new(of, &model.parameters),
+            ),
         };
         if emit(Event::Prepared(prepared.report.clone())).is_break() {
             return Err(Halt::Stopped);
@@ -139,7 +142,8 @@ impl<'a> Run<'a> {
     fn is_done(&self) -> bool {
         let best = self.position.epochs.iter().rposition(|epoch| epoch.best);
         let without_gain = best.map_or(0, |best| self.position.epochs.len() - 1 - best);
-        let patience = self.hyperparameters().early_stopping.map_or(usize::MAX, |epochs| epochs.get() as usize);
+        let patience =
+            self.hyperparameters().early_stopping.map_or(usize::MAX, |epochs| epochs.get() as usize);
         self.position.epoch >= self.hyperparameters().epochs.get() || without_gain >= patience
     }
 
@@ -234,7 +238,9 @@ impl<'a> Run<'a> {
         let rate = self.hyperparameters().learning_rate;
         Err(Error::new(
             Kind::Precondition,
-            format!("the {what} became {value} at step {step} (epoch {epoch}): training diverged; lower --lr (now {rate})"),
+            format!(
+                "the {what} became {value} at step {step} (epoch {epoch}): training diverged; lower --lr (now {rate})"
+            ),
         ))
     }
 
@@ -339,7 +345,8 @@ impl<'a> Run<'a> {
                 let started = Instant::now();
                 let classifier = Classifier::load(&folder, self.device)?;
                 let metrics = self.evaluate(Split::Test, classifier.network())?;
-                let test = TestMetrics { metrics, epoch: epoch.epoch, seconds: started.elapsed().as_secs_f64() };
+                let test =
+                    TestMetrics { metrics, epoch: epoch.epoch, seconds: started.elapsed().as_secs_f64() };
                 let _ = (self.emit)(Event::Test(test.clone()));
                 Some(test)
             }

@@ -60,7 +60,12 @@ impl Position {
 }
 
 /// Saves the position of a run.
-pub fn save(workspace: &Path, position: &Position, parameters: &Parameters, optimizer: &Optimizer) -> Result<()> {
+pub fn save(
+    workspace: &Path,
+    position: &Position,
+    parameters: &Parameters,
+    optimizer: &Optimizer,
+) -> Result<()> {
     let (folder, fresh) = (workspace.join("state"), workspace.join("state.new"));
     let failed = |doing: &'static str| move |error: std::io::Error| Error::io(doing, workspace, &error);
     let _ = std::fs::remove_dir_all(&fresh);
@@ -83,7 +88,8 @@ pub fn save(workspace: &Path, position: &Position, parameters: &Parameters, opti
 
 /// The saved position of a run, if there is one, its parameters put into `parameters`.
 pub fn load(workspace: &Path, spec: &Spec, parameters: &Parameters) -> Result<Option<(Position, Optimizer)>> {
-    let folder = ["state", "state.old"].map(|name| workspace.join(name)).into_iter().find(|folder| folder.exists());
+    let folder =
+        ["state", "state.old"].map(|name| workspace.join(name)).into_iter().find(|folder| folder.exists());
     let Some(folder) = folder else { return Ok(None) };
     let path = folder.join(POSITION);
     let text = std::fs::read(&path).map_err(|error| Error::io("read", &path, &error))?;
