@@ -32,7 +32,7 @@ pub(crate) struct Cli {
 /// What every command understands.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
-    /// The daemon's address; a bare HOST:PORT means http://HOST:PORT.
+    /// The daemon's address; a bare HOST:PORT means http://HOST:PORT, and a bare HOST has the port 50051.
     #[arg(
         long,
         value_name = "URL",

@@ -14,6 +14,8 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::cli::Global;
 use crate::error::{Error, root_cause};
 
+/// The port of an address that names none.
+const PORT: u16 = 50051;
 /// The largest message that is accepted from the daemon.
 const MAX_MESSAGE: usize = 16 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -106,7 +108,7 @@ impl Daemon {
     }
 }
 
-/// Completes a bare HOST:PORT and refuses what is no address.
+/// Completes a bare HOST or HOST:PORT and refuses what is no address.
 fn normalize(address: &str) -> Result<String, Error> {
     let address = address.trim();
     if address.starts_with("https://") {
@@ -119,7 +121,8 @@ fn normalize(address: &str) -> Result<String, Error> {
     if parsed.scheme_str() != Some("http") || host.is_empty() || !matches!(parsed.path(), "" | "/") {
         return Err(bad_address(address));
     }
-    Ok(url.trim_end_matches('/').to_owned())
+    let url = url.trim_end_matches('/');
+    Ok(if parsed.port().is_some() { url.to_owned() } else { format!("{url}:{PORT}") })
 }
 
 fn bad_address(address: &str) -> Error {
@@ -136,6 +139,7 @@ mod tests {
     fn a_bare_address_gets_its_scheme() {
         assert_eq!(normalize("gpu:50051").as_deref(), Ok("http://gpu:50051"));
         assert_eq!(normalize("[::1]:50051").as_deref(), Ok("http://[::1]:50051"));
+        assert_eq!(normalize("gpu").as_deref(), Ok("http://gpu:50051"));
         assert_eq!(normalize(" http://gpu:50051/ ").as_deref(), Ok("http://gpu:50051"));
     }
 

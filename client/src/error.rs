@@ -95,10 +95,15 @@ impl Error {
     /// Nobody answers at `url`.
     pub(crate) fn unreachable(url: &str, reason: &str) -> Self {
         let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-        Self::new(Kind::Unreachable, format!("no daemon can be reached at {url}{reason}")).hint(format!(
-            "start one with `daemon --listen {}`, or name another with --daemon URL or HONE_DAEMON",
-            url.trim_start_matches("http://")
-        ))
+        let address = url.trim_start_matches("http://");
+        let local = ["127.0.0.1:", "localhost:", "[::1]:"].iter().any(|host| address.starts_with(host));
+        let start = if local {
+            format!("start one with `daemon --listen {address}`")
+        } else {
+            "see that `daemon --listen` runs there and that nothing stands between".to_owned()
+        };
+        Self::new(Kind::Unreachable, format!("no daemon can be reached at {url}{reason}"))
+            .hint(format!("{start}, or name another with --daemon URL or HONE_DAEMON"))
     }
 
     pub(crate) fn timeout(url: &str, seconds: u64) -> Self {
