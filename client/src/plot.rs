@@ -6,9 +6,9 @@ use crate::output::format::metric;
 
 const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 /// Characters that a plot may take.
-const WIDTH: usize = 36;
+const WIDTH: usize = 28;
 
-/// Two lines, or nothing when there is no course to see: fewer than two epochs, or a loss that is no number.
+/// Three lines, or nothing when there is no course to see: fewer than two epochs, or a loss that is no number.
 pub(crate) fn losses(epochs: &[v1::EpochMetrics]) -> Option<String> {
     let of = |metrics: fn(&v1::EpochMetrics) -> Option<&v1::Metrics>| -> Option<Vec<f64>> {
         epochs.iter().map(|epoch| metrics(epoch).map(|metrics| metrics.loss)).collect()
@@ -23,7 +23,7 @@ pub(crate) fn losses(epochs: &[v1::EpochMetrics]) -> Option<String> {
     let (lowest, loss) =
         validation.iter().enumerate().min_by(|(_, a), (_, b)| a.total_cmp(b)).unwrap_or((0, &f64::NAN));
     Some(format!(
-        "loss  train  {}  {} → {}\n      val    {}  {} → {}, lowest {} in epoch {}",
+        "loss  train  {}  {} → {}\n      val    {}  {} → {}\n      lowest validation loss {} in epoch {}",
         curve(&train, low, high),
         ends(&train).0,
         ends(&train).1,
@@ -75,7 +75,7 @@ mod tests {
         let text = losses(&epochs(&[(0.7, 0.4), (0.3, 0.35), (0.0, 0.45)])).expect("a plot");
         assert_eq!(
             text,
-            "loss  train  ████▄▄▄▄▁▁▁▁  0.7000 → 0.0000\n      val    ▅▅▅▅▅▅▅▅▆▆▆▆  0.4000 → 0.4500, lowest 0.3500 in epoch 2"
+            "loss  train  ████▄▄▄▄▁▁▁▁  0.7000 → 0.0000\n      val    ▅▅▅▅▅▅▅▅▆▆▆▆  0.4000 → 0.4500\n      lowest validation loss 0.3500 in epoch 2"
         );
     }
 

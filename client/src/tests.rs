@@ -56,6 +56,22 @@ async fn nobody_there_is_said_with_the_address_and_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_never_answers_is_given_up_in_time() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let args = ["--timeout", "1", "jobs"];
+    let ran = client_with(&address, &args, Terminal::default(), Interrupt::never()).await;
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert_eq!(
+        ran.err,
+        format!(
+            "error: the daemon at http://{address} did not answer within 1 s\n\
+             hint: allow more time with --timeout SECONDS\n"
+        )
+    );
+}
+
+#[tokio::test]
 async fn usage_errors_are_2_and_help_is_a_result() {
     let stub = Stub::start().await;
     let ran = client(&stub, &["train", "--lr", "0"]).await;
@@ -94,6 +110,7 @@ async fn health_is_0_only_if_every_service_serves() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(ran.json()[1]["service"], "hone.v1.TrainingService");
     stub.set_serving("hone.v1.InferenceService", false).await;
+    assert_eq!(client(&stub, &["health", "--json"]).await.json()[2]["status"], "not_serving");
     let ran = client(&stub, &["health"]).await;
     assert_eq!(ran.code, 1);
     assert!(ran.out.contains("hone.v1.InferenceService  not serving"), "{ran:?}");

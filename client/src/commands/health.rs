@@ -35,7 +35,8 @@ pub(super) async fn run(global: &Global, output: &mut Output<'_>) -> Result<(), 
             output.json(&json!({"service": service, "status": status}))?;
         } else {
             let paint = output.paint();
-            let status = if serving { paint.green(status) } else { paint.red(status) };
+            let words = status.replace('_', " ");
+            let status = if serving { paint.green(&words) } else { paint.red(&words) };
             table.row([name.to_owned(), status]);
         }
     }
@@ -56,7 +57,7 @@ async fn check(daemon: &Daemon, service: &str) -> Result<&'static str, Error> {
     };
     Ok(match daemon.call(check).await? {
         Some(ServingStatus::Serving) => "serving",
-        Some(ServingStatus::NotServing) => "not serving",
+        Some(ServingStatus::NotServing) => "not_serving",
         _ => "unknown",
     })
 }

@@ -45,6 +45,16 @@ async fn a_file_is_sent_once_and_named_as_the_user_knows_it() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_refused_early_shows_the_daemons_sentence() {
+    let stub = stub().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let bad = write(folder.path(), "bad.csv", &"good,1\n".repeat(3_000_000));
+    let ran = client(&stub, &["train", "--train", &bad]).await;
+    assert_eq!(ran.code, 5);
+    assert_eq!(ran.err, "error: bad.csv: line 3 has 5 columns and line 1 has 2\n");
+}
+
+#[tokio::test]
 async fn a_file_that_is_not_there_is_told_before_connecting() {
     let stub = stub().await;
     let ran = client(&stub, &["train", "--test", "/nonexistent/test.csv"]).await;

@@ -201,6 +201,9 @@ impl DatasetService for Stub {
         let Some(Part::Header(header)) = parts.message().await?.and_then(|first| first.part) else {
             return Err(Status::invalid_argument("the header comes first"));
         };
+        if header.name == "bad.csv" {
+            return Err(Status::invalid_argument("bad.csv: line 3 has 5 columns and line 1 has 2"));
+        }
         let (mut hasher, mut chunks, mut size) = (Sha256::new(), 0, 0);
         while let Some(part) = parts.message().await? {
             let Some(Part::Chunk(chunk)) = part.part else {

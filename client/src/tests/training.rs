@@ -1,7 +1,11 @@
 //! train, watch, jobs, show, cancel, compare.
 
+use std::time::Duration;
+
 use hone::v1;
 use hone::v1::event::Kind;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 use tonic::Status;
 
 use super::stub::{Stub, Then};
@@ -128,6 +132,67 @@ async fn a_stream_that_breaks_after_event_2_is_taken_up_there_and_nothing_is_sho
 }
 
 #[tokio::test]
+async fn a_connection_that_is_cut_is_made_again() {
+    let stub = trained().await;
+    stub.script().watches = [(4, Then::Hang)].into();
+    let wire = Wire::to(&stub, "127.0.0.1:0").await;
+    let watching = tokio::spawn({
+        let address = wire.address.clone();
+        async move {
+            let args = ["watch", "j1", "--json"];
+            client_with(&address, &args, Terminal::default(), Interrupt::never()).await
+        }
+    });
+    while stub.script().cursors.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let address = wire.cut();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let _wire = Wire::to(&stub, &address).await;
+    let ran = watching.await.expect("ran");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(numbers(&ran), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(stub.script().cursors, [0, 4]);
+    assert!(ran.err.contains("is lost (") && ran.err.contains("connected again after"), "{}", ran.err);
+}
+
+/// A connection between client and stub that can be cut.
+struct Wire {
+    address: String,
+    tasks: JoinSet<()>,
+}
+
+impl Wire {
+    async fn to(stub: &Stub, listen: &str) -> Self {
+        let listener = TcpSocket::new_v4().expect("a socket");
+        listener.set_reuseaddr(true).expect("set");
+        listener.bind(listen.parse().expect("an address")).expect("bound");
+        let listener = listener.listen(8).expect("listening");
+        let address = listener.local_addr().expect("an address").to_string();
+        let target = stub.url.trim_start_matches("http://").to_owned();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                let target = target.clone();
+                connections.spawn(async move {
+                    let mut far = TcpStream::connect(target).await.expect("the stub listens");
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                });
+            }
+        });
+        Self { address, tasks }
+    }
+
+    /// Cuts it and returns where it was.
+    fn cut(self) -> String {
+        drop(self.tasks);
+        self.address
+    }
+}
+
+#[tokio::test]
 async fn watching_begins_after_the_number_that_was_given() {
     let stub = trained().await;
     let ran = client(&stub, &["watch", "j1", "--after", "5"]).await;
@@ -160,7 +225,7 @@ async fn ctrl_c_detaches_and_says_how_to_come_back() {
         async move { client_with(&url, &["train"], Terminal::default(), interrupt).await }
     });
     while stub.script().cursors.is_empty() {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     press.send(true).expect("somebody listens");
     let ran = running.await.expect("ran");
@@ -246,7 +311,7 @@ async fn a_terminal_gets_colour_and_the_course_of_the_losses() {
     let terminal = Terminal { out: Some(60), err: None, color: true };
     let ran = client_with(&stub.url, &["watch", "j1"], terminal, Interrupt::never()).await;
     assert!(ran.out.contains("\x1b[32m* best\x1b[0m"), "{}", ran.out);
-    assert!(ran.out.contains("lowest 0.4100 in epoch 1"), "{}", ran.out);
+    assert!(ran.out.contains("lowest validation loss 0.4100 in epoch 1"), "{}", ran.out);
     let plain = Terminal { color: false, ..terminal };
     let ran = client_with(&stub.url, &["watch", "j1"], plain, Interrupt::never()).await;
     assert!(!ran.out.contains('\x1b'), "{}", ran.out);
