@@ -1,6 +1,6 @@
 //! Labelled files: from bytes to lines (`lines`), to rows (`row`, `delimited`, `json_lines`), to examples (`columns`,
-//! `dataset`), to labels and splits (`labels`, `split`), to what is told of them (`summary`), to tokens
-//! (`tokenize`), to packed batches (`batch`).
+//! `dataset`), to labels and splits (`labels`, `split`), to what is told of them (`summary`, `quality`), to tokens
+//! (`tokenizer_files`, `frame`, `tokenize`), to packed batches (`batch`).
 
 pub mod batch;
 mod columns;
@@ -10,6 +10,7 @@ mod frame;
 mod json_lines;
 mod labels;
 mod lines;
+pub mod quality;
 mod row;
 mod split;
 mod summary;
