@@ -39,6 +39,17 @@ impl Labels {
         &self.0
     }
 
+    /// Rows of each label, in class order, among rows of these classes.
+    pub fn counts(&self, classes: &[u32]) -> Vec<LabelCount> {
+        let mut rows = vec![0; self.0.len()];
+        for &class in classes {
+            if let Some(rows) = rows.get_mut(class as usize) {
+                *rows += 1;
+            }
+        }
+        self.0.iter().zip(rows).map(|(label, rows)| LabelCount { label: label.clone(), rows }).collect()
+    }
+
     /// The class number of each example's label. Fails, naming file, line and label, when one is unknown.
     pub fn classes(&self, dataset_name: &str, examples: &[Example]) -> Result<Vec<u32>> {
         let classes: HashMap<&str, u32> = self.0.iter().map(String::as_str).zip(0..).collect();

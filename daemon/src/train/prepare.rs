@@ -7,7 +7,8 @@ use super::plan::{Part, Plan};
 use crate::data::batch::Batch;
 use crate::data::dataset::Labels;
 use crate::data::tokenize::Tokens;
-use crate::data::{Quantiles, quality};
+use crate::data::Quantiles;
+use crate::data::quality::{Quality, overlap};
 use crate::error::Result;
 use crate::model::checkpoint::Checkpoint;
 
@@ -82,7 +83,7 @@ pub(super) fn prepare(
 fn split_report(part: &Part, rows: &Rows, labels: &Labels) -> SplitReport {
     let full: Vec<u32> = rows.tokens.iter().map(|tokens| tokens.full_length as u32).collect();
     let kept: Vec<usize> = rows.tokens.iter().map(|tokens| tokens.ids.len()).collect();
-    let quality = quality::of(&part.examples);
+    let quality = Quality::of(&part.examples);
     SplitReport {
         split: part.split,
         name: part.name.clone(),
@@ -102,7 +103,7 @@ fn overlaps(plan: &Plan) -> Vec<Overlap> {
     let mut overlaps = Vec::new();
     for (index, first) in parts.iter().enumerate() {
         for second in parts.iter().skip(index + 1) {
-            let rows = quality::overlap(&first.examples, &second.examples);
+            let rows = overlap(&first.examples, &second.examples);
             if rows > 0 {
                 overlaps.push(Overlap { first: first.split, second: second.split, rows });
             }
