@@ -1,1 +1,14 @@
-//! Placeholder.
+//! Serving: a request is admitted, turned into tokens, queued, computed in a batch and answered.
+//!
+//! The policy of batching is pure (`queue`); a thread owns each loaded model (`worker`); names lead to versions and
+//! versions to workers (`registry`); what computes stands behind a seam (`engine`).
+
+pub mod classify;
+pub mod download;
+pub mod engine;
+pub mod queue;
+pub mod reference;
+pub mod registry;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod worker;

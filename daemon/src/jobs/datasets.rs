@@ -1,0 +1,271 @@
+//! Data sets: files that are named by the digest of their bytes, each with a record of what is in it.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use tempfile::NamedTempFile;
+
+use super::data_dir::{self, DataDir};
+use super::digest::{self, Hasher};
+use super::store::{DatasetRecord, Store, unknown_dataset};
+use super::{Time, lock};
+use crate::data::Columns;
+use crate::data::dataset::{Dataset, Format, Summary};
+use crate::error::{Error, Kind, Result};
+use crate::train::spec::Source;
+
+/// What the daemon carries for a first try: training, validation and test file.
+const DEMO: [(&str, &[u8]); 3] = [
+    ("reviews/train.csv", include_bytes!("../../../demo/reviews/train.csv")),
+    ("reviews/validation.csv", include_bytes!("../../../demo/reviews/validation.csv")),
+    ("reviews/test.csv", include_bytes!("../../../demo/reviews/test.csv")),
+];
+
+/// The name of the model that the demonstration data trains.
+pub const DEMO_NAME: &str = "reviews";
+
+/// Reads a file to its end and tells what is in it.
+pub type Reader = fn(&Path, &str, Option<Format>, &Columns) -> Result<(Format, Summary)>;
+
+/// All data sets.
+#[derive(Debug)]
+pub struct Datasets {
+    data: DataDir,
+    store: Arc<Store>,
+    max_bytes: u64,
+    reader: Reader,
+    /// Held while a file and its record come or go together.
+    moving: Mutex<()>,
+}
+
+/// What is said of a file before its bytes come.
+#[derive(Clone, Debug, Default)]
+pub struct Header {
+    /// The file's name as the user knows it.
+    pub name: String,
+    /// The digest that the sender expects.
+    pub sha256: Option<String>,
+    /// How the file is written, when the user says so.
+    pub format: Option<Format>,
+    /// The columns that the user names.
+    pub columns: Columns,
+}
+
+/// A file on its way in. Dropped before `Datasets::finish`, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Upload {
+    header: Header,
+    file: NamedTempFile,
+    hasher: Hasher,
+    size: u64,
+    max_bytes: u64,
+}
+
+impl Datasets {
+    /// The data sets in a data folder, each of at most `max_bytes`.
+    pub fn new(data: DataDir, store: Arc<Store>, max_bytes: u64) -> Self {
+        Self::with_reader(data, store, max_bytes, |path, name, format, columns| {
+            let dataset = Dataset::read(path, name, format, columns, None)?;
+            Ok((dataset.format, dataset.summary()))
+        })
+    }
+
+    /// The same with another reader of files.
+    pub fn with_reader(data: DataDir, store: Arc<Store>, max_bytes: u64, reader: Reader) -> Self {
+        Self { data, store, max_bytes, reader, moving: Mutex::new(()) }
+    }
+
+    /// Starts to take a file in.
+    pub fn begin(&self, header: Header) -> Result<Upload> {
+        let tmp = self.data.tmp();
+        let file = tempfile::Builder::new()
+            .prefix("upload-")
+            .tempfile_in(&tmp)
+            .map_err(|error| Error::io("create a file in", &tmp, &error))?;
+        Ok(Upload { header, file, hasher: Hasher::default(), size: 0, max_bytes: self.max_bytes })
+    }
+
+    /// Reads a file that has arrived, and keeps it when it can be used.
+    pub fn finish(&self, upload: Upload) -> Result<DatasetRecord> {
+        let Upload { header, file, hasher, size, .. } = upload;
+        let id = hasher.finish();
+        if let Some(expected) = header.sha256.filter(|expected| *expected != id) {
+            return Err(Error::corrupt(format!(
+                "{} arrived damaged: its SHA-256 is {id}, not {expected}; send it again",
+                header.name
+            )));
+        }
+        let (format, summary) = (self.reader)(file.path(), &header.name, header.format, &header.columns)?;
+        let record = DatasetRecord {
+            id,
+            name: header.name,
+            size,
+            created: Time::now(),
+            format,
+            columns: header.columns,
+            summary,
+        };
+        self.keep(file, &record)
+    }
+
+    fn keep(&self, file: NamedTempFile, record: &DatasetRecord) -> Result<DatasetRecord> {
+        let path = self.data.dataset(&record.id);
+        file.as_file().sync_all().map_err(|error| Error::io("sync", file.path(), &error))?;
+        let _moving = lock(&self.moving);
+        file.persist(&path).map_err(|error| Error::io("keep the file as", &path, &error.error))?;
+        data_dir::sync_parent(&path)?;
+        self.store.put_dataset(record)
+    }
+
+    /// One record; with columns named, its summary is computed for them.
+    pub fn get(&self, id: &str, columns: Option<&Columns>) -> Result<DatasetRecord> {
+        check_id(id)?;
+        let mut record = self.store.dataset(id)?.ok_or_else(|| unknown_dataset(id))?;
+        if let Some(columns) =
+            columns.filter(|&columns| *columns != Columns::default() && *columns != record.columns)
+        {
+            let path = self.data.dataset(id);
+            if !path.exists() {
+                return Err(Error::corrupt(format!(
+                    "the file of data set {} is missing ({}); upload it again",
+                    record.name,
+                    path.display()
+                )));
+            }
+            (_, record.summary) = (self.reader)(&path, &record.name, Some(record.format), columns)?;
+            record.columns = columns.clone();
+        }
+        Ok(record)
+    }
+
+    /// Every record, the newest first.
+    pub fn list(&self) -> Result<Vec<DatasetRecord>> {
+        self.store.datasets()
+    }
+
+    /// Removes a data set that no queued or running job needs.
+    pub fn delete(&self, id: &str) -> Result<()> {
+        check_id(id)?;
+        let path = self.data.dataset(id);
+        let _moving = lock(&self.moving);
+        self.store.delete_dataset(id)?;
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", &path, &error))
+            }
+            _ => data_dir::sync_parent(&path),
+        }
+    }
+
+    /// The demonstration data as data sets: training, validation and test file.
+    pub fn demo(&self) -> Result<[Source; 3]> {
+        let keep = |(name, bytes): (&str, &[u8])| -> Result<Source> {
+            let source = Source { dataset: digest::of_bytes(bytes), name: name.to_owned() };
+            if self.store.dataset(&source.dataset)?.is_none() {
+                let header = Header { name: name.to_owned(), ..Header::default() };
+                let mut upload = self.begin(header)?;
+                upload.write(bytes)?;
+                self.finish(upload)?;
+            }
+            Ok(source)
+        };
+        let [train, validation, test] = DEMO;
+        Ok([keep(train)?, keep(validation)?, keep(test)?])
+    }
+}
+
+impl Upload {
+    /// Takes the next bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.size += bytes.len() as u64;
+        if self.size > self.max_bytes {
+            return Err(Error::new(
+                Kind::Exhausted,
+                format!(
+                    "{} is larger than {} bytes, the most that this daemon takes (--max-upload); send a part of it",
+                    self.header.name, self.max_bytes
+                ),
+            ));
+        }
+        self.hasher.update(bytes);
+        self.file.write_all(bytes).map_err(|error| Error::io("write", self.file.path(), &error))
+    }
+}
+
+/// Refuses an id that does not have the form of one; as a file's name it could be anything.
+pub fn check_id(id: &str) -> Result<()> {
+    if digest::is_digest(id) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{id:?} is not the id of a data set: an id is the SHA-256 of the file, 64 lower-case hexadecimal digits"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::testing::{self, Home};
+
+    fn datasets(home: &Home) -> Datasets {
+        Datasets::with_reader(home.data(), Arc::new(home.store()), 100, testing::read)
+    }
+
+    fn header(name: &str) -> Header {
+        Header { name: name.into(), ..Header::default() }
+    }
+
+    fn upload(datasets: &Datasets, header: Header, bytes: &[u8]) -> Result<DatasetRecord> {
+        let mut upload = datasets.begin(header)?;
+        for chunk in bytes.chunks(7) {
+            upload.write(chunk)?;
+        }
+        datasets.finish(upload)
+    }
+
+    fn files(home: &Home) -> usize {
+        ["tmp", "datasets"].iter().map(|f| std::fs::read_dir(home.path().join(f)).unwrap().count()).sum()
+    }
+
+    #[test]
+    fn a_file_is_kept_under_its_digest_and_the_same_file_once() {
+        let home = Home::new();
+        let datasets = datasets(&home);
+        let first = upload(&datasets, header("a.csv"), b"text,label\na,b\n").unwrap();
+        let second = upload(&datasets, header("b.csv"), b"text,label\na,b\n").unwrap();
+        assert_eq!(first.id, digest::of_bytes(b"text,label\na,b\n"));
+        assert_eq!((second.id, second.created), (first.id.clone(), first.created));
+        assert_eq!(files(&home), 1);
+        assert_eq!(first.summary.rows, 1);
+        datasets.delete(&first.id).unwrap();
+        assert_eq!(files(&home), 0);
+        assert_eq!(datasets.get(&first.id, None).unwrap_err().kind(), Kind::NotFound);
+    }
+
+    #[test]
+    fn a_refused_file_leaves_nothing() {
+        let home = Home::new();
+        let datasets = datasets(&home);
+        let wrong = Header { sha256: Some("0".repeat(64)), ..header("a.csv") };
+        assert_eq!(upload(&datasets, wrong, b"text,label\n").unwrap_err().kind(), Kind::Corrupt);
+        assert_eq!(upload(&datasets, header("bad.csv"), b"bad").unwrap_err().kind(), Kind::Invalid);
+        let error = upload(&datasets, header("big.csv"), &[b'x'; 101]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Exhausted);
+        assert!(error.message().contains("big.csv") && error.message().contains("--max-upload"), "{error}");
+        assert_eq!(files(&home), 0);
+    }
+
+    #[test]
+    fn columns_that_are_named_are_read_again() {
+        let home = Home::new();
+        let datasets = datasets(&home);
+        let id = upload(&datasets, header("a.csv"), b"text,label\na,b\n").unwrap().id;
+        let columns = Columns { text: Some("label".into()), ..Columns::default() };
+        assert_eq!(datasets.get(&id, Some(&columns)).unwrap().summary.used, columns);
+        assert_eq!(datasets.get(&id, Some(&Columns::default())).unwrap().columns, Columns::default());
+        assert_eq!(datasets.get("../hone.db", None).unwrap_err().kind(), Kind::Invalid);
+        std::fs::remove_file(home.path().join("datasets").join(&id)).unwrap();
+        assert_eq!(datasets.get(&id, Some(&columns)).unwrap_err().kind(), Kind::Corrupt);
+    }
+}

@@ -1,0 +1,142 @@
+//! The records of data sets.
+
+use rusqlite::{OptionalExtension as _, Transaction, params};
+use serde::{Deserialize, Serialize};
+
+use super::{Store, decode, encode};
+use crate::data::Columns;
+use crate::data::dataset::{Format, Summary};
+use crate::error::{Error, Result};
+use crate::jobs::Time;
+use crate::train::event::State;
+
+/// A stored file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DatasetRecord {
+    /// SHA-256 of the file's bytes, lower-case hexadecimal.
+    pub id: String,
+    /// The name that it was uploaded with.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// When it was uploaded first.
+    pub created: Time,
+    /// How it is written.
+    pub format: Format,
+    /// The columns that the upload named.
+    pub columns: Columns,
+    /// What is told of the file, with these columns.
+    pub summary: Summary,
+}
+
+impl Store {
+    /// Keeps a record; one of the same file keeps its time.
+    pub fn put_dataset(&self, record: &DatasetRecord) -> Result<DatasetRecord> {
+        self.write(|tx| {
+            let mut record = record.clone();
+            if let Some(before) = get(tx, &record.id)? {
+                record.created = before.created;
+            }
+            tx.prepare_cached("INSERT OR REPLACE INTO datasets (id, created, record) VALUES (?1, ?2, ?3)")?
+                .execute(params![record.id, record.created.0, encode(&record)?])?;
+            Ok(record)
+        })
+    }
+
+    /// One record.
+    pub fn dataset(&self, id: &str) -> Result<Option<DatasetRecord>> {
+        self.read(|tx| get(tx, id))
+    }
+
+    /// Every record, the newest first.
+    pub fn datasets(&self) -> Result<Vec<DatasetRecord>> {
+        self.read(|tx| {
+            let mut statement = tx.prepare_cached("SELECT record FROM datasets ORDER BY created DESC, id")?;
+            let mut rows = statement.query([])?;
+            let mut records = Vec::new();
+            while let Some(row) = rows.next()? {
+                records.push(decode(&row.get::<_, String>(0)?)?);
+            }
+            Ok(records)
+        })
+    }
+
+    /// Removes a record, unless a queued or running job needs it.
+    pub fn delete_dataset(&self, id: &str) -> Result<()> {
+        self.write(|tx| {
+            let record = require(tx, id)?;
+            for state in [State::Queued, State::Running] {
+                for job in super::jobs::jobs_in(tx, state)? {
+                    let spec = &job.spec;
+                    let sources = [Some(&spec.train), spec.validation.as_ref(), spec.test.as_ref()];
+                    if sources.into_iter().flatten().any(|source| source.dataset == id) {
+                        return Err(Error::precondition(format!(
+                            "the data set {} ({}) is needed by job {}; cancel the job or wait for its end",
+                            record.name, id, job.id
+                        )));
+                    }
+                }
+            }
+            tx.prepare_cached("DELETE FROM datasets WHERE id = ?1")?.execute([id])?;
+            Ok(())
+        })
+    }
+}
+
+/// The record, or the error that it is not there.
+pub(super) fn require(tx: &Transaction<'_>, id: &str) -> Result<DatasetRecord> {
+    get(tx, id)?.ok_or_else(|| unknown_dataset(id))
+}
+
+/// The error for a data set that does not exist.
+pub(crate) fn unknown_dataset(id: &str) -> Error {
+    Error::not_found(format!("there is no data set {id}; upload the file"))
+}
+
+fn get(tx: &Transaction<'_>, id: &str) -> Result<Option<DatasetRecord>> {
+    let text: Option<String> = tx
+        .prepare_cached("SELECT record FROM datasets WHERE id = ?1")?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    text.as_deref().map(decode).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::error::Kind;
+    use crate::jobs::testing::{self, spec};
+    use crate::train::event::{Event, State};
+
+    #[test]
+    fn a_data_set_that_a_job_needs_stays_until_the_job_has_ended() {
+        let store = testing::store();
+        let spec = spec("reviews");
+        store.insert_job("01a", &spec, 8).unwrap();
+        let error = store.delete_dataset(&spec.train.dataset).unwrap_err();
+        assert_eq!(error.kind(), Kind::Precondition);
+        assert!(error.message().contains("01a"), "{error}");
+        store.append("01a", &[Event::StateChanged { state: State::Cancelled, failure: None }]).unwrap();
+        store.delete_dataset(&spec.train.dataset).unwrap();
+        assert_eq!(store.delete_dataset(&spec.train.dataset).unwrap_err().kind(), Kind::NotFound);
+    }
+
+    #[test]
+    fn a_job_on_a_data_set_that_is_not_there_is_refused() {
+        let store = testing::store();
+        let mut spec = spec("reviews");
+        spec.train.dataset = "0".repeat(64);
+        assert_eq!(store.insert_job("01a", &spec, 8).unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(store.jobs().unwrap(), []);
+    }
+
+    #[test]
+    fn the_same_file_again_keeps_its_time() {
+        let store = testing::store();
+        let mut record = store.datasets().unwrap().remove(0);
+        let created = record.created;
+        record.created.0 += 1000;
+        record.name = "again.csv".into();
+        assert_eq!(store.put_dataset(&record).unwrap().created, created);
+        assert_eq!(store.dataset(&record.id).unwrap().unwrap().name, "again.csv");
+    }
+}

@@ -1,0 +1,304 @@
+//! A request on its way: admitted, turned into tokens, queued, answered.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
+use tokio::sync::Semaphore;
+
+use super::registry::Models;
+use super::worker::{Answer, Ready, Refused};
+use crate::data::tokenize::Tokens;
+use crate::error::{Error, Kind, Result};
+use crate::jobs::Version;
+
+/// Texts of a request at most.
+pub const MAX_INPUTS: usize = 1024;
+
+/// Bytes of a text at most.
+pub const MAX_TEXT_BYTES: usize = 1 << 20;
+
+/// Text of all requests together, in KiB, that the daemon holds at most.
+const ADMITTED_KIB: usize = 256 << 10;
+
+/// Requests with fewer texts are turned into tokens by one thread.
+const PARALLEL_FROM: usize = 16;
+
+/// Answers requests.
+#[derive(Clone)]
+pub struct Serving {
+    models: Arc<Models>,
+    pool: Arc<rayon::ThreadPool>,
+    room: Arc<Semaphore>,
+}
+
+/// A text or pair.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Input {
+    /// The text.
+    pub text: String,
+    /// The second text of a pair.
+    pub text_pair: Option<String>,
+}
+
+/// The answer to a request.
+#[derive(Debug)]
+pub struct Classified {
+    /// What answered.
+    pub version: Arc<Version>,
+    /// One for each input, in order.
+    pub predictions: Vec<Prediction>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// The answer to an input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prediction {
+    /// Every label with its probability, the highest first.
+    pub scores: Vec<(String, f32)>,
+    /// Tokens that were computed, special tokens included.
+    pub tokens: usize,
+    /// Whether the input was cut.
+    pub truncated: bool,
+}
+
+/// Where a request's time went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// Text to tokens.
+    pub tokenize: Duration,
+    /// From the queue's end to the first batch.
+    pub queue: Duration,
+    /// From the first batch to the last answer.
+    pub compute: Duration,
+    /// All of it, loading of the model included.
+    pub total: Duration,
+}
+
+impl Serving {
+    /// Answers with these models.
+    pub fn new(models: Arc<Models>, pool: Arc<rayon::ThreadPool>) -> Self {
+        Self { models, pool, room: Arc::new(Semaphore::new(ADMITTED_KIB)) }
+    }
+
+    /// Classifies the inputs of one request. When the future is dropped, what waits is not computed.
+    pub async fn classify(&self, reference: &str, inputs: Vec<Input>) -> Result<Classified> {
+        let start = Instant::now();
+        let bytes = check(&inputs)?;
+        let _room = self.room.try_acquire_many((bytes / 1024 + inputs.len()) as u32).map_err(|_| {
+            Error::new(
+                Kind::Exhausted,
+                "the daemon holds as many requests as it can; try again, or send fewer at once",
+            )
+        })?;
+        let version = self.models.resolve(reference).await?;
+        let mut worker = self.models.worker(&version)?;
+        let ready = worker.ready().await?;
+        let tokenizing = Instant::now();
+        let mut tokens = self.tokenize(ready.clone(), inputs).await?;
+        let tokenize = tokenizing.elapsed();
+        let facts: Vec<(usize, bool)> =
+            tokens.iter().map(|tokens| (tokens.ids.len(), tokens.full_length > tokens.ids.len())).collect();
+
+        let queued = Instant::now();
+        let answers = loop {
+            match worker.submit(tokens) {
+                Ok(answers) => break answers,
+                Err(Refused::Full(error)) => return Err(error),
+                // Unloaded to make room since this request came: load it again.
+                Err(Refused::Closed(back)) => tokens = back,
+            }
+            worker = self.models.worker(&version)?;
+            worker.ready().await?;
+        };
+        let (scores, began, done) = collect(answers, facts.len()).await?;
+        let predictions = scores.into_iter().zip(facts).map(|(scores, (tokens, truncated))| {
+            Ok(Prediction { scores: ranked(&ready.labels, scores)?, tokens, truncated })
+        });
+        Ok(Classified {
+            predictions: predictions.collect::<Result<_>>()?,
+            version,
+            timings: Timings {
+                tokenize,
+                queue: began.saturating_duration_since(queued),
+                compute: done.saturating_duration_since(began),
+                total: start.elapsed(),
+            },
+        })
+    }
+
+    async fn tokenize(&self, ready: Arc<Ready>, inputs: Vec<Input>) -> Result<Vec<Tokens>> {
+        let pool = self.pool.clone();
+        let work = move || {
+            let encode = |(place, input): (usize, &Input)| {
+                let tokens = ready.tokenizer.encode(&input.text, input.text_pair.as_deref());
+                tokens.map_err(|error| error.within(format!("inputs[{place}]")))
+            };
+            // A pool of one thread may be busy with training for hours.
+            if inputs.len() < PARALLEL_FROM || pool.current_num_threads() == 1 {
+                inputs.iter().enumerate().map(encode).collect()
+            } else {
+                pool.install(|| inputs.par_iter().enumerate().map(encode).collect())
+            }
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| Error::internal(format!("turning text into tokens failed: {error}")))?
+    }
+}
+
+/// Checks the inputs and counts their bytes.
+fn check(inputs: &[Input]) -> Result<usize> {
+    if inputs.is_empty() || inputs.len() > MAX_INPUTS {
+        return Err(Error::invalid(format!(
+            "a request has 1 to {MAX_INPUTS} inputs; this one has {}",
+            inputs.len()
+        )));
+    }
+    let mut bytes = 0;
+    for (place, input) in inputs.iter().enumerate() {
+        for (field, text) in [("text", Some(&input.text)), ("text_pair", input.text_pair.as_ref())] {
+            let length = text.map_or(0, String::len);
+            if length > MAX_TEXT_BYTES {
+                return Err(Error::invalid(format!(
+                    "inputs[{place}].{field} has {length} bytes; a text has at most {MAX_TEXT_BYTES}"
+                )));
+            }
+            bytes += length;
+        }
+    }
+    Ok(bytes)
+}
+
+/// The scores of all sequences in order, when the first batch began, and when the last answer was there.
+async fn collect(
+    mut answers: tokio::sync::mpsc::Receiver<Answer>,
+    count: usize,
+) -> Result<(Vec<Vec<f32>>, Instant, Instant)> {
+    let mut scores = vec![Vec::new(); count];
+    let mut span: Option<(Instant, Instant)> = None;
+    for _ in 0..count {
+        let Some(answer) = answers.recv().await else {
+            return Err(Error::new(
+                Kind::Unavailable,
+                "the model was unloaded before it answered; try again",
+            ));
+        };
+        let given = answer.scores.map_err(|error| match count {
+            1 => error,
+            _ => error.within(format!("inputs[{}]", answer.place)),
+        })?;
+        if let Some(place) = scores.get_mut(answer.place) {
+            *place = given;
+        }
+        let (began, done) = span.unwrap_or((answer.began, answer.done));
+        span = Some((began.min(answer.began), done.max(answer.done)));
+    }
+    let (began, done) = span.ok_or_else(|| Error::internal("a request without inputs was queued"))?;
+    Ok((scores, began, done))
+}
+
+fn ranked(labels: &[String], scores: Vec<f32>) -> Result<Vec<(String, f32)>> {
+    if scores.len() != labels.len() || scores.iter().any(|score| !score.is_finite()) {
+        return Err(Error::internal("the model's scores are not numbers; its weights may be damaged"));
+    }
+    let mut ranked: Vec<(String, f32)> = labels.iter().cloned().zip(scores).collect();
+    ranked.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+    Ok(ranked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::testing::{Bench, input};
+
+    #[tokio::test]
+    async fn a_request_is_answered_in_order_with_the_highest_score_first() {
+        let bench = Bench::new();
+        bench.publish("reviews");
+        let serving = bench.serving();
+        let inputs = (0..100).map(|i| input(if i % 3 == 0 { "good" } else { "dull film" })).collect();
+        let answer = serving.classify("reviews", inputs).await.unwrap();
+        assert_eq!(answer.version.version, 1);
+        for (place, prediction) in answer.predictions.iter().enumerate() {
+            let expected = if place % 3 == 0 { ("positive", 1) } else { ("negative", 2) };
+            assert_eq!((prediction.scores[0].0.as_str(), prediction.tokens), expected);
+            assert!(prediction.scores[0].1 >= prediction.scores[1].1);
+        }
+        bench.models.shut_down();
+    }
+
+    #[tokio::test]
+    async fn inputs_outside_the_limits_are_refused_by_place() {
+        let bench = Bench::new();
+        bench.publish("reviews");
+        let serving = bench.serving();
+        let message = async |inputs| {
+            let error = serving.classify("reviews", inputs).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Invalid);
+            error.message().to_owned()
+        };
+        assert!(message(vec![]).await.contains("has 0"));
+        assert!(message(vec![input("a"); 1025]).await.contains("has 1025"));
+        let long = message(vec![input("a"), input(&"x".repeat(10 << 20))]).await;
+        assert!(long.contains("inputs[1].text has 10485760 bytes") && long.contains("1048576"), "{long}");
+    }
+
+    #[tokio::test]
+    async fn one_bad_member_fails_no_other_and_takes_nothing_down() {
+        let bench = Bench::new();
+        bench.publish("reviews");
+        let serving = bench.serving();
+        let requests = ["good", "fail", "panic", "good"].map(|text| serving.classify("", vec![input(text)]));
+        let [a, fail, panic, b] = requests;
+        let (a, fail, panic, b) = tokio::join!(a, fail, panic, b);
+        assert_eq!(a.unwrap().predictions[0].scores[0].0, "positive");
+        assert_eq!(fail.unwrap_err().kind(), Kind::Exhausted);
+        assert!(panic.unwrap_err().message().contains("bug in Hone"));
+        assert_eq!(b.unwrap().predictions[0].scores[0].0, "positive");
+        bench.models.shut_down();
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_went_away_costs_no_computation() {
+        let bench = Bench::new();
+        bench.publish("reviews");
+        let serving = bench.serving();
+        serving.classify("", vec![input("good")]).await.unwrap();
+        let slow = tokio::spawn({
+            let serving = serving.clone();
+            async move { serving.classify("", vec![input("slow")]).await }
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let gone = serving.classify("", vec![input("gone")]);
+        assert!(tokio::time::timeout(Duration::from_millis(50), gone).await.is_err());
+        slow.await.unwrap().unwrap();
+        serving.classify("", vec![input("good")]).await.unwrap();
+        assert!(!bench.seen().contains(&"gone".to_owned()));
+        bench.models.shut_down();
+    }
+
+    #[tokio::test]
+    async fn requests_go_on_while_versions_come_and_go() {
+        let bench = Bench::new();
+        bench.publish("reviews");
+        let serving = bench.serving();
+        for round in 0..20 {
+            bench.publish("reviews");
+            let requests: Vec<_> = (1..=round % 6 + 1)
+                .map(|version| {
+                    let serving = serving.clone();
+                    tokio::spawn(async move {
+                        serving.classify(&format!("reviews@{version}"), vec![input("good")]).await
+                    })
+                })
+                .collect();
+            for request in requests {
+                request.await.unwrap().unwrap();
+            }
+        }
+        assert_eq!(serving.classify("reviews", vec![input("good")]).await.unwrap().version.version, 21);
+        bench.models.shut_down();
+    }
+}

@@ -1,0 +1,356 @@
+//! Names to versions, and versions to the threads that have them loaded.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use super::engine::Engine;
+use super::reference::{At, Reference, check_alias};
+use super::worker::Worker;
+use crate::error::{Error, Kind, Result};
+use crate::jobs::data_dir::DataDir;
+use crate::jobs::digest::FileDigest;
+use crate::jobs::store::Store;
+use crate::jobs::{LATEST, Model, Version, lock};
+
+/// Loaded models at most; the one that was not used for longest is unloaded first.
+const MAX_LOADED: usize = 4;
+
+/// All models.
+pub struct Models {
+    data: DataDir,
+    store: Arc<Store>,
+    engine: Arc<dyn Engine>,
+    pool: Arc<rayon::ThreadPool>,
+    snapshot: Mutex<Option<(u64, Arc<Vec<Model>>)>>,
+    cache: Mutex<Cache>,
+}
+
+#[derive(Default)]
+struct Cache {
+    /// The one that was used last stands last.
+    loaded: Vec<(Arc<Version>, Arc<Worker>)>,
+    threads: Vec<JoinHandle<()>>,
+    closed: bool,
+}
+
+impl Models {
+    /// The models in a data folder. None is loaded before it is asked for.
+    pub fn new(
+        data: DataDir,
+        store: Arc<Store>,
+        engine: Arc<dyn Engine>,
+        pool: Arc<rayon::ThreadPool>,
+    ) -> Self {
+        Self { data, store, engine, pool, snapshot: Mutex::default(), cache: Mutex::default() }
+    }
+
+    /// Every model, by name. Blocks only after a change.
+    pub fn list(&self) -> Result<Arc<Vec<Model>>> {
+        if let Some(models) = self.known() {
+            return Ok(models);
+        }
+        // Read before the models: a change in between makes this state old, not wrong.
+        let generation = self.store.models_generation();
+        let models = Arc::new(self.store.models()?);
+        *lock(&self.snapshot) = Some((generation, models.clone()));
+        Ok(models)
+    }
+
+    fn known(&self) -> Option<Arc<Vec<Model>>> {
+        let generation = self.store.models_generation();
+        lock(&self.snapshot)
+            .as_ref()
+            .filter(|(known, _)| *known == generation)
+            .map(|(_, models)| models.clone())
+    }
+
+    /// The version that a caller means. Does not block the runtime.
+    pub async fn resolve(self: &Arc<Self>, reference: &str) -> Result<Arc<Version>> {
+        let models = match self.known() {
+            Some(models) => models,
+            None => {
+                let models = self.clone();
+                tokio::task::spawn_blocking(move || models.list())
+                    .await
+                    .map_err(|error| Error::internal(format!("reading the models failed: {error}")))??
+            }
+        };
+        find(&models, reference)
+    }
+
+    /// One model. Blocking.
+    pub fn get(&self, name: &str) -> Result<Model> {
+        let reference = Reference::parse(name)?;
+        if reference.at.is_some() {
+            return Err(Error::invalid(format!(
+                "name the model without a version or an alias; got {name:?}"
+            )));
+        }
+        let models = self.list()?;
+        models
+            .iter()
+            .find(|model| model.name == reference.name)
+            .cloned()
+            .ok_or_else(|| unknown(&models, name))
+    }
+
+    /// Points an alias at a version. Blocking.
+    pub fn promote(&self, reference: &str, alias: &str) -> Result<Model> {
+        check_alias(alias)?;
+        if Reference::parse(reference)?.at.is_none() {
+            return Err(Error::invalid(format!(
+                "say which version of the model the alias shall point at, for example {reference}@1"
+            )));
+        }
+        let version = find(&self.list()?, reference)?;
+        self.store.promote(&version.name, version.version, alias)?;
+        tracing::info!(model = %version.name, version = version.version, alias, "alias set");
+        self.get(&version.name)
+    }
+
+    /// Removes a version (`name@3`) or a whole model (`name`). Blocking.
+    pub fn delete(&self, reference: &str) -> Result<()> {
+        let Reference { name, at } = Reference::parse(reference)?;
+        let versions = match at {
+            Some(At::Version(version)) => {
+                find(&self.list()?, reference)?;
+                self.store.delete_version(&name, version)?;
+                vec![version]
+            }
+            Some(At::Alias(alias)) => {
+                return Err(Error::invalid(format!(
+                    "an alias cannot be deleted; delete a version by its number, not {name}@{alias}"
+                )));
+            }
+            None => {
+                self.get(&name)?;
+                self.store.delete_model(&name)?
+            }
+        };
+        self.unload(|version| version.name == name && versions.contains(&version.version));
+        for version in versions {
+            self.data.discard(&self.data.version(&name, version))?;
+        }
+        tracing::info!(model = reference, "deleted");
+        Ok(())
+    }
+
+    /// The folder of a version.
+    pub fn folder(&self, version: &Version) -> std::path::PathBuf {
+        self.data.version(&version.name, version.version)
+    }
+
+    /// The thread that has a version loaded, or now loads it.
+    pub fn worker(&self, version: &Arc<Version>) -> Result<Arc<Worker>> {
+        let mut cache = lock(&self.cache);
+        if cache.closed {
+            return Err(Error::new(Kind::Unavailable, "the daemon is going down; try again when it is back"));
+        }
+        let same = |other: &Version| (&other.name, other.version) == (&version.name, version.version);
+        if let Some(place) = cache.loaded.iter().position(|(other, _)| same(other)) {
+            let entry = cache.loaded.remove(place);
+            if !entry.1.has_failed() {
+                let worker = entry.1.clone();
+                cache.loaded.push(entry);
+                return Ok(worker);
+            }
+        }
+        let name = format!("{}@{}", version.name, version.version);
+        let (engine, folder, files) = (self.engine.clone(), self.folder(version), version.files.clone());
+        let (worker, thread) = Worker::start(&name.clone(), engine.limits(), self.pool.clone(), move || {
+            check_files(&folder, &files)
+                .and_then(|()| engine.load(&folder))
+                .map_err(|error| unloadable(&error).within(format!("the model {name} cannot be loaded")))
+        })?;
+        cache.threads.retain(|thread| !thread.is_finished());
+        cache.threads.push(thread);
+        cache.loaded.push((version.clone(), worker.clone()));
+        if cache.loaded.len() > MAX_LOADED {
+            cache.loaded.remove(0).1.close();
+        }
+        Ok(worker)
+    }
+
+    fn unload(&self, which: impl Fn(&Version) -> bool) {
+        lock(&self.cache).loaded.retain(|(version, worker)| {
+            let goes = which(version);
+            if goes {
+                worker.close();
+            }
+            !goes
+        });
+    }
+
+    /// Unloads everything and waits for the threads. Blocking.
+    pub fn shut_down(&self) {
+        let threads = {
+            let mut cache = lock(&self.cache);
+            cache.closed = true;
+            for (_, worker) in cache.loaded.drain(..) {
+                worker.abort();
+            }
+            std::mem::take(&mut cache.threads)
+        };
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a model's thread panicked");
+            }
+        }
+    }
+}
+
+fn find(models: &[Model], reference: &str) -> Result<Arc<Version>> {
+    let (model, at) = if reference.is_empty() {
+        match models {
+            [only] => (only, None),
+            _ => {
+                return Err(Error::invalid(format!("name a model: {}", existing(models))));
+            }
+        }
+    } else {
+        let Reference { name, at } = Reference::parse(reference)?;
+        let model = models.iter().find(|model| model.name == name);
+        (model.ok_or_else(|| unknown(models, reference))?, at)
+    };
+    let number = match at.unwrap_or_else(|| At::Alias(LATEST.to_owned())) {
+        At::Version(version) => Some(version),
+        At::Alias(alias) => model.aliases.iter().find(|a| a.name == alias).map(|alias| alias.version),
+    };
+    let version = model.versions.iter().find(|version| Some(version.version) == number);
+    version.cloned().ok_or_else(|| {
+        let versions: Vec<String> =
+            model.versions.iter().map(|version| version.version.to_string()).collect();
+        let aliases: Vec<&str> = model.aliases.iter().map(|alias| alias.name.as_str()).collect();
+        Error::not_found(format!(
+            "there is no {reference:?}; {} has the versions {} and the aliases {}",
+            model.name,
+            versions.join(", "),
+            aliases.join(", ")
+        ))
+    })
+}
+
+fn unknown(models: &[Model], reference: &str) -> Error {
+    Error::not_found(format!("there is no model {reference:?}; {}", existing(models)))
+}
+
+fn existing(models: &[Model]) -> String {
+    /// Names in a message at most.
+    const SHOWN: usize = 20;
+    let names: Vec<&str> = models.iter().take(SHOWN).map(|model| model.name.as_str()).collect();
+    match models.len() {
+        0 => "this daemon has none yet; train one with `client train`".to_owned(),
+        n if n > SHOWN => format!("this daemon has {n}, among them {}", names.join(", ")),
+        _ => format!("this daemon has {}", names.join(", ")),
+    }
+}
+
+/// Checks that every file of a checkpoint is there and as long as when it was published.
+fn check_files(folder: &Path, files: &[FileDigest]) -> Result<()> {
+    for file in files {
+        let path = folder.join(&file.name);
+        let size = std::fs::metadata(&path).map(|metadata| metadata.len());
+        match size {
+            Ok(size) if size == file.size => {}
+            Ok(size) => {
+                return Err(Error::corrupt(format!(
+                    "{} has {size} bytes instead of {}; restore the file or delete the version",
+                    path.display(),
+                    file.size
+                )));
+            }
+            Err(error) => {
+                return Err(Error::corrupt(format!(
+                    "{} cannot be read ({error}); restore the file or delete the version",
+                    path.display()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The caller asked for a model that exists: what is wrong with its files is not the caller's fault.
+fn unloadable(error: &Error) -> Error {
+    let kind = match error.kind() {
+        Kind::Invalid | Kind::NotFound | Kind::Exists => Kind::Precondition,
+        kind => kind,
+    };
+    Error::new(kind, error.message())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::testing::Bench;
+
+    #[test]
+    fn a_reference_leads_to_a_version() {
+        let bench = Bench::new();
+        let models = &bench.models;
+        let find =
+            |reference: &str| find(&models.list().unwrap(), reference).map(|v| (v.name.clone(), v.version));
+        let error = find("reviews").unwrap_err();
+        assert!(error.message().contains("has none yet"), "{error}");
+        bench.publish("reviews");
+        assert_eq!(find(""), Ok(("reviews".into(), 1)));
+        bench.publish("reviews");
+        bench.publish("topics");
+        models.promote("reviews@1", "live").unwrap();
+        assert_eq!(find("reviews"), Ok(("reviews".into(), 2)));
+        assert_eq!(find("reviews@live"), Ok(("reviews".into(), 1)));
+        assert_eq!(find("reviews@2"), Ok(("reviews".into(), 2)));
+        assert_eq!(find("").unwrap_err().kind(), Kind::Invalid);
+        let error = find("films").unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound);
+        assert!(error.message().contains("reviews, topics"), "{error}");
+        let error = find("reviews@7").unwrap_err();
+        assert!(error.message().contains("versions 2, 1 and the aliases latest, live"), "{error}");
+    }
+
+    #[test]
+    fn deleting_removes_the_folder_and_the_name() {
+        let bench = Bench::new();
+        bench.publish("reviews");
+        bench.publish("reviews");
+        bench.models.delete("reviews@2").unwrap();
+        assert!(!bench.data.version("reviews", 2).exists());
+        assert_eq!(bench.models.get("reviews").unwrap().versions.len(), 1);
+        bench.models.promote("reviews@1", "live").unwrap();
+        assert_eq!(bench.models.delete("reviews@1").unwrap_err().kind(), Kind::Precondition);
+        assert_eq!(bench.models.delete("reviews@live").unwrap_err().kind(), Kind::Invalid);
+        bench.models.delete("reviews").unwrap();
+        assert!(bench.models.list().unwrap().is_empty());
+        assert_eq!(bench.models.delete("reviews").unwrap_err().kind(), Kind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_model_is_named_and_the_others_go_on() {
+        let bench = Bench::new();
+        let (damaged, fine) = (bench.publish("reviews"), bench.publish("topics"));
+        let file = bench.data.version("reviews", 1).join("model.safetensors");
+        std::fs::write(&file, "short").unwrap();
+        let error = bench.models.worker(&damaged).unwrap().ready().await.err().unwrap();
+        assert_eq!(error.kind(), Kind::Corrupt);
+        assert!(error.message().contains("model.safetensors has 5 bytes"), "{error}");
+        bench.models.worker(&fine).unwrap().ready().await.unwrap();
+        std::fs::write(&file, "weights").unwrap();
+        bench.models.worker(&damaged).unwrap().ready().await.unwrap();
+        bench.models.shut_down();
+        assert_eq!(bench.models.worker(&fine).err().unwrap().kind(), Kind::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn the_model_that_was_not_used_for_longest_is_unloaded() {
+        let bench = Bench::new();
+        let versions: Vec<_> = (0..6).map(|_| bench.publish("reviews")).collect();
+        for version in &versions {
+            bench.models.worker(version).unwrap().ready().await.unwrap();
+            bench.models.worker(&versions[0]).unwrap();
+        }
+        let loaded: Vec<u32> = lock(&bench.models.cache).loaded.iter().map(|(v, _)| v.version).collect();
+        assert_eq!(loaded, [4, 5, 6, 1]);
+        bench.models.shut_down();
+    }
+}

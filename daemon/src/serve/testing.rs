@@ -1,0 +1,117 @@
+//! What the tests of serving and of services share: an engine that needs no model.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use super::classify::{Input, Serving};
+use super::engine::{Engine, Loaded, Score, Tokenize};
+use super::queue::Limits;
+use super::registry::Models;
+use crate::data::batch::Batch;
+use crate::data::tokenize::Tokens;
+use crate::error::{Error, Kind, Result};
+use crate::jobs::data_dir::{self, DataDir};
+use crate::jobs::store::Store;
+use crate::jobs::testing::{Home, spec, version};
+use crate::jobs::{Version, digest, lock};
+
+/// Each word becomes a token; what the first word of a text is decides what happens.
+#[derive(Clone, Default)]
+pub(crate) struct FakeEngine {
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+const WORDS: [&str; 6] = ["", "good", "fail", "panic", "slow", "gone"];
+
+impl Engine for FakeEngine {
+    fn load(&self, folder: &Path) -> Result<Loaded> {
+        std::fs::metadata(folder.join("model.safetensors")).unwrap();
+        let labels = vec!["negative".into(), "positive".into()];
+        Ok(Loaded { tokenizer: Box::new(Words), model: Box::new(Model { labels, seen: self.seen.clone() }) })
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { tokens: 16, count: 8 }
+    }
+}
+
+struct Words;
+
+impl Tokenize for Words {
+    fn encode(&self, text: &str, _: Option<&str>) -> Result<Tokens> {
+        let id = |word: &str| WORDS.iter().position(|known| *known == word).unwrap_or(0) as u32;
+        let ids: Vec<u32> = text.split(' ').map(id).collect();
+        Ok(Tokens { types: vec![0; ids.len()], full_length: ids.len(), ids })
+    }
+}
+
+struct Model {
+    labels: Vec<String>,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Score for Model {
+    fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+        let firsts: Vec<&str> =
+            batch.offsets[..batch.len()].iter().map(|&at| WORDS[batch.ids[at as usize] as usize]).collect();
+        lock(&self.seen).extend(firsts.iter().map(|word| (*word).to_owned()));
+        if firsts.contains(&"slow") {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+        assert!(!firsts.contains(&"panic"), "index out of bounds");
+        if firsts.contains(&"fail") {
+            return Err(Error::new(Kind::Exhausted, "out of memory"));
+        }
+        Ok(firsts.iter().map(|&word| if word == "good" { vec![0.2, 0.8] } else { vec![0.7, 0.3] }).collect())
+    }
+}
+
+/// Models in a data folder that is gone at the end of the test.
+pub(crate) struct Bench {
+    pub(crate) models: Arc<Models>,
+    pub(crate) data: DataDir,
+    store: Arc<Store>,
+    engine: FakeEngine,
+    pool: Arc<rayon::ThreadPool>,
+    _home: Home,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let home = Home::new();
+        let (data, store, engine) = (home.data(), Arc::new(home.store()), FakeEngine::default());
+        let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
+        let models =
+            Arc::new(Models::new(data.clone(), store.clone(), Arc::new(engine.clone()), pool.clone()));
+        store.insert_job("01a", &spec("reviews"), 8).unwrap();
+        Self { models, data, store, engine, pool, _home: home }
+    }
+
+    pub(crate) fn publish(&self, name: &str) -> Arc<Version> {
+        let number = self.store.reserve_version(name).unwrap();
+        let folder = self.data.version(name, number);
+        data_dir::create(&folder).unwrap();
+        std::fs::write(folder.join("model.safetensors"), "weights").unwrap();
+        let mut version = version(name, number, "01a");
+        version.files = digest::of_folder(&folder).unwrap();
+        self.store.publish(&version, &[]).unwrap();
+        Arc::new(version)
+    }
+
+    pub(crate) fn serving(&self) -> Serving {
+        Serving::new(self.models.clone(), self.pool.clone())
+    }
+
+    /// The first words of everything that was computed.
+    pub(crate) fn seen(&self) -> Vec<String> {
+        lock(&self.engine.seen).clone()
+    }
+}
+
+pub(crate) fn input(text: &str) -> Input {
+    Input { text: text.into(), text_pair: None }
+}

@@ -1,0 +1,235 @@
+//! The thread that owns a loaded model: it takes batches from the queue and answers each sequence.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, watch};
+
+use super::engine::{Loaded, Score, Tokenize};
+use super::queue::{Limits, Queue};
+use crate::data::batch::Batch;
+use crate::data::tokenize::Tokens;
+use crate::error::{Error, Kind, Result};
+use crate::jobs::lock;
+use crate::jobs::runner::words;
+
+/// Sequences that wait for one model at most.
+const CAPACITY: usize = 8192;
+
+/// A handle to the thread.
+pub struct Worker {
+    state: Mutex<State>,
+    changed: Condvar,
+    phase: watch::Sender<Phase>,
+}
+
+struct State {
+    queue: Queue<Waiting>,
+    closed: bool,
+}
+
+#[derive(Clone)]
+enum Phase {
+    Loading,
+    Ready(Arc<Ready>),
+    Failed(Error),
+}
+
+/// What callers need of a loaded model.
+pub struct Ready {
+    /// Text to tokens.
+    pub tokenizer: Box<dyn Tokenize>,
+    /// In class order.
+    pub labels: Vec<String>,
+}
+
+/// A sequence that waits for its scores.
+struct Waiting {
+    tokens: Tokens,
+    place: usize,
+    reply: mpsc::Sender<Answer>,
+}
+
+/// The answer to one sequence of a request.
+#[derive(Debug)]
+pub struct Answer {
+    /// The sequence's place in the request.
+    pub place: usize,
+    /// The probability of each label.
+    pub scores: Result<Vec<f32>>,
+    /// When its batch began.
+    pub began: Instant,
+    /// When its batch was done.
+    pub done: Instant,
+}
+
+/// Why a request was not queued.
+#[derive(Debug)]
+pub enum Refused {
+    /// The model is being unloaded; the tokens come back for another worker.
+    Closed(Vec<Tokens>),
+    /// The queue is full.
+    Full(Error),
+}
+
+impl Worker {
+    /// Starts the thread, which first loads the model. It ends after `close`; the caller joins it.
+    pub fn start(
+        name: &str,
+        limits: Limits,
+        pool: Arc<rayon::ThreadPool>,
+        load: impl FnOnce() -> Result<Loaded> + Send + 'static,
+    ) -> Result<(Arc<Self>, JoinHandle<()>)> {
+        let state = Mutex::new(State { queue: Queue::new(CAPACITY), closed: false });
+        let worker =
+            Arc::new(Self { state, changed: Condvar::new(), phase: watch::channel(Phase::Loading).0 });
+        let (handle, name) = (worker.clone(), name.to_owned());
+        let thread = std::thread::Builder::new()
+            .name("model".into())
+            .spawn(move || own_pool(&pool, |pool| handle.run(&name, limits, pool, load)))
+            .map_err(|error| Error::internal(format!("cannot start a thread for a model: {error}")))?;
+        Ok((worker, thread))
+    }
+
+    /// Waits until the model is loaded.
+    pub async fn ready(&self) -> Result<Arc<Ready>> {
+        let mut phase = self.phase.subscribe();
+        let phase = phase.wait_for(|phase| !matches!(phase, Phase::Loading)).await;
+        match phase.as_deref() {
+            Ok(Phase::Ready(ready)) => Ok(ready.clone()),
+            Ok(Phase::Failed(error)) => Err(error.clone()),
+            Ok(Phase::Loading) | Err(_) => Err(Error::internal("a model's thread is gone")),
+        }
+    }
+
+    /// Whether loading has failed.
+    pub fn has_failed(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Failed(_))
+    }
+
+    /// Queues all sequences of a request or none. As many answers come as there are sequences, in any order.
+    pub fn submit(&self, sequences: Vec<Tokens>) -> Result<mpsc::Receiver<Answer>, Refused> {
+        let (reply, answers) = mpsc::channel(sequences.len().max(1));
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err(Refused::Closed(sequences));
+        }
+        let waiting = |(place, tokens): (usize, Tokens)| {
+            (tokens.ids.len(), Waiting { tokens, place, reply: reply.clone() })
+        };
+        state.queue.push_all(sequences.into_iter().enumerate().map(waiting).collect()).map_err(|full| {
+            Refused::Full(Error::new(
+                Kind::Exhausted,
+                format!(
+                    "the model's queue is full ({} texts wait, at most {CAPACITY}); try again",
+                    full.waiting
+                ),
+            ))
+        })?;
+        self.changed.notify_one();
+        Ok(answers)
+    }
+
+    /// Takes no further request. The thread answers what waits, and ends.
+    pub fn close(&self) {
+        lock(&self.state).closed = true;
+        self.changed.notify_one();
+    }
+
+    /// Takes no further request, and drops those that wait. The thread ends after its batch.
+    pub fn abort(&self) {
+        lock(&self.state).queue.clear();
+        self.close();
+    }
+
+    fn run(
+        &self,
+        name: &str,
+        limits: Limits,
+        pool: &rayon::ThreadPool,
+        load: impl FnOnce() -> Result<Loaded> + Send,
+    ) {
+        let start = Instant::now();
+        let loaded = guarded(|| pool.install(load));
+        let model = match loaded {
+            Ok(Loaded { tokenizer, model }) => {
+                tracing::info!(model = name, ms = start.elapsed().as_millis() as u64, "model loaded");
+                let ready = Ready { tokenizer, labels: model.labels().to_vec() };
+                self.phase.send_replace(Phase::Ready(Arc::new(ready)));
+                Mutex::new(model)
+            }
+            Err(error) => {
+                tracing::warn!(model = name, %error, "model cannot be loaded");
+                self.close();
+                self.phase.send_replace(Phase::Failed(error));
+                return;
+            }
+        };
+        while let Some(batch) = self.next_batch(limits) {
+            answer(&model, &batch, pool);
+        }
+        tracing::info!(model = name, "model unloaded");
+    }
+
+    fn next_batch(&self, limits: Limits) -> Option<Vec<Waiting>> {
+        let mut state = lock(&self.state);
+        loop {
+            let batch = state.queue.next_batch(limits, |waiting| waiting.reply.is_closed());
+            if !batch.is_empty() {
+                return Some(batch);
+            }
+            if state.closed {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Computes a batch on the pool and answers its members. When it fails, each member is tried alone, so that one bad
+/// member fails no other.
+fn answer(model: &Mutex<Box<dyn Score>>, batch: &[Waiting], pool: &rayon::ThreadPool) {
+    let compute = |members: &[Waiting]| {
+        let packed = Batch::pack(members.iter().map(|member| &member.tokens));
+        let scores = guarded(|| pool.install(|| lock(model).scores(&packed)))?;
+        if scores.len() == members.len() {
+            return Ok(scores);
+        }
+        Err(Error::internal(format!("{} answers came for {} texts", scores.len(), members.len())))
+    };
+    let began = Instant::now();
+    let mut together = compute(batch).map(Vec::into_iter);
+    for member in batch {
+        let scores = match &mut together {
+            Ok(scores) => scores.next().ok_or_else(|| Error::internal("an answer is missing")),
+            Err(error) if batch.len() == 1 => Err(error.clone()),
+            Err(_) => {
+                compute(std::slice::from_ref(member)).map(|mut scores| scores.pop().unwrap_or_default())
+            }
+        };
+        // The channel has room for every answer; an error means that the caller went away.
+        let answer = Answer { place: member.place, scores, began, done: Instant::now() };
+        let _ = member.reply.try_send(answer);
+    }
+}
+
+/// Turns a panic into an error: one request must not take the model, nor the daemon, down.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        Err(Error::internal(format!("internal error: {}; this is a bug in Hone", words(&*panic))))
+    })
+}
+
+/// A training job occupies one thread of the shared pool from its first step to its last. When that is the only
+/// one, serving computes on the model's own thread.
+fn own_pool<T>(shared: &rayon::ThreadPool, work: impl FnOnce(&rayon::ThreadPool) -> T) -> T {
+    if shared.current_num_threads() > 1 {
+        return work(shared);
+    }
+    match rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build() {
+        Ok(own) => work(&own),
+        Err(_) => work(shared),
+    }
+}
