@@ -2,5 +2,5 @@
 
 mod harness;
 mod parity;
-//mod service;
+mod service;
 mod training;

@@ -28,12 +28,16 @@ async fn a_file_becomes_a_model_that_answers() {
     assert_eq!(job.state(), JobState::Queued);
     let events = daemon.watch(&job.id, 0).await.expect("events");
     assert_eq!(numbers(&events), (1..=events.len() as u64).collect::<Vec<_>>());
-    let of_kind = |wanted: fn(&Kind) -> bool| events.iter().filter(|event| event.kind.as_ref().is_some_and(wanted)).count();
+    let of_kind = |wanted: fn(&Kind) -> bool| {
+        events.iter().filter(|event| event.kind.as_ref().is_some_and(wanted)).count()
+    };
     assert_eq!(of_kind(|kind| matches!(kind, Kind::Prepared(_))), 1);
     assert_eq!(of_kind(|kind| matches!(kind, Kind::Epoch(_))), 3);
     assert!(of_kind(|kind| matches!(kind, Kind::Step(_))) >= 3);
     assert_eq!(of_kind(|kind| matches!(kind, Kind::Test(_))), 1);
-    let Some(Kind::StateChanged(last)) = events.last().and_then(|event| event.kind.clone()) else { panic!("{events:?}") };
+    let Some(Kind::StateChanged(last)) = events.last().and_then(|event| event.kind.clone()) else {
+        panic!("{events:?}")
+    };
     assert_eq!(last.state(), JobState::Succeeded);
 
     let job = daemon.job(&job.id).await;
@@ -54,7 +58,8 @@ async fn an_answer_names_the_model_and_is_alike_alone_and_in_a_batch() {
     let model = daemon.train_toy().await.model.expect("a model");
     let (texts, _) = toy_texts();
     let ask = |texts: Vec<&str>| {
-        let inputs = texts.iter().map(|text| hone::v1::Input { text: (*text).into(), text_pair: None }).collect();
+        let inputs =
+            texts.iter().map(|text| hone::v1::Input { text: (*text).into(), text_pair: None }).collect();
         let mut inference = daemon.inference();
         async move {
             let request = hone::v1::ClassifyRequest { model: "toy@latest".into(), inputs };
@@ -64,8 +69,15 @@ async fn an_answer_names_the_model_and_is_alike_alone_and_in_a_batch() {
     let together = ask(texts.clone()).await;
     assert_eq!((together.model.as_str(), together.version), ("toy", 1));
     assert_eq!(together.weights_sha256, model.weights_sha256);
-    assert_eq!(together.tokens, together.predictions.iter().map(|prediction| u64::from(prediction.tokens)).sum::<u64>());
-    assert!(together.timings.is_some_and(|timings| timings.total_ms >= timings.compute_ms && timings.compute_ms > 0.0));
+    assert_eq!(
+        together.tokens,
+        together.predictions.iter().map(|prediction| u64::from(prediction.tokens)).sum::<u64>()
+    );
+    assert!(
+        together
+            .timings
+            .is_some_and(|timings| timings.total_ms >= timings.compute_ms && timings.compute_ms > 0.0)
+    );
     for (text, prediction) in texts.iter().zip(&together.predictions) {
         let alone = ask(vec![text]).await;
         assert_eq!(alone.predictions[0].scores, prediction.scores, "{text}");
@@ -87,8 +99,12 @@ async fn a_stream_of_requests_is_answered_in_order() {
             inputs: vec![hone::v1::Input { text: texts[index % texts.len()].into(), text_pair: None }],
         })
         .collect();
-    let mut answers =
-        daemon.inference().classify_stream(tokio_stream::iter(requests)).await.expect("a stream").into_inner();
+    let mut answers = daemon
+        .inference()
+        .classify_stream(tokio_stream::iter(requests))
+        .await
+        .expect("a stream")
+        .into_inner();
     for index in 0..40 {
         let answer = answers.message().await.expect("an answer").expect("an answer for each request");
         assert_eq!(answer.predictions[0].label, labels[index % labels.len()]);
@@ -112,7 +128,8 @@ async fn a_reader_that_comes_back_gets_the_rest_and_everything_survives_a_restar
     assert_eq!(daemon.job(&job.id).await, job);
     let (texts, labels) = toy_texts();
     assert_eq!(daemon.classify("toy", &texts).await.expect("answers"), labels);
-    let datasets = daemon.datasets().list(ListDatasetsRequest {}).await.expect("datasets").into_inner().datasets;
+    let datasets =
+        daemon.datasets().list(ListDatasetsRequest {}).await.expect("datasets").into_inner().datasets;
     assert_eq!(datasets.len(), 2);
     daemon.stop().await;
 }
@@ -134,7 +151,9 @@ async fn a_job_that_ran_when_the_daemon_stopped_is_interrupted_and_a_queued_one_
     let long = daemon.job(&long.id).await;
     assert_eq!(long.state(), JobState::Interrupted);
     let last = daemon.watch(&long.id, long.last_event - 1).await.expect("events");
-    assert!(matches!(&last[0].kind, Some(Kind::StateChanged(change)) if change.state() == JobState::Interrupted));
+    assert!(
+        matches!(&last[0].kind, Some(Kind::StateChanged(change)) if change.state() == JobState::Interrupted)
+    );
     daemon.watch(&queued.id, 0).await.expect("events");
     assert_eq!(daemon.job(&queued.id).await.state(), JobState::Succeeded);
     daemon.stop().await;
@@ -169,7 +188,10 @@ async fn cancelling_stops_a_running_job_and_a_queued_one_at_once() {
     daemon.watch(&running.id, 0).await.expect("events");
     assert_eq!(daemon.job(&running.id).await.state(), JobState::Cancelled);
     let jobs = daemon.training().list(ListJobsRequest {}).await.expect("jobs").into_inner().jobs;
-    assert_eq!(jobs.iter().map(|job| job.id.as_str()).collect::<Vec<_>>(), [queued.id.as_str(), running.id.as_str()]);
+    assert_eq!(
+        jobs.iter().map(|job| job.id.as_str()).collect::<Vec<_>>(),
+        [queued.id.as_str(), running.id.as_str()]
+    );
     daemon.stop().await;
 }
 
@@ -182,14 +204,20 @@ async fn versions_are_promoted_downloaded_and_deleted() {
     assert_eq!(second.version, 2);
     let promote = PromoteModelRequest { model: "toy@1".into(), alias: "production".into() };
     let model = daemon.models().promote(promote).await.expect("a model").into_inner();
-    let aliases: HashMap<_, _> = model.aliases.iter().map(|alias| (alias.name.as_str(), alias.version)).collect();
+    let aliases: HashMap<_, _> =
+        model.aliases.iter().map(|alias| (alias.name.as_str(), alias.version)).collect();
     assert_eq!(aliases, HashMap::from([("latest", 2), ("production", 1)]));
     daemon.classify("toy@production", &["a lovely thing"]).await.expect("an answer");
 
-    let refused = daemon.models().delete(DeleteModelRequest { model: "toy@1".into() }).await.expect_err("an alias holds it");
+    let refused = daemon
+        .models()
+        .delete(DeleteModelRequest { model: "toy@1".into() })
+        .await
+        .expect_err("an alias holds it");
     assert_eq!(refused.code(), Code::FailedPrecondition);
     daemon.models().delete(DeleteModelRequest { model: "toy@2".into() }).await.expect("deleted");
-    let model = daemon.models().get(GetModelRequest { name: "toy".into() }).await.expect("a model").into_inner();
+    let model =
+        daemon.models().get(GetModelRequest { name: "toy".into() }).await.expect("a model").into_inner();
     assert_eq!(model.versions.len(), 1);
     assert!(model.aliases.iter().all(|alias| alias.version == 1));
 
@@ -243,7 +271,11 @@ async fn without_a_file_the_demonstration_data_is_used() {
     let data = folder();
     let daemon = Daemon::start(data.path()).await;
     let spec = hone::v1::JobSpec {
-        hyperparameters: Some(hone::v1::Hyperparameters { epochs: Some(1), max_length: Some(16), ..Default::default() }),
+        hyperparameters: Some(hone::v1::Hyperparameters {
+            epochs: Some(1),
+            max_length: Some(16),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let job = daemon.start_job(spec).await.expect("a job");

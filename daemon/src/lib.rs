@@ -1,5 +1,37 @@
-//! The daemon of Hone.
+//! The daemon of Hone: fine-tunes text classifiers, streams what happens, and serves the results, over gRPC.
+//!
+//! # Flow
+//!
+//! ```text
+//! labelled file -> dataset -> tokens -> batch -> model -> loss -> gradient -> optimizer -> event -> log -> stream
+//! request -> admission -> tokens -> queue -> batch -> model -> scores -> response
+//! ```
+//!
+//! The checkpoint folder is the whole interface between training and serving.
+//!
+//! # Layout
+//!
+//! A module uses only what stands above it in this list:
+//!
+//! - [`error`]: the one error type; [`random`]: random numbers without state
+//! - [`data`]: labelled files to examples, tokens and packed batches
+//! - [`kernels`]: differentiable operations
+//! - [`model`]: encoder, classifier, the checkpoint folder, names of encoders
+//! - [`train`]: the training loop; it emits events and knows nothing of jobs
+//! - [`jobs`]: the data folder and its database, data sets, the log of each job, the one thread that trains
+//! - [`serve`]: models by name, the threads that own them, the batching policy
+//! - [`rpc`]: the services of `hone.v1`: convert, delegate, convert
+//! - [`config`], [`telemetry`], [`daemon`]: what the operator decides, what is logged, start and stop
+//!
+//! `train` and `serve` never see each other: a job ends by moving a checkpoint folder to where `serve` finds it.
+//!
+//! # Threads
+//!
+//! The runtime's threads only move messages. Files and the database are read on its blocking threads. One thread runs
+//! jobs, one thread owns each loaded model, and one pool of `--threads` threads computes for all of them.
 
+pub mod config;
+pub mod daemon;
 pub mod data;
 pub mod error;
 pub mod jobs;
@@ -8,4 +40,18 @@ pub mod model;
 pub mod random;
 pub mod rpc;
 pub mod serve;
+pub mod telemetry;
 pub mod train;
+
+use config::Config;
+use daemon::Daemon;
+use error::Result;
+
+/// Runs a daemon on the listener until `shutdown`, and returns when it has stopped.
+pub async fn run(
+    config: Config,
+    listener: tokio::net::TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    Daemon::open(&config).await?.serve(listener, shutdown).await
+}

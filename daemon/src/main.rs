@@ -1,1 +1,77 @@
-fn main() {}
+//! Arguments, logs, runtime, listener, signals, exit code. Everything else is in the library.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser as _;
+use hone_daemon::config::Config;
+use hone_daemon::daemon::Daemon;
+use hone_daemon::error::{Error, Kind, Result};
+use hone_daemon::telemetry;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// The exit code of wrong arguments, as clap has it.
+const USAGE: u8 = 2;
+
+/// The exit code after a second Ctrl-C, as shells have it.
+const INTERRUPTED: i32 = 130;
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    if let Err(error) = telemetry::start(&config.log) {
+        return failed(&error, USAGE);
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&Error::internal(format!("cannot start the runtime: {error}")), 1),
+    };
+    let result = runtime.block_on(run(&config));
+    // What still runs here was given its time in the library.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error, 1),
+    }
+}
+
+fn failed(error: &Error, code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {error}");
+    ExitCode::from(code)
+}
+
+async fn run(config: &Config) -> Result<()> {
+    let (interrupt, terminate) = (listen_for(SignalKind::interrupt())?, listen_for(SignalKind::terminate())?);
+    let listener = TcpListener::bind(&config.listen).await.map_err(|error| {
+        Error::new(Kind::Unavailable, format!("cannot listen on {} (--listen): {error}", config.listen))
+    })?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| Error::internal(format!("the listener has no address: {error}")))?;
+    let daemon = Daemon::open(config).await?;
+    let mut stdout = std::io::stdout();
+    // A closed standard output is no reason not to serve.
+    let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
+    daemon.serve(listener, stop(interrupt, terminate)).await
+}
+
+fn listen_for(kind: SignalKind) -> Result<Signal> {
+    signal(kind).map_err(|error| Error::internal(format!("cannot listen for signals: {error}")))
+}
+
+/// Waits for the first signal; the second one ends the process at once.
+async fn stop(mut interrupt: Signal, mut terminate: Signal) {
+    either(&mut interrupt, &mut terminate).await;
+    tokio::spawn(async move {
+        either(&mut interrupt, &mut terminate).await;
+        std::process::exit(INTERRUPTED);
+    });
+}
+
+async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

@@ -9,8 +9,8 @@ use hone::v1::model_service_client::ModelServiceClient;
 use hone::v1::training_service_client::TrainingServiceClient;
 use hone::v1::upload_dataset_request::Part;
 use hone::v1::{
-    ClassifyRequest, DataSource, Dataset, Event, GetJobRequest, Hyperparameters, Input, Job, JobSpec, StartJobRequest,
-    UploadDatasetRequest, UploadHeader, WatchJobRequest,
+    ClassifyRequest, DataSource, Dataset, Event, GetJobRequest, Hyperparameters, Input, Job, JobSpec,
+    StartJobRequest, UploadDatasetRequest, UploadHeader, WatchJobRequest,
 };
 use hone_daemon::config::Config;
 use tokio::net::TcpListener;
@@ -55,7 +55,9 @@ impl Daemon {
         let channel = loop {
             match endpoint.connect().await {
                 Ok(channel) => break channel,
-                Err(error) if tries == 100 || task.is_finished() => panic!("the daemon does not answer: {error}"),
+                Err(error) if tries == 100 || task.is_finished() => {
+                    panic!("the daemon does not answer: {error}")
+                }
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
             }
             tries += 1;

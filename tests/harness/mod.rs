@@ -1,6 +1,6 @@
 //! What the tests share.
 
-//pub(crate) mod daemon;
+pub(crate) mod daemon;
 pub(crate) mod encoder;
 
 use hone_daemon::random::{Purpose, Stream};

@@ -28,6 +28,12 @@ pub const DEMO_NAME: &str = "reviews";
 /// Reads a file to its end and tells what is in it.
 pub type Reader = fn(&Path, &str, Option<Format>, &Columns) -> Result<(Format, Summary)>;
 
+/// The reader of this crate.
+pub const READER: Reader = |path, name, format, columns| {
+    let dataset = Dataset::read(path, name, format, columns, None)?;
+    Ok((dataset.format, dataset.summary()))
+};
+
 /// All data sets.
 #[derive(Debug)]
 pub struct Datasets {
@@ -64,15 +70,7 @@ pub struct Upload {
 
 impl Datasets {
     /// The data sets in a data folder, each of at most `max_bytes`.
-    pub fn new(data: DataDir, store: Arc<Store>, max_bytes: u64) -> Self {
-        Self::with_reader(data, store, max_bytes, |path, name, format, columns| {
-            let dataset = Dataset::read(path, name, format, columns, None)?;
-            Ok((dataset.format, dataset.summary()))
-        })
-    }
-
-    /// The same with another reader of files.
-    pub fn with_reader(data: DataDir, store: Arc<Store>, max_bytes: u64, reader: Reader) -> Self {
+    pub fn new(data: DataDir, store: Arc<Store>, max_bytes: u64, reader: Reader) -> Self {
         Self { data, store, max_bytes, reader, moving: Mutex::new(()) }
     }
 
@@ -209,7 +207,7 @@ mod tests {
     use crate::jobs::testing::{self, Home};
 
     fn datasets(home: &Home) -> Datasets {
-        Datasets::with_reader(home.data(), Arc::new(home.store()), 100, testing::read)
+        Datasets::new(home.data(), Arc::new(home.store()), 100, testing::read)
     }
 
     fn header(name: &str) -> Header {

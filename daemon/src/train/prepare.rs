@@ -4,11 +4,11 @@ use candle_core::Device;
 
 use super::event::{self, Overlap, Split, SplitReport};
 use super::plan::{Part, Plan};
+use crate::data::Quantiles;
 use crate::data::batch::Batch;
 use crate::data::dataset::Labels;
-use crate::data::tokenize::Tokens;
-use crate::data::Quantiles;
 use crate::data::quality::{Quality, overlap};
+use crate::data::tokenize::Tokens;
 use crate::error::Result;
 use crate::model::checkpoint::Checkpoint;
 

@@ -1,0 +1,180 @@
+//! What the operator decides: flags, each also an environment variable.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use candle_core::Device;
+use clap::Parser;
+
+use crate::error::{Error, Result};
+
+/// The daemon of Hone: fine-tunes text classifiers and serves them over gRPC.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "daemon", version, max_term_width = 100)]
+#[command(
+    after_help = "When it is ready, the daemon prints one line on standard output: `listening on ADDRESS`. Logs \
+                        go to standard error. The first Ctrl-C or SIGTERM stops it gracefully, the second at once."
+)]
+pub struct Config {
+    /// Address to listen on; port 0 takes any free port
+    #[arg(long, env = "HONE_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:50051")]
+    pub listen: String,
+
+    /// Folder of everything that the daemon keeps: data sets, jobs, models [default:
+    /// $XDG_DATA_HOME/hone or ~/.local/share/hone]
+    #[arg(long, env = "HONE_DATA_DIR", value_name = "FOLDER", default_value_os_t = default_data_dir(), hide_default_value = true)]
+    pub data_dir: PathBuf,
+
+    /// Where to compute: auto (a GPU when there is one), cpu, cuda or cuda:N
+    #[arg(long, env = "HONE_DEVICE", value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+
+    /// Encoder that a job without one starts from: a folder, or a Hugging Face id with an optional
+    /// revision after '@'
+    #[arg(
+        long,
+        env = "HONE_MODEL",
+        value_name = "ID_OR_FOLDER",
+        default_value = "sentence-transformers/all-MiniLM-L6-v2"
+    )]
+    pub model: String,
+
+    /// Threads that compute [default: as many as the machine has]
+    #[arg(long, env = "HONE_THREADS", value_name = "N", default_value_t = default_threads(), hide_default_value = true)]
+    pub threads: NonZeroUsize,
+
+    /// Jobs that wait at most
+    #[arg(long, env = "HONE_MAX_JOBS", value_name = "N", default_value = "64")]
+    pub max_jobs: NonZeroUsize,
+
+    /// Size of an uploaded file at most, in bytes or with K, M or G
+    #[arg(long, env = "HONE_MAX_UPLOAD", value_name = "SIZE", default_value = "2G")]
+    pub max_upload: Size,
+
+    /// What to log: error, warn, info, debug or trace, or a filter such as `info,hone_daemon=debug`
+    #[arg(long, env = "HONE_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}
+
+/// Where to compute, as the operator says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU when this program can use one and there is one, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A GPU, by its number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => match text.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(number)) => Ok(Self::Cuda(number)),
+                _ => Err("expected auto, cpu, cuda or cuda:N".to_owned()),
+            },
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// Opens the device.
+    pub fn open(self) -> Result<Device> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(_) if !cfg!(feature = "cuda") => Err(Error::precondition(
+                "this daemon was built without CUDA; build it with `cargo build --release --features cuda`, or use \
+                 --device cpu",
+            )),
+            Self::Cuda(number) => Device::new_cuda(number).map_err(|error| {
+                Error::precondition(format!("cannot use the GPU cuda:{number} (--device): {error}"))
+            }),
+            Self::Auto if cfg!(feature = "cuda") => Ok(Device::new_cuda(0).unwrap_or_else(|error| {
+                tracing::warn!(%error, "no GPU can be used; computing on the CPU");
+                Device::Cpu
+            })),
+            Self::Auto => Ok(Device::Cpu),
+        }
+    }
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let wrong = || "expected a number of bytes from 1, for example 500M or 2G".to_owned();
+        let text = text.trim_end_matches('B').trim_end_matches('i');
+        let (digits, shift) = match text.as_bytes().last() {
+            Some(b'K' | b'k') => (text.get(..text.len() - 1), 10),
+            Some(b'M' | b'm') => (text.get(..text.len() - 1), 20),
+            Some(b'G' | b'g') => (text.get(..text.len() - 1), 30),
+            _ => (Some(text), 0),
+        };
+        let number: u64 = digits.and_then(|digits| digits.parse().ok()).ok_or_else(wrong)?;
+        let bytes = number.checked_mul(1 << shift).filter(|&bytes| bytes > 0);
+        bytes.map(Self).ok_or_else(wrong)
+    }
+}
+
+fn default_threads() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+fn default_data_dir() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
+    base.map_or_else(|| PathBuf::from(".hone"), |base| base.join("hone"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> std::result::Result<Config, clap::Error> {
+        Config::try_parse_from([&["daemon"], arguments].concat())
+    }
+
+    #[test]
+    fn every_flag_has_a_default() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.device, DeviceChoice::Auto);
+        assert_eq!((config.max_jobs.get(), config.max_upload), (64, Size(2 << 30)));
+        assert!(config.data_dir.ends_with("hone"), "{:?}", config.data_dir);
+    }
+
+    #[test]
+    fn values_that_cannot_be_right_are_usage_errors() {
+        for bad in [
+            ["--device", "gpu"],
+            ["--device", "cuda:x"],
+            ["--threads", "0"],
+            ["--max-jobs", "0"],
+            ["--max-upload", "0"],
+            ["--max-upload", "2X"],
+            ["--max-upload", "99999999999G"],
+        ] {
+            assert_eq!(parse(&bad).unwrap_err().exit_code(), 2, "{bad:?}");
+        }
+        assert_eq!(parse(&["--device", "cuda:1"]).unwrap().device, DeviceChoice::Cuda(1));
+        assert_eq!(parse(&["--max-upload", "500MiB"]).unwrap().max_upload, Size(500 << 20));
+    }
+
+    #[test]
+    #[cfg(not(feature = "cuda"))]
+    fn asking_for_a_gpu_without_cuda_says_how_to_build_it() {
+        let error = DeviceChoice::Cuda(0).open().unwrap_err();
+        assert!(error.message().contains("--features cuda"), "{error}");
+        assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
+    }
+}

@@ -1,0 +1,186 @@
+//! Events, from the domain to the wire.
+
+use hone::v1;
+use hone::v1::event::Kind;
+
+use super::all;
+use crate::jobs::Entry;
+use crate::rpc::status::code;
+use crate::train::event::{
+    EpochMetrics, Event, Failure, LabelMetrics, Metrics, Overlap, Prepared, Published, Split, SplitReport,
+    State, StepMetrics, TestMetrics,
+};
+
+/// An entry of a job's log.
+pub fn of(job: &str, entry: Entry) -> v1::Event {
+    let kind = match entry.event {
+        Event::StateChanged { state, failure } => Kind::StateChanged(v1::StateChanged {
+            state: v1::JobState::from(state).into(),
+            failure: failure.as_ref().map(Into::into),
+        }),
+        Event::Prepared(prepared) => Kind::Prepared((&prepared).into()),
+        Event::Step(step) => Kind::Step(step.into()),
+        Event::Evaluation { split, rows_done, rows } => {
+            Kind::Evaluation(v1::EvaluationProgress { split: v1::Split::from(split).into(), rows_done, rows })
+        }
+        Event::Epoch(epoch) => Kind::Epoch((&epoch).into()),
+        Event::Test(test) => Kind::Test((&test).into()),
+        Event::Published(published) => Kind::Published((&published).into()),
+        Event::Notice { message } => Kind::Notice(v1::Notice { message }),
+    };
+    v1::Event {
+        job_id: job.to_owned(),
+        number: entry.number,
+        time: Some(entry.time.into()),
+        kind: Some(kind),
+    }
+}
+
+impl From<State> for v1::JobState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Queued => Self::Queued,
+            State::Running => Self::Running,
+            State::Succeeded => Self::Succeeded,
+            State::Failed => Self::Failed,
+            State::Cancelled => Self::Cancelled,
+            State::Interrupted => Self::Interrupted,
+        }
+    }
+}
+
+impl From<Split> for v1::Split {
+    fn from(split: Split) -> Self {
+        match split {
+            Split::Train => Self::Train,
+            Split::Validation => Self::Validation,
+            Split::Test => Self::Test,
+        }
+    }
+}
+
+impl From<&Failure> for v1::Failure {
+    fn from(failure: &Failure) -> Self {
+        Self { code: code(failure.kind) as i32, message: failure.message.clone() }
+    }
+}
+
+impl From<&Prepared> for v1::Prepared {
+    fn from(prepared: &Prepared) -> Self {
+        Self {
+            splits: all(&prepared.splits),
+            labels: prepared.labels.clone(),
+            overlaps: all(&prepared.overlaps),
+            total_steps: prepared.total_steps,
+            steps_per_epoch: prepared.steps_per_epoch,
+            warmup_steps: prepared.warmup_steps,
+            max_length: prepared.max_length,
+            parameters: prepared.parameters,
+            device: prepared.device.clone(),
+            encoder: prepared.encoder.clone(),
+            encoder_sha256: prepared.encoder_sha256.clone(),
+        }
+    }
+}
+
+impl From<&SplitReport> for v1::SplitReport {
+    fn from(report: &SplitReport) -> Self {
+        Self {
+            split: v1::Split::from(report.split).into(),
+            name: report.name.clone(),
+            rows: report.rows,
+            labels: all(&report.labels),
+            tokens: Some(report.tokens.into()),
+            total_tokens: report.total_tokens,
+            truncated: report.truncated,
+            empty_texts: report.empty_texts,
+            duplicates: report.duplicates,
+            contradictions: report.contradictions,
+        }
+    }
+}
+
+impl From<&Overlap> for v1::Overlap {
+    fn from(overlap: &Overlap) -> Self {
+        let split = |split| v1::Split::from(split).into();
+        Self { first: split(overlap.first), second: split(overlap.second), rows: overlap.rows }
+    }
+}
+
+impl From<StepMetrics> for v1::StepMetrics {
+    fn from(step: StepMetrics) -> Self {
+        Self {
+            step: step.step,
+            total_steps: step.total_steps,
+            epoch: step.epoch,
+            loss: step.loss,
+            learning_rate: step.learning_rate,
+            gradient_norm: step.gradient_norm,
+            steps_per_second: step.steps_per_second,
+            tokens_per_second: step.tokens_per_second,
+            step_in_epoch: step.step_in_epoch,
+            steps_per_epoch: step.steps_per_epoch,
+        }
+    }
+}
+
+impl From<&Metrics> for v1::Metrics {
+    fn from(metrics: &Metrics) -> Self {
+        Self {
+            loss: metrics.loss,
+            accuracy: metrics.accuracy,
+            f1: metrics.f1,
+            recall: metrics.recall,
+            precision: metrics.precision,
+            rows: metrics.rows,
+            labels: all(&metrics.labels),
+        }
+    }
+}
+
+impl From<&LabelMetrics> for v1::LabelMetrics {
+    fn from(metrics: &LabelMetrics) -> Self {
+        Self {
+            label: metrics.label.clone(),
+            precision: metrics.precision,
+            recall: metrics.recall,
+            f1: metrics.f1,
+            rows: metrics.rows,
+        }
+    }
+}
+
+impl From<&EpochMetrics> for v1::EpochMetrics {
+    fn from(epoch: &EpochMetrics) -> Self {
+        Self {
+            epoch: epoch.epoch,
+            epochs: epoch.epochs,
+            train: Some((&epoch.train).into()),
+            validation: Some((&epoch.validation).into()),
+            seconds: epoch.seconds,
+            train_seconds: epoch.train_seconds,
+            steps_per_second: epoch.steps_per_second,
+            tokens_per_second: epoch.tokens_per_second,
+            best: epoch.best,
+            validation_loss_rose: epoch.validation_loss_rose,
+            step: epoch.step,
+        }
+    }
+}
+
+impl From<&TestMetrics> for v1::TestMetrics {
+    fn from(test: &TestMetrics) -> Self {
+        Self { metrics: Some((&test.metrics).into()), epoch: test.epoch, seconds: test.seconds }
+    }
+}
+
+impl From<&Published> for v1::PublishedModel {
+    fn from(published: &Published) -> Self {
+        Self {
+            name: published.name.clone(),
+            version: published.version,
+            weights_sha256: published.weights_sha256.clone(),
+            epoch: published.epoch,
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Requests to classify and their answers.
+
+use std::time::Duration;
+
+use hone::v1;
+
+use crate::serve::classify::{Classified, Input, Prediction, Timings};
+
+/// The inputs of a request.
+pub fn inputs(wire: Vec<v1::Input>) -> Vec<Input> {
+    wire.into_iter().map(|input| Input { text: input.text, text_pair: input.text_pair }).collect()
+}
+
+impl From<Classified> for v1::ClassifyResponse {
+    fn from(answer: Classified) -> Self {
+        Self {
+            model: answer.version.name.clone(),
+            version: answer.version.version,
+            weights_sha256: answer.version.weights_sha256.clone(),
+            tokens: answer.predictions.iter().map(|prediction| prediction.tokens as u64).sum(),
+            predictions: answer.predictions.into_iter().map(Into::into).collect(),
+            timings: Some(answer.timings.into()),
+        }
+    }
+}
+
+impl From<Prediction> for v1::Prediction {
+    fn from(prediction: Prediction) -> Self {
+        let Prediction { scores, tokens, truncated } = prediction;
+        let (label, score) = scores.first().cloned().unwrap_or_default();
+        let scores = scores.into_iter().map(|(label, score)| v1::Score { label, score }).collect();
+        Self { label, score, scores, tokens: tokens as u32, truncated }
+    }
+}
+
+impl From<Timings> for v1::Timings {
+    fn from(timings: Timings) -> Self {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        Self {
+            tokenize_ms: ms(timings.tokenize),
+            queue_ms: ms(timings.queue),
+            compute_ms: ms(timings.compute),
+            total_ms: ms(timings.total),
+        }
+    }
+}

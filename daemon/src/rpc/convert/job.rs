@@ -1,0 +1,100 @@
+//! Jobs, from the domain to the wire.
+
+use hone::v1;
+use hone::v1::hyperparameters::Warmup as WireWarmup;
+
+use super::all;
+use crate::jobs::registry::JobView;
+use crate::train::spec::{Hyperparameters, Keep, Metric, Optimizer, Scheduler, Source, Spec, Warmup};
+
+impl From<JobView> for v1::Job {
+    fn from(view: JobView) -> Self {
+        let JobView { job, results, ahead } = view;
+        Self {
+            state: v1::JobState::from(job.state).into(),
+            spec: Some((&job.spec).into()),
+            created_at: Some(job.created.into()),
+            started_at: job.started.map(Into::into),
+            ended_at: job.ended.map(Into::into),
+            failure: job.failure.as_ref().map(Into::into),
+            epochs: all(&results.epochs),
+            test: results.test.as_ref().map(Into::into),
+            model: results.published.as_ref().map(Into::into),
+            last_event: job.last_event,
+            jobs_ahead: ahead as u32,
+            id: job.id,
+        }
+    }
+}
+
+impl From<&Spec> for v1::JobSpec {
+    fn from(spec: &Spec) -> Self {
+        let source = |source: &Source| v1::DataSource {
+            dataset_id: source.dataset.clone(),
+            name: Some(source.name.clone()),
+        };
+        Self {
+            name: Some(spec.name.clone()),
+            encoder: Some(spec.encoder.clone()),
+            train: Some(source(&spec.train)),
+            validation: spec.validation.as_ref().map(source),
+            test: spec.test.as_ref().map(source),
+            validation_split: Some(spec.validation_split),
+            columns: Some((&spec.columns).into()),
+            train_limit: spec.train_limit.map(Into::into),
+            validation_limit: spec.validation_limit.map(Into::into),
+            test_limit: spec.test_limit.map(Into::into),
+            hyperparameters: Some((&spec.hyperparameters).into()),
+        }
+    }
+}
+
+impl From<&Hyperparameters> for v1::Hyperparameters {
+    fn from(h: &Hyperparameters) -> Self {
+        let optimizer = match h.optimizer {
+            Optimizer::Adam => v1::Optimizer::Adam,
+            Optimizer::AdamW => v1::Optimizer::Adamw,
+        };
+        let scheduler = match h.scheduler {
+            Scheduler::Constant => v1::Scheduler::Constant,
+            Scheduler::Linear => v1::Scheduler::Linear,
+            Scheduler::Cosine => v1::Scheduler::Cosine,
+        };
+        let keep = match h.keep {
+            Keep::Best => v1::Keep::Best,
+            Keep::Last => v1::Keep::Last,
+        };
+        let metric = match h.metric {
+            Metric::Loss => v1::Metric::Loss,
+            Metric::Accuracy => v1::Metric::Accuracy,
+            Metric::F1 => v1::Metric::F1,
+        };
+        let warmup = match h.warmup {
+            Warmup::Steps(steps) => WireWarmup::WarmupSteps(steps),
+            Warmup::Ratio(ratio) => WireWarmup::WarmupRatio(ratio),
+            Warmup::Epochs(epochs) => WireWarmup::WarmupEpochs(epochs),
+        };
+        Self {
+            optimizer: Some(optimizer.into()),
+            learning_rate: Some(h.learning_rate),
+            beta1: Some(h.beta1),
+            beta2: Some(h.beta2),
+            epsilon: Some(h.epsilon),
+            weight_decay: Some(h.weight_decay),
+            scheduler: Some(scheduler.into()),
+            warmup: Some(warmup),
+            epochs: Some(h.epochs.get()),
+            batch_size: Some(h.batch_size.get()),
+            gradient_accumulation: Some(h.gradient_accumulation.get()),
+            max_grad_norm: Some(h.max_grad_norm.unwrap_or(0.0)),
+            dropout: h.dropout,
+            encoder_dropout: h.encoder_dropout,
+            seed: Some(h.seed),
+            keep: Some(keep.into()),
+            metric: Some(metric.into()),
+            early_stopping: h.early_stopping.map(Into::into),
+            max_length: h.max_length.map(Into::into),
+            positive_label: h.positive_label.clone(),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Between the wire and the domain. What comes in is checked here, once; what goes out needs no check.
+
+pub mod dataset;
+pub mod event;
+pub mod inference;
+pub mod job;
+pub mod model;
+pub mod spec;
+
+use hone::v1;
+
+use crate::data::{Columns, LabelCount, Quantiles};
+use crate::error::{Error, Result};
+use crate::jobs::Time;
+
+impl From<Time> for prost_types::Timestamp {
+    fn from(time: Time) -> Self {
+        Self { seconds: time.0.div_euclid(1000), nanos: time.0.rem_euclid(1000) as i32 * 1_000_000 }
+    }
+}
+
+impl From<v1::Columns> for Columns {
+    fn from(wire: v1::Columns) -> Self {
+        // An empty name is a flag without a value: nothing was named.
+        let named = |name: Option<String>| name.filter(|name| !name.is_empty());
+        Self { text: named(wire.text), text_pair: named(wire.text_pair), label: named(wire.label) }
+    }
+}
+
+impl From<&Columns> for v1::Columns {
+    fn from(columns: &Columns) -> Self {
+        let Columns { text, text_pair, label } = columns.clone();
+        Self { text, text_pair, label }
+    }
+}
+
+impl From<&LabelCount> for v1::LabelCount {
+    fn from(count: &LabelCount) -> Self {
+        Self { label: count.label.clone(), rows: count.rows }
+    }
+}
+
+impl From<Quantiles> for v1::LengthQuantiles {
+    fn from(lengths: Quantiles) -> Self {
+        let Quantiles { min, p50, p90, p95, p99, max, mean } = lengths;
+        Self { min, p50, p90, p95, p99, max, mean }
+    }
+}
+
+fn all<'a, A: 'a, B: From<&'a A>>(items: impl IntoIterator<Item = &'a A>) -> Vec<B> {
+    items.into_iter().map(B::from).collect()
+}
+
+/// The value of an enum's number; the unspecified one, 0, is no value.
+fn known<E: TryFrom<i32>>(flag: &str, number: Option<i32>) -> Result<Option<E>> {
+    let Some(number) = number.filter(|number| *number != 0) else { return Ok(None) };
+    E::try_from(number).map(Some).map_err(|_| {
+        Error::invalid(format!("{flag} has the unknown value {number}; the client may be too new"))
+    })
+}

@@ -1,0 +1,49 @@
+//! Models and their files.
+
+use hone::v1;
+use hone::v1::download_model_response::Part;
+
+use crate::jobs::{Model, Version};
+use crate::serve::download::Piece;
+
+impl From<&Model> for v1::Model {
+    fn from(model: &Model) -> Self {
+        let alias =
+            |alias: &crate::jobs::Alias| v1::Alias { name: alias.name.clone(), version: alias.version };
+        Self {
+            name: model.name.clone(),
+            versions: model.versions.iter().map(|version| version.as_ref().into()).collect(),
+            aliases: model.aliases.iter().map(alias).collect(),
+        }
+    }
+}
+
+impl From<&Version> for v1::ModelVersion {
+    fn from(version: &Version) -> Self {
+        Self {
+            version: version.version,
+            created_at: Some(version.created.into()),
+            job_id: version.job.clone(),
+            epoch: version.epoch,
+            weights_sha256: version.weights_sha256.clone(),
+            size_bytes: version.size(),
+            labels: version.labels.clone(),
+            max_length: version.max_length,
+            validation: Some((&version.validation).into()),
+            test: version.test.as_ref().map(Into::into),
+            encoder: version.encoder.clone(),
+        }
+    }
+}
+
+impl From<Piece> for v1::DownloadModelResponse {
+    fn from(piece: Piece) -> Self {
+        let part = match piece {
+            Piece::Chunk(chunk) => Part::Chunk(chunk),
+            Piece::File(file) => {
+                Part::File(v1::DownloadedFile { name: file.name, size_bytes: file.size, sha256: file.sha256 })
+            }
+        };
+        Self { part: Some(part) }
+    }
+}

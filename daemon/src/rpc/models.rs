@@ -1,0 +1,63 @@
+//! `hone.v1.ModelService`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt as _};
+use hone::v1::model_service_server::ModelService;
+use hone::v1::{
+    DeleteModelRequest, DeleteModelResponse, DownloadModelRequest, DownloadModelResponse, GetModelRequest,
+    ListModelsRequest, ListModelsResponse, Model, PromoteModelRequest,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::blocking;
+use crate::serve::download;
+use crate::serve::registry::Models;
+
+/// The service.
+pub struct ModelRpc {
+    pub(super) models: Arc<Models>,
+}
+
+#[tonic::async_trait]
+impl ModelService for ModelRpc {
+    async fn list(&self, _: Request<ListModelsRequest>) -> Result<Response<ListModelsResponse>, Status> {
+        let models = self.models.clone();
+        let models = blocking(move || models.list()).await?;
+        Ok(Response::new(ListModelsResponse { models: models.iter().map(Model::from).collect() }))
+    }
+
+    async fn get(&self, request: Request<GetModelRequest>) -> Result<Response<Model>, Status> {
+        let (models, name) = (self.models.clone(), request.into_inner().name);
+        Ok(Response::new((&blocking(move || models.get(&name)).await?).into()))
+    }
+
+    async fn promote(&self, request: Request<PromoteModelRequest>) -> Result<Response<Model>, Status> {
+        let (models, request) = (self.models.clone(), request.into_inner());
+        let model = blocking(move || models.promote(&request.model, &request.alias)).await?;
+        Ok(Response::new((&model).into()))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<DeleteModelRequest>,
+    ) -> Result<Response<DeleteModelResponse>, Status> {
+        let (models, reference) = (self.models.clone(), request.into_inner().model);
+        blocking(move || models.delete(&reference)).await?;
+        Ok(Response::new(DeleteModelResponse {}))
+    }
+
+    type DownloadStream = Pin<Box<dyn Stream<Item = Result<DownloadModelResponse, Status>> + Send>>;
+
+    async fn download(
+        &self,
+        request: Request<DownloadModelRequest>,
+    ) -> Result<Response<Self::DownloadStream>, Status> {
+        let version = self.models.resolve(&request.into_inner().model).await?;
+        let pieces = download::stream(self.models.folder(&version), version.files.clone());
+        let messages = ReceiverStream::new(pieces).map(|piece| Ok(piece?.into()));
+        Ok(Response::new(Box::pin(messages)))
+    }
+}
