@@ -12,10 +12,8 @@ use crate::error::{Error, Result};
 /// The daemon of Hone: fine-tunes text classifiers and serves them over gRPC.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "daemon", version, max_term_width = 100)]
-#[command(
-    after_help = "When it is ready, the daemon prints one line on standard output: `listening on ADDRESS`. Logs \
-                        go to standard error. The first Ctrl-C or SIGTERM stops it gracefully, the second at once."
-)]
+#[command(after_help = "When it is ready, the daemon prints one line on standard output: `listening on ADDRESS`. Logs \
+                        go to standard error. The first Ctrl-C or SIGTERM stops it gracefully, the second at once.")]
 pub struct Config {
     /// Address to listen on; port 0 takes any free port
     #[arg(long, env = "HONE_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:50051")]

@@ -92,8 +92,7 @@ impl Daemon {
     /// Takes the data folder, checks what can be checked, and starts to work off the queue.
     pub async fn open(config: &Config) -> Result<Self> {
         let config_ = config.clone();
-        let compute =
-            tokio::task::spawn_blocking(move || Compute::new(&config_)).await.map_err(crashed)??;
+        let compute = tokio::task::spawn_blocking(move || Compute::new(&config_)).await.map_err(crashed)??;
         Self::open_with(config, compute).await
     }
 

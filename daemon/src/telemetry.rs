@@ -8,9 +8,9 @@ use crate::error::{Error, Result};
 
 /// Starts to log what passes the filter.
 pub fn start(filter: &str) -> Result<()> {
-    let filter = EnvFilter::builder().parse(filter).map_err(|error| {
-        Error::invalid(format!("--log has a filter that cannot be read ({filter:?}): {error}"))
-    })?;
+    let filter = EnvFilter::builder()
+        .parse(filter)
+        .map_err(|error| Error::invalid(format!("--log has a filter that cannot be read ({filter:?}): {error}")))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

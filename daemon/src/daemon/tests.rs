@@ -114,8 +114,7 @@ fn texts(model: &str, texts: &[&str]) -> v1::ClassifyRequest {
 async fn a_file_becomes_a_job_becomes_a_model_becomes_an_answer() {
     let home = Home::new();
     let daemon = Harness::start(&home).await;
-    let dataset =
-        daemon.upload(vec![header("films.csv"), chunk(b"text,label\n"), chunk(b"a,b\n")]).await.unwrap();
+    let dataset = daemon.upload(vec![header("films.csv"), chunk(b"text,label\n"), chunk(b"a,b\n")]).await.unwrap();
     assert_eq!(dataset.summary.unwrap().rows, 1);
     let spec = v1::JobSpec {
         train: Some(v1::DataSource { dataset_id: dataset.id.clone(), name: None }),
@@ -163,9 +162,7 @@ async fn uploads_that_break_the_rules_are_refused_and_leave_nothing() {
     ] {
         assert_eq!(daemon.upload(parts).await.unwrap_err().code(), code);
     }
-    assert!(
-        daemon.datasets().list(v1::ListDatasetsRequest {}).await.unwrap().into_inner().datasets.is_empty()
-    );
+    assert!(daemon.datasets().list(v1::ListDatasetsRequest {}).await.unwrap().into_inner().datasets.is_empty());
     daemon.stop().await;
     for folder in ["tmp", "datasets"] {
         assert_eq!(std::fs::read_dir(home.path().join(folder)).unwrap().count(), 0);
@@ -176,8 +173,7 @@ async fn uploads_that_break_the_rules_are_refused_and_leave_nothing() {
 async fn jobs_are_validated_bounded_and_cancelled() {
     let home = Home::new();
     let daemon = Harness::start(&home).await;
-    let start =
-        async |spec| daemon.training().start(v1::StartJobRequest { spec: Some(spec) }).await.unwrap_err();
+    let start = async |spec| daemon.training().start(v1::StartJobRequest { spec: Some(spec) }).await.unwrap_err();
     let named = |name: &str| v1::JobSpec { name: Some(name.into()), ..Default::default() };
     assert_eq!(start(named("invalid")).await.message(), "the training file has one label only");
     let hyperparameters = v1::Hyperparameters { learning_rate: Some(-1.0), ..Default::default() };

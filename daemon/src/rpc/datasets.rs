@@ -101,11 +101,9 @@ impl DatasetService for DatasetRpc {
 fn chunk(message: UploadDatasetRequest) -> Result<Vec<u8>, Status> {
     match message.part {
         Some(Part::Chunk(chunk)) if chunk.len() <= MAX_CHUNK => Ok(chunk),
-        Some(Part::Chunk(chunk)) => Err(Error::invalid(format!(
-            "a chunk has at most {MAX_CHUNK} bytes; this one has {}",
-            chunk.len()
-        ))
-        .into()),
+        Some(Part::Chunk(chunk)) => {
+            Err(Error::invalid(format!("a chunk has at most {MAX_CHUNK} bytes; this one has {}", chunk.len())).into())
+        }
         Some(Part::Header(_)) => Err(Error::invalid("an upload has one header, and it comes first").into()),
         None => Err(Error::invalid("a message of an upload is empty").into()),
     }

@@ -168,10 +168,7 @@ mod tests {
         type Data = Bytes;
         type Error = Status;
 
-        fn poll_frame(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
             Poll::Pending
         }
     }
@@ -200,10 +197,7 @@ mod tests {
     #[test]
     fn the_header_is_a_number_with_a_unit() {
         let parse = |text: &'static str| {
-            timeout(&HeaderMap::from_iter([(
-                "grpc-timeout".parse().unwrap(),
-                HeaderValue::from_static(text),
-            )]))
+            timeout(&HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), HeaderValue::from_static(text))]))
         };
         assert_eq!(parse("2H"), Some(Duration::from_secs(7200)));
         assert_eq!(parse("99999999n"), Some(Duration::from_nanos(99_999_999)));

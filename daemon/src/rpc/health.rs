@@ -69,17 +69,14 @@ impl health_server::Health for Ending {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let watched = Box::pin(self.inner.watch(request).await?.into_inner());
         let begun = Box::pin(self.stopping.begun());
-        Ok(Response::new(Box::pin(futures::stream::unfold(
-            (watched, begun),
-            |(mut watched, mut begun)| async {
-                // The change to NOT_SERVING is set before the daemon begins to stop, and comes before the end.
-                let update = tokio::select! {
-                    biased;
-                    update = watched.next() => update?,
-                    () = &mut begun => return None,
-                };
-                Some((update, (watched, begun)))
-            },
-        ))))
+        Ok(Response::new(Box::pin(futures::stream::unfold((watched, begun), |(mut watched, mut begun)| async {
+            // The change to NOT_SERVING is set before the daemon begins to stop, and comes before the end.
+            let update = tokio::select! {
+                biased;
+                update = watched.next() => update?,
+                () = &mut begun => return None,
+            };
+            Some((update, (watched, begun)))
+        }))))
     }
 }

@@ -22,10 +22,7 @@ pub struct Inference {
 
 #[tonic::async_trait]
 impl InferenceService for Inference {
-    async fn classify(
-        &self,
-        request: Request<ClassifyRequest>,
-    ) -> Result<Response<ClassifyResponse>, Status> {
+    async fn classify(&self, request: Request<ClassifyRequest>) -> Result<Response<ClassifyResponse>, Status> {
         Ok(Response::new(classify(&self.serving, request.into_inner()).await?))
     }
 

@@ -82,12 +82,9 @@ pub fn router(services: Services, health: &Health) -> Result<HoneRouter> {
         .add_service(TrainingServiceServer::new(training).max_decoding_message_size(MAX_MESSAGE))
         .add_service(InferenceServiceServer::new(inference).max_decoding_message_size(MAX_CLASSIFY_MESSAGE))
         .add_service(
-            DatasetServiceServer::new(datasets::DatasetRpc { datasets })
-                .max_decoding_message_size(MAX_MESSAGE),
+            DatasetServiceServer::new(datasets::DatasetRpc { datasets }).max_decoding_message_size(MAX_MESSAGE),
         )
-        .add_service(
-            ModelServiceServer::new(models::ModelRpc { models }).max_decoding_message_size(MAX_MESSAGE),
-        )
+        .add_service(ModelServiceServer::new(models::ModelRpc { models }).max_decoding_message_size(MAX_MESSAGE))
         .add_service(health.server(stopping));
     let reflection = || {
         tonic_reflection::server::Builder::configure()

@@ -7,8 +7,8 @@ use super::all;
 use crate::jobs::Entry;
 use crate::rpc::status::code;
 use crate::train::event::{
-    EpochMetrics, Event, Failure, LabelMetrics, Metrics, Overlap, Prepared, Published, Split, SplitReport,
-    State, StepMetrics, TestMetrics,
+    EpochMetrics, Event, Failure, LabelMetrics, Metrics, Overlap, Prepared, Published, Split, SplitReport, State,
+    StepMetrics, TestMetrics,
 };
 
 /// An entry of a job's log.
@@ -28,12 +28,7 @@ pub fn of(job: &str, entry: Entry) -> v1::Event {
         Event::Published(published) => Kind::Published((&published).into()),
         Event::Notice { message } => Kind::Notice(v1::Notice { message }),
     };
-    v1::Event {
-        job_id: job.to_owned(),
-        number: entry.number,
-        time: Some(entry.time.into()),
-        kind: Some(kind),
-    }
+    v1::Event { job_id: job.to_owned(), number: entry.number, time: Some(entry.time.into()), kind: Some(kind) }
 }
 
 impl From<State> for v1::JobState {

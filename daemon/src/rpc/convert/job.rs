@@ -29,10 +29,8 @@ impl From<JobView> for v1::Job {
 
 impl From<&Spec> for v1::JobSpec {
     fn from(spec: &Spec) -> Self {
-        let source = |source: &Source| v1::DataSource {
-            dataset_id: source.dataset.clone(),
-            name: Some(source.name.clone()),
-        };
+        let source =
+            |source: &Source| v1::DataSource { dataset_id: source.dataset.clone(), name: Some(source.name.clone()) };
         Self {
             name: Some(spec.name.clone()),
             encoder: Some(spec.encoder.clone()),

@@ -54,7 +54,7 @@ fn all<'a, A: 'a, B: From<&'a A>>(items: impl IntoIterator<Item = &'a A>) -> Vec
 /// The value of an enum's number; the unspecified one, 0, is no value.
 fn known<E: TryFrom<i32>>(flag: &str, number: Option<i32>) -> Result<Option<E>> {
     let Some(number) = number.filter(|number| *number != 0) else { return Ok(None) };
-    E::try_from(number).map(Some).map_err(|_| {
-        Error::invalid(format!("{flag} has the unknown value {number}; the client may be too new"))
-    })
+    E::try_from(number)
+        .map(Some)
+        .map_err(|_| Error::invalid(format!("{flag} has the unknown value {number}; the client may be too new")))
 }

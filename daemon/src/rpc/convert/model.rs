@@ -8,8 +8,7 @@ use crate::serve::download::Piece;
 
 impl From<&Model> for v1::Model {
     fn from(model: &Model) -> Self {
-        let alias =
-            |alias: &crate::jobs::Alias| v1::Alias { name: alias.name.clone(), version: alias.version };
+        let alias = |alias: &crate::jobs::Alias| v1::Alias { name: alias.name.clone(), version: alias.version };
         Self {
             name: model.name.clone(),
             versions: model.versions.iter().map(|version| version.as_ref().into()).collect(),

@@ -151,17 +151,16 @@ fn count(flag: &str, value: Option<u32>, least: u32, most: u32) -> Result<Option
 
 fn limit(flag: &str, value: Option<u64>) -> Result<Option<NonZeroU64>> {
     let limit = |value| {
-        NonZeroU64::new(value)
-            .ok_or_else(|| Error::invalid(format!("{flag} must be a whole number from 1; got 0")))
+        NonZeroU64::new(value).ok_or_else(|| Error::invalid(format!("{flag} must be a whole number from 1; got 0")))
     };
     value.map(limit).transpose()
 }
 
 fn text(flag: &str, value: Option<String>) -> Result<Option<String>> {
     match value {
-        Some(value) if value.is_empty() || value.len() > MAX_TEXT || value.contains('\0') => Err(
-            Error::invalid(format!("{flag} must be a text of 1 to {MAX_TEXT} bytes; got {}", shown(&value))),
-        ),
+        Some(value) if value.is_empty() || value.len() > MAX_TEXT || value.contains('\0') => Err(Error::invalid(
+            format!("{flag} must be a text of 1 to {MAX_TEXT} bytes; got {}", shown(&value)),
+        )),
         value => Ok(value),
     }
 }
