@@ -1,1 +1,6 @@
-//! End-to-end tests.
+//! Tests of the whole: parity with the reference implementations, and real daemons over real sockets.
+
+mod harness;
+mod parity;
+mod service;
+mod training;

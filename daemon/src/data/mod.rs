@@ -1,9 +1,21 @@
-//! Labelled files: from bytes to examples, labels and splits (`dataset`), to tokens (`tokenize`), to packed
-//! batches (`batch`).
+//! Labelled files: from bytes to lines (`lines`), to rows (`row`, `delimited`, `json_lines`), to examples (`columns`,
+//! `dataset`), to labels and splits (`labels`, `split`), to what is told of them (`summary`, `quality`), to tokens
+//! (`tokenizer_files`, `frame`, `tokenize`), to packed batches (`batch`).
 
 pub mod batch;
+mod columns;
 pub mod dataset;
+mod delimited;
+mod frame;
+mod json_lines;
+mod labels;
+mod lines;
+pub mod quality;
+mod row;
+mod split;
+mod summary;
 pub mod tokenize;
+mod tokenizer_files;
 
 use serde::{Deserialize, Serialize};
 

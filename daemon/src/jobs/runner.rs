@@ -100,7 +100,7 @@ impl Runner {
         }
         match outcome? {
             Outcome::Finished(finished) => {
-                let version = self.place(job, finished)?;
+                let version = self.place(job, *finished)?;
                 Ok(Ending::Published(Box::new(version)))
             }
             Outcome::Stopped => match stop.reason() {

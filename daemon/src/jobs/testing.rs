@@ -207,13 +207,13 @@ impl Trainer for FakeTrainer {
         if emit(Event::Epoch(epoch())).is_break() {
             return Ok(Outcome::Stopped);
         }
-        Ok(Outcome::Finished(Finished {
+        Ok(Outcome::Finished(Box::new(Finished {
             folder,
             weights_sha256: digest::of_bytes(b"weights"),
             epoch: epoch(),
             test: None,
             labels: vec!["negative".into(), "positive".into()],
             max_length: 128,
-        }))
+        })))
     }
 }

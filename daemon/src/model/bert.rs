@@ -1,1 +1,183 @@
-//! The BERT encoder over packed sequences.
+//! The BERT encoder (Devlin et al. 2019) over packed sequences.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor, bail};
+
+use super::config::Architecture;
+use super::parameters::{Parameter, Parameters};
+use crate::data::batch::Batch;
+use crate::kernels::attention::attention;
+use crate::kernels::dropout::dropout;
+use crate::kernels::embedding::{Indices, embedding};
+use crate::kernels::gelu::bias_gelu;
+use crate::kernels::layer_norm::LayerNorm;
+use crate::kernels::linear::{linear, project};
+use crate::kernels::{Dropout, Offsets};
+use crate::random::{Purpose, Stream};
+
+/// Whether dropout is on, and where in training the pass stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mode {
+    /// No dropout.
+    Evaluate,
+    /// Dropout with masks that are a function of these numbers.
+    Train(Noise),
+}
+
+/// The dropout of one training pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Noise {
+    /// The job's seed.
+    pub seed: u64,
+    /// Micro-batches done since the start of the job.
+    pub position: u64,
+    /// On the embeddings and on the output projections of each layer.
+    pub hidden: f64,
+    /// On the attention probabilities.
+    pub attention: f64,
+    /// Before the classifier.
+    pub head: f64,
+}
+
+/// Where in the model a dropout stands; no two places share a mask.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Site {
+    Embeddings,
+    Attention { layer: usize },
+    AttentionOutput { layer: usize },
+    Output { layer: usize },
+    Head,
+}
+
+impl Mode {
+    pub(super) fn dropout(&self, site: Site) -> Option<Dropout> {
+        let Self::Train(noise) = self else { return None };
+        let (number, probability) = match site {
+            Site::Embeddings => (0, noise.hidden),
+            Site::Head => (1, noise.head),
+            Site::Attention { layer } => (2 + 3 * layer, noise.attention),
+            Site::AttentionOutput { layer } => (3 + 3 * layer, noise.hidden),
+            Site::Output { layer } => (4 + 3 * layer, noise.hidden),
+        };
+        Dropout::new(probability, Stream::new(noise.seed, Purpose::Dropout, noise.position, number as u32))
+    }
+}
+
+/// The encoder.
+#[derive(Clone, Debug)]
+pub struct Bert {
+    tables: [Tensor; 3],
+    norm: LayerNorm,
+    layers: Vec<Layer>,
+}
+
+#[derive(Clone, Debug)]
+struct Layer {
+    heads: usize,
+    qkv: Linear,
+    attention_output: Linear,
+    attention_norm: LayerNorm,
+    intermediate: Linear,
+    output: Linear,
+    norm: LayerNorm,
+}
+
+/// A linear layer's parameters.
+#[derive(Clone, Debug)]
+pub(super) struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        linear(x, &self.weight, &self.bias)
+    }
+}
+
+/// Hands out parameters in the order of their declaration.
+pub(super) struct Supply<'a> {
+    parameters: std::slice::Iter<'a, Parameter>,
+    as_constants: bool,
+}
+
+impl<'a> Supply<'a> {
+    /// With `as_constants`, operations on the parameters are not recorded for a backward pass.
+    pub(super) fn new(parameters: &'a Parameters, as_constants: bool) -> Self {
+        Self { parameters: parameters.iter(), as_constants }
+    }
+
+    fn next(&mut self) -> Result<Tensor> {
+        let Some(parameter) = self.parameters.next() else { bail!("the model has too few parameters") };
+        let value = parameter.value.as_tensor();
+        Ok(if self.as_constants { value.detach() } else { value.clone() })
+    }
+
+    pub(super) fn linear(&mut self) -> Result<Linear> {
+        Ok(Linear { weight: self.next()?, bias: self.next()? })
+    }
+
+    fn norm(&mut self, eps: f64) -> Result<LayerNorm> {
+        Ok(LayerNorm { weight: self.next()?, bias: self.next()?, eps })
+    }
+}
+
+impl Bert {
+    pub(super) fn new(architecture: &Architecture, supply: &mut Supply<'_>) -> Result<Self> {
+        let eps = architecture.layer_norm_eps;
+        let tables = [supply.next()?, supply.next()?, supply.next()?];
+        let norm = supply.norm(eps)?;
+        let layers = (0..architecture.num_hidden_layers)
+            .map(|_| {
+                Ok(Layer {
+                    heads: architecture.num_attention_heads,
+                    qkv: supply.linear()?,
+                    attention_output: supply.linear()?,
+                    attention_norm: supply.norm(eps)?,
+                    intermediate: supply.linear()?,
+                    output: supply.linear()?,
+                    norm: supply.norm(eps)?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { tables, norm, layers })
+    }
+
+    /// The last hidden states of all tokens: `[T, H]`.
+    pub fn forward(&self, batch: &Batch, mode: Mode) -> Result<Tensor> {
+        let offsets: Offsets = batch.offsets.as_slice().into();
+        let indices = Indices {
+            words: batch.ids.as_slice().into(),
+            positions: positions(batch),
+            types: batch.types.as_slice().into(),
+        };
+        let [words, positions, types] = &self.tables;
+        let x = self.norm.forward(&embedding(&indices, words, positions, types)?)?;
+        let mut x = dropout(&x, mode.dropout(Site::Embeddings))?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(&x, &offsets, index, mode)?;
+        }
+        Ok(x)
+    }
+}
+
+impl Layer {
+    fn forward(&self, x: &Tensor, offsets: &Offsets, layer: usize, mode: Mode) -> Result<Tensor> {
+        let qkv = self.qkv.forward(x)?;
+        let context = attention(&qkv, offsets, self.heads, mode.dropout(Site::Attention { layer }))?;
+        let context = self.attention_output.forward(&context)?;
+        let x = self.attention_norm.forward_residual(
+            &context,
+            x,
+            mode.dropout(Site::AttentionOutput { layer }),
+        )?;
+        let inner = bias_gelu(&project(&x, &self.intermediate.weight)?, &self.intermediate.bias)?;
+        self.norm.forward_residual(&self.output.forward(&inner)?, &x, mode.dropout(Site::Output { layer }))
+    }
+}
+
+/// A token's place in its sequence, from 0.
+fn positions(batch: &Batch) -> Arc<[u32]> {
+    batch.lengths().flat_map(|length| 0..length as u32).collect()
+}

@@ -1,0 +1,300 @@
+//! The command line: what can be typed, and what is refused before anything is sent.
+
+mod train;
+mod values;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+pub(crate) use train::TrainArgs;
+
+use crate::error::EXIT_CODES;
+
+const FIRST_STEPS: &str = "\
+First steps:
+  client train                                     train on the demonstration data of the daemon
+  client train --train reviews.csv --epochs 2      train on a file of yours
+  client classify --model reviews \"a warm film\"    use what was trained";
+
+/// Trains text classifiers on a Hone daemon and uses them.
+#[derive(Debug, Parser)]
+#[command(name = "client", version, arg_required_else_help = true, after_help = FIRST_STEPS,
+    after_long_help = format!("{FIRST_STEPS}\n\n{EXIT_CODES}"))]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// The daemon's address; a bare HOST:PORT means http://HOST:PORT, and a bare HOST has the port 50051.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "HONE_DAEMON",
+        default_value = "http://127.0.0.1:50051",
+        global = true,
+        help_heading = "Connection"
+    )]
+    pub(crate) daemon: String,
+    /// Write one JSON object a line to standard output; notes for people go to standard error.
+    #[arg(long, global = true, help_heading = "Connection")]
+    pub(crate) json: bool,
+    /// Seconds to wait for an answer. Starting a job may take 10 minutes in any case, since files are checked.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 60,
+        global = true,
+        value_parser = values::positive_u64,
+        allow_negative_numbers = true,
+        help_heading = "Connection"
+    )]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a model and watch it; Ctrl-C detaches, and the job goes on.
+    Train(Box<TrainArgs>),
+    /// Show a job's events from the first one on and follow it to its end.
+    Watch(WatchArgs),
+    /// List the jobs, the newest first.
+    Jobs,
+    /// Show everything about a job.
+    Show(JobArg),
+    /// Stop a job.
+    Cancel(JobArg),
+    /// Compare jobs: what changed from one to the next, and what it did to the test accuracy.
+    Compare(CompareArgs),
+    /// Classify texts with a trained model.
+    Classify(ClassifyArgs),
+    /// List, show, promote, delete and download models.
+    Models(ModelsArgs),
+    /// List, show, upload and delete data sets.
+    Datasets(DatasetsArgs),
+    /// Ask whether the daemon and its services are serving; exit code 0 only if all are.
+    Health,
+    /// Write the completion script of a shell, for example `client completions bash`.
+    Completions {
+        /// The shell that the script is for.
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JobArg {
+    /// The job's id, as `client jobs` lists it.
+    #[arg(value_name = "JOB")]
+    pub(crate) job: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// The job's id, as `client jobs` lists it.
+    #[arg(value_name = "JOB")]
+    pub(crate) job: String,
+    /// Leave out the events up to this number. Default: show everything.
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) after: u64,
+    #[command(flatten)]
+    pub(crate) retry: Retry,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Retry {
+    /// Give up after this many seconds without a connection.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(crate) retry_for: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// Two or more job ids, in the order of the experiment.
+    #[arg(value_name = "JOB", num_args = 2.., required = true)]
+    pub(crate) jobs: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+With --file or '-', each line is one text and gives one answer, in order, so that the output can be pasted \
+beside the input. A line that cannot be classified (empty, no UTF-8, longer than 1 MiB) keeps its place: its label is \
+'-' (with --json: null, and \"error\" says why), the rest goes on, and the exit code is 5 at the end. \
+Into a pipe each answer is LABEL, SCORE and TEXT with tabs between them.")]
+pub(crate) struct ClassifyArgs {
+    /// The model: NAME, NAME@VERSION or NAME@ALIAS. Default: the daemon's only model.
+    #[arg(long, short, value_name = "NAME[@VERSION|@ALIAS]")]
+    pub(crate) model: Option<String>,
+    /// The texts; a single '-' reads them from standard input, one a line.
+    #[arg(value_name = "TEXT", required_unless_present = "file", conflicts_with = "file")]
+    pub(crate) texts: Vec<String>,
+    /// Read the texts from a file, one a line; '-' is standard input.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// The second text of the pair, for a model that was trained on pairs; takes exactly one TEXT.
+    #[arg(long, value_name = "TEXT", conflicts_with = "file")]
+    pub(crate) text_pair: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelsArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<ModelsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// List the models (the default).
+    List,
+    /// Show a model with its versions and aliases.
+    Show {
+        /// The model's name.
+        name: String,
+    },
+    /// Point an alias at a version, in one step and without a pause in serving.
+    Promote {
+        /// The version: NAME@VERSION or NAME@ALIAS.
+        #[arg(value_name = "NAME@VERSION")]
+        model: String,
+        /// The alias that shall point at it, for example "production".
+        alias: String,
+    },
+    /// Delete a version or a whole model.
+    Delete {
+        /// NAME@VERSION deletes one version, NAME all of them.
+        #[arg(value_name = "NAME[@VERSION]")]
+        model: String,
+        /// Do not ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Download a version as a folder in Hugging Face layout.
+    Download {
+        /// NAME, NAME@VERSION or NAME@ALIAS.
+        #[arg(value_name = "NAME[@VERSION|@ALIAS]")]
+        model: String,
+        /// The folder to make. Default: NAME-VERSION in the current folder.
+        #[arg(long, value_name = "FOLDER")]
+        to: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DatasetsArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<DatasetsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DatasetsCommand {
+    /// List the data sets, the newest first (the default).
+    List,
+    /// Show a data set: rows, labels, lengths.
+    Show {
+        /// The data set's id.
+        id: String,
+        #[command(flatten)]
+        columns: ColumnArgs,
+    },
+    /// Send a file to the daemon; a file that it has already is not sent again.
+    Upload {
+        /// A CSV, TSV or JSON Lines file.
+        file: PathBuf,
+        #[command(flatten)]
+        columns: ColumnArgs,
+    },
+    /// Delete a data set.
+    Delete {
+        /// The data set's id.
+        id: String,
+    },
+}
+
+/// Which columns hold what.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ColumnArgs {
+    /// The column of the text. Default: guessed, and the guess is told.
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    pub(crate) text_column: Option<String>,
+    /// The column of the second text of a pair. Default: none.
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    pub(crate) text_pair_column: Option<String>,
+    /// The column of the label. Default: guessed, and the guess is told.
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    pub(crate) label_column: Option<String>,
+}
+
+impl ColumnArgs {
+    /// The columns that were named; none when none was.
+    pub(crate) fn to_proto(&self) -> Option<hone::v1::Columns> {
+        let columns = hone::v1::Columns {
+            text: self.text_column.clone(),
+            text_pair: self.text_pair_column.clone(),
+            label: self.label_column.clone(),
+        };
+        (columns != hone::v1::Columns::default()).then_some(columns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("client").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_words_about_the_value() {
+        for (line, words) in [
+            ("train --lr 0", "greater than 0"),
+            ("train --lr -1", "greater than 0"),
+            ("train --lr nan", "not a number"),
+            ("train --lr abc", "not a number"),
+            ("train --beta1 1", "less than 1"),
+            ("train --dropout -0.1", "from 0 to less than 1"),
+            ("train --warmup-ratio 1.5", "from 0 to 1"),
+            ("train --validation-split 1", "between 0 and 1"),
+            ("train --epochs 0", "at least 1"),
+            ("train --epochs -3", "at least 1"),
+            ("train --epochs 2.5", "whole number"),
+            ("train --batch-size 5000000000", "at most 4294967295"),
+            ("train --seed -1", "whole number"),
+            ("train --name a/b", "letters, digits"),
+            ("train --warmup-steps 5 --warmup-ratio 0.1", "cannot be used with"),
+            ("classify --file texts.txt hello", "cannot be used with"),
+            ("compare one", "2 values required"),
+            ("--timeout 0 jobs", "at least 1"),
+        ] {
+            let error = parse(line).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(words), "{line}: {error:?} lacks {words:?}");
+        }
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_command() {
+        for line in ["--json --daemon gpu:1 jobs", "jobs --json --daemon gpu:1"] {
+            let cli = parse(line).expect("parses");
+            assert!(cli.global.json);
+            assert_eq!(cli.global.daemon, "gpu:1");
+        }
+    }
+
+    #[test]
+    fn help_names_the_exit_codes() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.contains("Exit codes:") && help.contains("the job failed"), "{help}");
+    }
+}

@@ -1,0 +1,246 @@
+//! `client classify`: labels and scores for texts on the command line, in a file or from a pipe.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use hone::v1;
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::hint_at_models;
+use crate::cli::{ClassifyArgs, Global};
+use crate::connect::Daemon;
+use crate::error::{Error, Kind};
+use crate::lines::{self, Line};
+use crate::output::{Output, format, json};
+
+/// Batches that are under way at a time: enough to keep the daemon busy, and a bound on memory.
+const IN_FLIGHT: usize = 4;
+/// Texts in a request of those on the command line; the protocol allows 1,024.
+const TEXTS: usize = 256;
+
+pub(super) async fn run(global: &Global, args: &ClassifyArgs, output: &mut Output<'_>) -> Result<(), Error> {
+    let model = args.model.clone().unwrap_or_default();
+    if let Some(file) = &args.file {
+        return file_or_pipe(global, model, file, output).await;
+    }
+    if args.texts == ["-"] && args.text_pair.is_none() {
+        return file_or_pipe(global, model, Path::new("-"), output).await;
+    }
+    if args.text_pair.is_some() && args.texts.len() != 1 {
+        return Err(Error::usage("--text-pair takes exactly one TEXT")
+            .hint("put the text in quotes: client classify --text-pair \"second\" \"first\""));
+    }
+    if let Some(position) = args.texts.iter().position(|text| text.trim().is_empty()) {
+        return Err(Error::usage(format!("text {} is empty", position + 1)));
+    }
+    let daemon = Daemon::connect(global).await?;
+    for texts in args.texts.chunks(TEXTS) {
+        let input = |text: &String| v1::Input { text: text.clone(), text_pair: args.text_pair.clone() };
+        let request = v1::ClassifyRequest { model: model.clone(), inputs: texts.iter().map(input).collect() };
+        let answer = daemon.call(daemon.inference().classify(request)).await.map_err(hint_at_models)?;
+        let lines: Vec<Line> = texts.iter().cloned().map(Line::Text).collect();
+        show(&lines, Some(&answer), output)?;
+    }
+    Ok(())
+}
+
+/// Streams lines through the daemon: answers in order, memory bounded.
+async fn file_or_pipe(
+    global: &Global,
+    model: String,
+    path: &Path,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
+    let mut batches = lines::read(path)?;
+    let daemon = Daemon::connect(global).await?;
+    let mut tally = Tally::default();
+    let result = stream(&daemon, &model, &mut batches, &mut tally, output).await;
+    result.map_err(|error| match (error.kind(), tally.lines) {
+        (Kind::OutputClosed, _) | (_, 0) => error,
+        (_, lines) => error.hint(format!(
+            "the answers of the first {} are complete",
+            format::plural(lines, "line", "lines")
+        )),
+    })?;
+    tally.verdict()
+}
+
+async fn stream(
+    daemon: &Daemon,
+    model: &str,
+    batches: &mut lines::Batches,
+    tally: &mut Tally,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
+    // The first request goes ahead of the call, so that a daemon that waits for it before it answers is no trouble.
+    let (requests, receiver) = mpsc::channel(IN_FLIGHT);
+    let mut requests = Some(requests);
+    let mut receiver = Some(receiver);
+    let mut answers: Option<tonic::Streaming<v1::ClassifyResponse>> = None;
+    let mut pending: VecDeque<Vec<Line>> = VecDeque::new();
+    loop {
+        // What needs no answer is shown as soon as everything before it is.
+        while pending.front().is_some_and(|lines| !has_text(lines)) {
+            let lines = pending.pop_front().unwrap_or_default();
+            tally.count(&lines);
+            show(&lines, None, output)?;
+        }
+        if requests.is_none() && pending.is_empty() {
+            return Ok(());
+        }
+        tokio::select! {
+            batch = batches.recv(), if requests.is_some() && pending.len() < IN_FLIGHT => match batch {
+                Some(lines) => {
+                    let lines = lines?;
+                    if has_text(&lines) {
+                        if let Some(requests) = &requests {
+                            // Cannot be full: there is room for as many as may be under way.
+                            let _ = requests.try_send(request(model, &lines));
+                        }
+                        if let Some(receiver) = receiver.take() {
+                            let call = daemon.inference().classify_stream(ReceiverStream::new(receiver)).await;
+                            let response = call.map_err(|status| hint_at_models(daemon.error(&status)))?;
+                            answers = Some(response.into_inner());
+                        }
+                    }
+                    pending.push_back(lines);
+                }
+                None => requests = None,
+            },
+            answer = next(&mut answers), if !pending.is_empty() => {
+                let answer = answer.map_err(|status| hint_at_models(daemon.error(&status)))?;
+                let Some(lines) = pending.pop_front() else { continue };
+                let Some(answer) = answer else {
+                    return Err(Error::other("the daemon ended the stream before the last answer"));
+                };
+                tally.count(&lines);
+                show(&lines, Some(&answer), output)?;
+            }
+        }
+    }
+}
+
+async fn next(
+    answers: &mut Option<tonic::Streaming<v1::ClassifyResponse>>,
+) -> Result<Option<v1::ClassifyResponse>, tonic::Status> {
+    match answers {
+        Some(answers) => answers.message().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn has_text(lines: &[Line]) -> bool {
+    lines.iter().any(|line| matches!(line, Line::Text(_)))
+}
+
+fn request(model: &str, lines: &[Line]) -> v1::ClassifyRequest {
+    let input = |line: &Line| match line {
+        Line::Text(text) => Some(v1::Input { text: text.clone(), text_pair: None }),
+        Line::Bad { .. } => None,
+    };
+    v1::ClassifyRequest { model: model.to_owned(), inputs: lines.iter().filter_map(input).collect() }
+}
+
+/// What became of the lines so far.
+#[derive(Debug, Default)]
+struct Tally {
+    lines: u64,
+    bad: u64,
+    first_bad: Option<(u64, &'static str)>,
+}
+
+impl Tally {
+    fn count(&mut self, lines: &[Line]) {
+        for line in lines {
+            self.lines += 1;
+            if let Line::Bad { why, .. } = line {
+                self.bad += 1;
+                self.first_bad.get_or_insert((self.lines, why));
+            }
+        }
+    }
+
+    fn verdict(&self) -> Result<(), Error> {
+        let Some((line, why)) = self.first_bad else { return Ok(()) };
+        let (bad, lines) = (format::count(self.bad), format::plural(self.lines, "line", "lines"));
+        Err(Error::new(
+            Kind::Refused,
+            format!("{bad} of {lines} could not be classified; the first is line {line}: {why}"),
+        ))
+    }
+}
+
+/// Shows the answers of one request in the order of its lines, with one write.
+fn show(lines: &[Line], answer: Option<&v1::ClassifyResponse>, output: &mut Output<'_>) -> Result<(), Error> {
+    let predictions = answer.map_or(&[][..], |answer| &answer.predictions);
+    if predictions.len() != lines.iter().filter(|line| matches!(line, Line::Text(_))).count() {
+        return Err(Error::other("the daemon's answer does not have one label for each text"));
+    }
+    let mut predictions = predictions.iter();
+    let mut block = String::new();
+    for line in lines {
+        let text = match line {
+            Line::Text(text) => match (predictions.next(), answer) {
+                (Some(prediction), Some(answer)) if output.is_json() => {
+                    prediction_json(text, prediction, answer).to_string()
+                }
+                (Some(prediction), _) => row(text, &prediction.label, Some(prediction), output),
+                (None, _) => continue,
+            },
+            Line::Bad { text, why } if output.is_json() => bad_json(text, why).to_string(),
+            Line::Bad { text, .. } => row(text, "-", None, output),
+        };
+        block.push_str(&text);
+        block.push('\n');
+    }
+    if block.is_empty() { Ok(()) } else { output.raw(block.as_bytes()) }
+}
+
+/// For people an aligned row that fits; for a pipe LABEL, SCORE and the whole TEXT with tabs between them.
+fn row(text: &str, label: &str, prediction: Option<&v1::Prediction>, output: &Output<'_>) -> String {
+    let (label, text) = (format::one_line(label), format::one_line(text));
+    let score = prediction.map_or_else(|| "-".to_owned(), |prediction| format!("{:.4}", prediction.score));
+    let Some(width) = output.width() else {
+        return format!("{label}\t{score}\t{text}");
+    };
+    let labels = prediction.map_or(&[][..], |prediction| &prediction.scores);
+    let widest = labels.iter().map(|score| console::measure_text_width(&score.label)).max().unwrap_or(0);
+    let label = console::pad_str(&label, widest.clamp(1, 20), console::Alignment::Left, Some("…"));
+    let cut = if prediction.is_some_and(|prediction| prediction.truncated) { " (cut)" } else { "" };
+    let line = format!("{}  {score:<6}{cut}  {text}", output.paint().bold(&label));
+    console::truncate_str(&line, width, "…").into_owned()
+}
+
+fn prediction_json(text: &str, prediction: &v1::Prediction, answer: &v1::ClassifyResponse) -> Value {
+    let mut scores: Vec<_> = prediction.scores.iter().collect();
+    scores.sort_by(|a, b| a.label.cmp(&b.label));
+    let scores: Map<String, Value> =
+        scores.into_iter().map(|score| (score.label.clone(), json::float(score.score))).collect();
+    json!({
+        "text": text,
+        "label": prediction.label,
+        "score": json::float(prediction.score),
+        "scores": scores,
+        "model": format!("{}@{}", answer.model, answer.version),
+        "weights_sha256": answer.weights_sha256,
+        "tokens": prediction.tokens,
+        "truncated": prediction.truncated,
+    })
+}
+
+/// A line that has no label keeps its place and its form.
+fn bad_json(text: &str, why: &str) -> Value {
+    json!({
+        "text": text,
+        "label": null,
+        "score": null,
+        "scores": {},
+        "model": null,
+        "weights_sha256": null,
+        "tokens": 0,
+        "truncated": false,
+        "error": why,
+    })
+}

@@ -1,0 +1,97 @@
+//! `client train`: sends what the daemon lacks, starts the job, and watches it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hone::v1;
+
+use super::{client, watch};
+use crate::cli::{Global, TrainArgs};
+use crate::connect::Daemon;
+use crate::error::{Error, Kind};
+use crate::files::{Known, LocalFile, Sender};
+use crate::interrupt::Interrupt;
+use crate::output::{Output, data, format, json};
+
+pub(super) async fn run(
+    global: &Global,
+    args: &TrainArgs,
+    output: &mut Output<'_>,
+    interrupt: &Interrupt,
+) -> Result<(), Error> {
+    let files = Files::check(args)?;
+    let (daemon, request) = interrupt
+        .or_stop(async {
+            let daemon = Daemon::connect(global).await?;
+            let request = files.send(&daemon, args, output).await?;
+            Ok((daemon, request))
+        })
+        .await?;
+    let job =
+        interrupt.or_stop(daemon.call_start(daemon.training().start(request))).await.map_err(|error| {
+            error.hint_if(Kind::Interrupted, "`client jobs` tells whether the job was queued")
+        })?;
+
+    let client = client(global, &daemon);
+    if args.detach {
+        output.note(&format!("watch it with `{client} watch {}`", job.id));
+        return if output.is_json() { output.json(&json::job(&job)) } else { output.text(&job.id) };
+    }
+    output.note(&format!("job {}; Ctrl-C detaches, `{client} cancel {}` stops it", job.id, job.id));
+    let retry_for = Duration::from_secs(args.retry.retry_for);
+    watch::attach(global, &daemon, job, 0, retry_for, output, interrupt).await
+}
+
+/// The local files of a job, each of them usable.
+struct Files {
+    train: Option<LocalFile>,
+    validation: Option<LocalFile>,
+    test: Option<LocalFile>,
+}
+
+impl Files {
+    fn check(args: &TrainArgs) -> Result<Self, Error> {
+        let check = |flag: &str, path: &Option<PathBuf>| {
+            path.as_deref().map(|path| LocalFile::check(flag, path)).transpose()
+        };
+        Ok(Self {
+            train: check("--train", &args.train)?,
+            validation: check("--validation", &args.validation)?,
+            test: check("--test", &args.test)?,
+        })
+    }
+
+    /// Sends the files and returns the job on them. Columns that the training file lets guess hold for all.
+    async fn send(
+        &self,
+        daemon: &Daemon,
+        args: &TrainArgs,
+        output: &mut Output<'_>,
+    ) -> Result<v1::StartJobRequest, Error> {
+        let mut sender = Sender::default();
+        let mut columns = args.columns.to_proto();
+        let mut send = async |flag: &str, file: &Option<LocalFile>, columns: &Option<v1::Columns>| {
+            let Some(file) = file else { return Ok((None, None)) };
+            let Known { dataset, sent } = sender.ensure(daemon, file, columns.as_ref(), output).await?;
+            tell(flag, &dataset, sent, output);
+            let source = v1::DataSource { dataset_id: dataset.id, name: Some(file.name.clone()) };
+            Ok::<_, Error>((Some(source), dataset.summary.and_then(|summary| summary.used)))
+        };
+        let (train, used) = send("train", &self.train, &columns).await?;
+        columns = used.or(columns);
+        let (validation, _) = send("validation", &self.validation, &columns).await?;
+        let (test, _) = send("test", &self.test, &columns).await?;
+        Ok(args.to_proto(train, validation, test))
+    }
+}
+
+fn tell(flag: &str, dataset: &v1::Dataset, sent: bool, output: &mut Output<'_>) {
+    let how = if sent { "sent" } else { "the daemon has it already" };
+    output.note(&format!("{flag}: {} ({how})", data::summary_line(dataset)));
+    if let Some(summary) = &dataset.summary
+        && flag == "train"
+        && !summary.guess.is_empty()
+    {
+        output.note(&format!("{flag}: {}", format::one_line(&summary.guess)));
+    }
+}

@@ -1,0 +1,158 @@
+//! A job's specification for people: everything in it, or only what differs from another.
+
+use std::fmt;
+
+use hone::v1;
+
+use super::format::{count, number, one_line, short_digest};
+use super::json;
+
+/// Name and value of everything that is set, in the order in which people think of it.
+pub(crate) fn entries(spec: &v1::JobSpec) -> Vec<(&'static str, String)> {
+    let mut entries = Vec::new();
+    let mut put = |name, value: Option<String>| {
+        if let Some(value) = value {
+            entries.push((name, one_line(&value)));
+        }
+    };
+    put("model", spec.name.clone());
+    put("encoder", spec.encoder.clone());
+    put("training data", Some(spec.train.as_ref().map_or_else(|| "demonstration data".to_owned(), source)));
+    put("training rows", spec.train_limit.map(first_rows));
+    put("validation data", spec.validation.as_ref().map(source));
+    put("validation split", spec.validation_split.map(number));
+    put("validation rows", spec.validation_limit.map(first_rows));
+    put("test data", spec.test.as_ref().map(source));
+    put("test rows", spec.test_limit.map(first_rows));
+    let columns = spec.columns.clone().unwrap_or_default();
+    put("text column", columns.text);
+    put("text pair column", columns.text_pair);
+    put("label column", columns.label);
+
+    let given = spec.hyperparameters.clone().unwrap_or_default();
+    put("optimizer", given.optimizer.map(json::optimizer));
+    put("learning rate", given.learning_rate.map(number));
+    put("scheduler", given.scheduler.map(json::scheduler));
+    put("warm-up", given.warmup.map(warmup));
+    put("epochs", given.epochs.map(|epochs| epochs.to_string()));
+    put("batch size", given.batch_size.map(|size| size.to_string()));
+    put("gradient accumulation", given.gradient_accumulation.map(|batches| batches.to_string()));
+    put("weight decay", given.weight_decay.map(number));
+    put("beta1", given.beta1.map(number));
+    put("beta2", given.beta2.map(number));
+    put("eps", given.epsilon.map(number));
+    put("max grad norm", given.max_grad_norm.map(number));
+    put("dropout", given.dropout.map(number));
+    put("encoder dropout", given.encoder_dropout.map(number));
+    put("max length", given.max_length.map(|length| length.to_string()));
+    put("keep", given.keep.map(json::keep));
+    put("metric", given.metric.map(json::metric));
+    put("early stopping", given.early_stopping.map(|patience| patience.to_string()));
+    put("positive label", given.positive_label);
+    put("seed", given.seed.map(|seed| seed.to_string()));
+    entries
+}
+
+/// A value that differs between two jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) name: &'static str,
+    pub(crate) before: String,
+    pub(crate) after: String,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} → {}", self.name, self.before, self.after)
+    }
+}
+
+/// What is different in the later of two jobs. The model's name is no change.
+pub(crate) fn changes(before: &v1::JobSpec, after: &v1::JobSpec) -> Vec<Change> {
+    let (before, after) = (entries(before), entries(after));
+    let value = |entries: &[(&str, String)], name: &str| {
+        let found = entries.iter().find(|(known, _)| *known == name);
+        found.map_or_else(|| absent(name).to_owned(), |(_, value)| value.clone())
+    };
+    let gone = before.iter().filter(|(name, _)| !after.iter().any(|(known, _)| known == name));
+    let names = after.iter().chain(gone).map(|(name, _)| *name).filter(|name| *name != "model");
+    names
+        .map(|name| Change { name, before: value(&before, name), after: value(&after, name) })
+        .filter(|change| change.before != change.after)
+        .collect()
+}
+
+/// What the absence of a value means.
+fn absent(name: &str) -> &'static str {
+    match name {
+        "training rows" | "validation rows" | "test rows" => "all",
+        "early stopping" => "never",
+        _ => "none",
+    }
+}
+
+fn first_rows(rows: u64) -> String {
+    format!("first {}", count(rows))
+}
+
+fn source(source: &v1::DataSource) -> String {
+    let digest = short_digest(&source.dataset_id);
+    match &source.name {
+        Some(name) => format!("{name} ({digest})"),
+        None => digest.to_owned(),
+    }
+}
+
+fn warmup(warmup: v1::hyperparameters::Warmup) -> String {
+    use v1::hyperparameters::Warmup;
+    match warmup {
+        Warmup::WarmupSteps(steps) => format!("{} steps", count(steps)),
+        Warmup::WarmupRatio(ratio) => format!("{} of all steps", number(ratio)),
+        Warmup::WarmupEpochs(epochs) => format!("{} epochs", number(epochs)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(scheduler: v1::Scheduler, limit: Option<u64>) -> v1::JobSpec {
+        v1::JobSpec {
+            name: Some(format!("{scheduler:?}")),
+            train_limit: limit,
+            hyperparameters: Some(v1::Hyperparameters {
+                scheduler: Some(scheduler.into()),
+                learning_rate: Some(2e-5),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn words(before: &v1::JobSpec, after: &v1::JobSpec) -> Vec<String> {
+        changes(before, after).iter().map(Change::to_string).collect()
+    }
+
+    #[test]
+    fn only_what_differs_is_a_change() {
+        let before = spec(v1::Scheduler::Constant, Some(4000));
+        let after = spec(v1::Scheduler::Linear, None);
+        assert_eq!(
+            words(&before, &after),
+            ["scheduler constant → linear", "training rows first 4,000 → all"]
+        );
+        assert!(changes(&before, &before).is_empty());
+    }
+
+    #[test]
+    fn two_files_of_one_name_are_told_apart() {
+        let with = |id: &str| v1::JobSpec {
+            train: Some(v1::DataSource { dataset_id: id.into(), name: Some("a.csv".into()) }),
+            ..Default::default()
+        };
+        assert_eq!(
+            words(&with("111111111111ffff"), &with("222222222222ffff")),
+            ["training data a.csv (111111111111) → a.csv (222222222222)"]
+        );
+    }
+}

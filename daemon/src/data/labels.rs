@@ -1,0 +1,210 @@
+//! The labels of a task and their class numbers.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, HashMap};
+
+use super::{Example, LabelCount};
+use crate::error::{Error, Result};
+
+/// Different labels that a file may have.
+pub(super) const MAX_LABELS: usize = 1000;
+
+/// Labels that a message lists.
+const SHOWN: usize = 10;
+
+/// The labels of a task; a label's place is its class number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels(Vec<String>);
+
+impl Labels {
+    /// The labels of training rows: sorted, integers as integers. Fails when there are fewer than two.
+    pub fn of(dataset_name: &str, examples: &[Example]) -> Result<Self> {
+        let different: BTreeSet<&str> = examples.iter().map(|example| example.label.as_str()).collect();
+        let found = match different.first() {
+            None => "there are no rows".to_owned(),
+            Some(label) if different.len() == 1 => format!("every row has the label {label:?}"),
+            Some(_) if different.len() > MAX_LABELS => return Err(too_many(dataset_name)),
+            Some(_) => return Ok(Self(in_class_order(different))),
+        };
+        Err(Error::invalid(format!("{dataset_name}: {found}; a classifier needs two labels or more")))
+    }
+
+    /// Labels in a given class order, as a checkpoint stores them.
+    pub fn from_names(names: Vec<String>) -> Self {
+        Self(names)
+    }
+
+    /// In class order.
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Rows of each label, in class order, among rows of these classes.
+    pub fn counts(&self, classes: &[u32]) -> Vec<LabelCount> {
+        let mut rows = vec![0; self.0.len()];
+        for &class in classes {
+            if let Some(rows) = rows.get_mut(class as usize) {
+                *rows += 1;
+            }
+        }
+        self.0.iter().zip(rows).map(|(label, rows)| LabelCount { label: label.clone(), rows }).collect()
+    }
+
+    /// The class number of each example's label. Fails, naming file, line and label, when one is unknown.
+    pub fn classes(&self, dataset_name: &str, examples: &[Example]) -> Result<Vec<u32>> {
+        let classes: HashMap<&str, u32> = self.0.iter().map(String::as_str).zip(0..).collect();
+        let class = |example: &Example| {
+            classes.get(example.label.as_str()).copied().ok_or_else(|| {
+                Error::invalid(format!(
+                    "{dataset_name}, line {}: the label {:?} is none of the training rows' labels ({})",
+                    example.line,
+                    example.label,
+                    self.listed(),
+                ))
+            })
+        };
+        examples.iter().map(class).collect()
+    }
+
+    fn listed(&self) -> String {
+        let names: Vec<&str> = self.0.iter().take(SHOWN).map(String::as_str).collect();
+        match self.0.len().checked_sub(SHOWN) {
+            None | Some(0) => names.join(", "),
+            Some(more) => format!("{} and {more} more", names.join(", ")),
+        }
+    }
+}
+
+/// Rows of each label, in class order.
+pub(super) fn count(examples: &[Example]) -> Vec<LabelCount> {
+    let mut rows: HashMap<&str, u64> = HashMap::new();
+    for example in examples {
+        *rows.entry(&example.label).or_default() += 1;
+    }
+    let labels = in_class_order(rows.keys().copied());
+    labels
+        .into_iter()
+        .map(|label| LabelCount { rows: rows.get(&*label).copied().unwrap_or(0), label })
+        .collect()
+}
+
+/// The failure of a file whose label column holds something else.
+pub(super) fn too_many(dataset_name: &str) -> Error {
+    Error::invalid(format!(
+        "{dataset_name}: there are more than {MAX_LABELS} different labels; is it the right column? Name it with \
+         --label-column"
+    ))
+}
+
+/// Sorts labels: as integers when all of them are, else by their bytes.
+fn in_class_order<'a>(labels: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let mut labels: Vec<&str> = labels.into_iter().collect();
+    if labels.iter().all(|label| is_integer(label)) {
+        labels.sort_unstable_by(|a, b| by_value(a, b));
+    } else {
+        labels.sort_unstable();
+    }
+    labels.into_iter().map(str::to_owned).collect()
+}
+
+fn is_integer(label: &str) -> bool {
+    let digits = label.strip_prefix('-').unwrap_or(label);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Compares integers of any size; different spellings of one number ("1", "01") by their bytes.
+fn by_value(a: &str, b: &str) -> Ordering {
+    let parts = |label: &str| {
+        let digits = label.trim_start_matches('-').trim_start_matches('0').to_owned();
+        (label.starts_with('-') && !digits.is_empty(), digits)
+    };
+    let ((a_negative, a_digits), (b_negative, b_digits)) = (parts(a), parts(b));
+    let magnitude = a_digits.len().cmp(&b_digits.len()).then_with(|| a_digits.cmp(&b_digits));
+    let value = match (a_negative, b_negative) {
+        (false, false) => magnitude,
+        (true, true) => magnitude.reverse(),
+        (true, false) => Ordering::Less,
+        (false, true) => Ordering::Greater,
+    };
+    value.then_with(|| a.cmp(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn examples(labels: &[&str]) -> Vec<Example> {
+        let example = |(label, line): (&&str, u64)| Example {
+            text: String::new(),
+            text_pair: None,
+            label: (*label).to_owned(),
+            line,
+        };
+        labels.iter().zip(2..).map(example).collect()
+    }
+
+    #[test]
+    fn integers_sort_as_integers_when_all_labels_are() {
+        for (given, expected) in [
+            (&["10", "9", "-1", "0", "9"][..], &["-1", "0", "9", "10"][..]),
+            (&["10", "9", "x"], &["10", "9", "x"]),
+            (&["01", "1", "-10", "-9"], &["-10", "-9", "01", "1"]),
+            (&["pos", "neg", "Neutral"], &["Neutral", "neg", "pos"]),
+            (
+                &["100000000000000000000000", "99999999999999999999999"],
+                &["99999999999999999999999", "100000000000000000000000"],
+            ),
+        ] {
+            assert_eq!(Labels::of("f.csv", &examples(given)).unwrap().names(), expected);
+        }
+    }
+
+    #[test]
+    fn fewer_than_two_labels_are_refused_by_name() {
+        let error = Labels::of("f.csv", &examples(&["pos", "pos"])).unwrap_err();
+        assert!(error.message().starts_with("f.csv: every row has the label \"pos\""), "{error}");
+        assert!(Labels::of("f.csv", &[]).unwrap_err().message().contains("no rows"));
+    }
+
+    #[test]
+    fn an_unknown_label_is_named_with_its_file_and_line() {
+        let many: Vec<String> = (0..14).map(|label| label.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let labels = Labels::of("train.csv", &examples(&many)).unwrap();
+        assert_eq!(labels.classes("test.csv", &examples(&["13", "2"])).unwrap(), [13, 2]);
+        let error = labels.classes("test.csv", &examples(&["2", "14"])).unwrap_err();
+        assert_eq!(
+            error.message(),
+            "test.csv, line 3: the label \"14\" is none of the training rows' labels (0, 1, 2, 3, 4, 5, 6, 7, 8, 9 \
+             and 4 more)"
+        );
+    }
+
+    #[test]
+    fn too_many_labels_suggest_another_column() {
+        let many: Vec<String> = (0..=MAX_LABELS).map(|label| label.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(Labels::of("f.csv", &examples(&many[1..])).is_ok());
+        assert!(Labels::of("f.csv", &examples(&many)).unwrap_err().message().contains("--label-column"));
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_labels_does_not_depend_on_the_order_of_rows(
+            mut labels in prop::collection::vec("-?[0-9]{1,3}|[a-c]{1,2}", 0..12), integers in any::<bool>(),
+        ) {
+            if integers {
+                labels.retain(|label| is_integer(label));
+            }
+            let forward: Vec<&str> = labels.iter().map(String::as_str).collect();
+            let backward: Vec<&str> = forward.iter().rev().copied().collect();
+            let ordered = in_class_order(forward);
+            prop_assert_eq!(&ordered, &in_class_order(backward));
+            if let Ok(values) = ordered.iter().map(|label| label.parse::<i64>()).collect::<Result<Vec<_>, _>>() {
+                prop_assert!(values.is_sorted());
+            }
+        }
+    }
+}

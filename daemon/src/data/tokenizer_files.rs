@@ -1,0 +1,231 @@
+//! The files that a tokenizer lives in, as the Python library reads and writes them.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::processors::bert::BertProcessing;
+use tokenizers::{AddedToken, Tokenizer};
+
+use crate::error::{Error, Result};
+
+const TOKENIZER: &str = "tokenizer.json";
+const CONFIG: &str = "tokenizer_config.json";
+const VOCAB: &str = "vocab.txt";
+const COPIED: [&str; 2] = ["special_tokens_map.json", VOCAB];
+
+/// The special tokens of BERT by their role in `tokenizer_config.json`.
+const BERT_TOKENS: [(&str, &str); 5] = [
+    ("pad_token", "[PAD]"),
+    ("unk_token", "[UNK]"),
+    ("cls_token", "[CLS]"),
+    ("sep_token", "[SEP]"),
+    ("mask_token", "[MASK]"),
+];
+
+/// Those of RoBERTa.
+const ROBERTA_TOKENS: [(&str, &str); 5] = [
+    ("pad_token", "<pad>"),
+    ("unk_token", "<unk>"),
+    ("cls_token", "<s>"),
+    ("sep_token", "</s>"),
+    ("mask_token", "<mask>"),
+];
+
+/// Reads the tokenizer of a folder, without truncation and padding.
+pub(super) fn read(folder: &Path) -> Result<Tokenizer> {
+    if let Some(text) = read_text(&folder.join(TOKENIZER))? {
+        parse(&text).map_err(|error| unusable(&folder.join(TOKENIZER), &error))
+    } else if let Some(vocab) = read_text(&folder.join(VOCAB))? {
+        let config = read_config(folder)?.unwrap_or_default();
+        build(&vocab, &config).map_err(|error| unusable(&folder.join(VOCAB), &error))
+    } else {
+        Err(Error::not_found(format!("{} has neither {TOKENIZER} nor {VOCAB}", folder.display())))
+    }
+}
+
+/// Writes a checkpoint's files; `source` is the folder of the encoder it comes from.
+pub(super) fn write(tokenizer: &str, max_length: usize, source: &Path, target: &Path) -> Result<()> {
+    let write = |name: &str, text: &str| {
+        fs::write(target.join(name), text).map_err(|error| Error::io("write", &target.join(name), &error))
+    };
+    write(TOKENIZER, tokenizer)?;
+    let mut config = match read_config(source)? {
+        Some(config) => config,
+        None => new_config(tokenizer)?,
+    };
+    config.insert("model_max_length".to_owned(), json!(max_length));
+    let config =
+        serde_json::to_string_pretty(&config).map_err(|error| unusable(&target.join(CONFIG), &error))?;
+    write(CONFIG, &config)?;
+    for name in COPIED {
+        if let Some(text) = read_text(&source.join(name))? {
+            write(name, &text)?;
+        }
+    }
+    Ok(())
+}
+
+/// Parses `tokenizer.json`; its truncation and padding are dropped before anything looks at them.
+fn parse(text: &str) -> Result<Tokenizer, serde_json::Error> {
+    let mut json: Map<String, Value> = serde_json::from_str(text)?;
+    json.insert("truncation".to_owned(), Value::Null);
+    json.insert("padding".to_owned(), Value::Null);
+    serde_json::from_value(Value::Object(json))
+}
+
+/// Builds the tokenizer of an old BERT folder from its word pieces.
+fn build(vocab: &str, config: &Map<String, Value>) -> tokenizers::Result<Tokenizer> {
+    let [pad, unknown, class, separator, mask] = BERT_TOKENS.map(|(role, usual)| token(config, role, usual));
+    let vocab = WordPiece::read_bytes(vocab.as_bytes())?;
+    let id = |token: &str| vocab.get(token).copied().ok_or_else(|| format!("the token {token} is missing"));
+    id(&unknown)?;
+    let processor = BertProcessing::new((separator.clone(), id(&separator)?), (class.clone(), id(&class)?));
+    let known: Vec<AddedToken> = [&pad, &unknown, &class, &separator, &mask]
+        .into_iter()
+        .filter(|token| id(token).is_ok())
+        .map(|token| AddedToken::from(token.as_str(), true))
+        .collect();
+    let flag = |name: &str| config.get(name).and_then(Value::as_bool);
+    let normalizer = BertNormalizer::new(
+        true,
+        flag("tokenize_chinese_chars").unwrap_or(true),
+        flag("strip_accents"),
+        flag("do_lower_case").unwrap_or(true),
+    );
+    let mut tokenizer = Tokenizer::new(WordPiece::builder().vocab(vocab).unk_token(unknown).build()?);
+    tokenizer.with_normalizer(Some(normalizer))?;
+    tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+    tokenizer.with_post_processor(Some(processor));
+    tokenizer.with_decoder(Some(WordPieceDecoder::default()));
+    tokenizer.add_special_tokens(known)?;
+    Ok(tokenizer)
+}
+
+/// A special token, which the configuration gives as a string or as an object.
+fn token(config: &Map<String, Value>, role: &str, usual: &str) -> String {
+    let value = config.get(role);
+    let value = value.and_then(|value| value.get("content")).or(value);
+    value.and_then(Value::as_str).unwrap_or(usual).to_owned()
+}
+
+/// A `tokenizer_config.json` that makes the Python library take `tokenizer.json` as it is, in versions 4 and 5.
+fn new_config(tokenizer: &str) -> Result<Map<String, Value>> {
+    let tokenizer = parse(tokenizer).map_err(|error| unusable(Path::new(TOKENIZER), &error))?;
+    let mut config = Map::new();
+    config.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
+    for family in [BERT_TOKENS, ROBERTA_TOKENS] {
+        for (role, token) in family {
+            if !config.contains_key(role) && tokenizer.token_to_id(token).is_some() {
+                config.insert(role.to_owned(), json!(token));
+            }
+        }
+    }
+    Ok(config)
+}
+
+fn read_config(folder: &Path) -> Result<Option<Map<String, Value>>> {
+    let path = folder.join(CONFIG);
+    let parsed = read_text(&path)?.map(|text| serde_json::from_str(&text));
+    parsed.transpose().map_err(|error| unusable(&path, &error))
+}
+
+/// The text of a file; `None` when it is not there.
+fn read_text(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", path, &error)),
+    }
+}
+
+fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::corrupt(format!("{} is no tokenizer that can be used: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tokenize::Tokenizer as Ours;
+    use super::super::tokenize::tests::{VOCAB as TINY_VOCAB, tiny};
+    use super::*;
+    use crate::error::Kind;
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn a_vocabulary_alone_is_a_bert_tokenizer() {
+        let vocab = TINY_VOCAB.join("\n");
+        let text = "Good films, [MASK] not é a!";
+        let lower = Ours::from_folder(folder(&[(VOCAB, &vocab)]).path(), 32).unwrap();
+        let mut expected = tiny();
+        expected.with_truncation(None).unwrap();
+        assert_eq!(lower.encode(text, None).unwrap().ids, expected.encode(text, true).unwrap().get_ids());
+
+        let cased = folder(&[
+            (VOCAB, &vocab),
+            (CONFIG, r#"{"do_lower_case": false, "sep_token": {"content": "."}}"#),
+        ]);
+        let cased = Ours::from_folder(cased.path(), 32).unwrap();
+        assert_eq!(cased.encode("Good good", None).unwrap().ids, [2, 1, 7, 12]);
+    }
+
+    #[test]
+    fn a_folder_that_has_no_usable_tokenizer_is_named() {
+        for (files, kind, expected) in [
+            (&[][..], Kind::NotFound, "has neither tokenizer.json nor vocab.txt"),
+            (&[(TOKENIZER, "{}")], Kind::Corrupt, "tokenizer.json is no tokenizer"),
+            (&[(TOKENIZER, "not json")], Kind::Corrupt, "tokenizer.json is no tokenizer"),
+            (
+                &[(VOCAB, "a\nb\n")],
+                Kind::Corrupt,
+                "vocab.txt is no tokenizer that can be used: the token [UNK]",
+            ),
+            (&[(VOCAB, "[UNK]"), (CONFIG, "[]")], Kind::Corrupt, "tokenizer_config.json is no tokenizer"),
+        ] {
+            let folder = folder(files);
+            let error = Ours::from_folder(folder.path(), 16).unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.message().contains(expected), "{error}");
+            assert!(error.message().contains(&folder.path().display().to_string()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_has_the_files_of_its_source_and_the_length_of_its_training() {
+        let source = folder(&[
+            (TOKENIZER, &tiny().to_string(false).unwrap()),
+            (CONFIG, r#"{"model_max_length": 512, "tokenizer_class": "BertTokenizer"}"#),
+            (VOCAB, "[UNK]\n"),
+        ]);
+        let target = tempfile::tempdir().unwrap();
+        Ours::from_folder(source.path(), 7).unwrap().write_files(source.path(), target.path()).unwrap();
+        let read = |name: &str| read_text(&target.path().join(name)).unwrap();
+        let config: Value = serde_json::from_str(&read(CONFIG).unwrap()).unwrap();
+        assert_eq!(config, json!({"model_max_length": 7, "tokenizer_class": "BertTokenizer"}));
+        assert_eq!(read(VOCAB).unwrap(), "[UNK]\n");
+        assert_eq!(read("special_tokens_map.json"), None);
+        let again = Ours::from_folder(target.path(), 9).unwrap();
+        assert_eq!(again.encode("good film", None).unwrap().ids, [2, 7, 6, 3]);
+    }
+
+    #[test]
+    fn a_source_without_configuration_gets_one() {
+        let source = folder(&[(TOKENIZER, &tiny().to_string(false).unwrap())]);
+        let target = tempfile::tempdir().unwrap();
+        Ours::from_folder(source.path(), 7).unwrap().write_files(source.path(), target.path()).unwrap();
+        let config = read_config(target.path()).unwrap().unwrap();
+        assert_eq!(config.get("tokenizer_class"), Some(&json!("PreTrainedTokenizerFast")));
+        assert_eq!(config.get("pad_token"), Some(&json!("[PAD]")));
+        assert_eq!(config.get("model_max_length"), Some(&json!(7)));
+    }
+}

@@ -1,0 +1,153 @@
+//! A specification whose files were read and checked.
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::{Path, PathBuf};
+
+use super::event::Split;
+use super::spec::{Source, Spec};
+use crate::data::dataset::{Dataset, Labels, split};
+use crate::data::tokenize::Tokenizer;
+use crate::data::{Columns, Example};
+use crate::error::{Error, Result};
+use crate::model::checkpoint;
+
+/// The shortest `--max-length`: two special tokens and one of the text.
+const SHORTEST: u32 = 3;
+
+/// Everything that a run needs: nothing that can be known without the device is wrong.
+#[derive(Debug)]
+pub struct Plan {
+    /// What to do.
+    pub spec: Spec,
+    /// The encoder's folder.
+    pub encoder: PathBuf,
+    /// Of the training rows.
+    pub labels: Labels,
+    /// The class that precision, recall and F1 are of, when there are two.
+    pub positive: usize,
+    /// Turns texts into tokens; its maximum length is that of the job.
+    pub tokenizer: Tokenizer,
+    /// Learned from.
+    pub train: Part,
+    /// Chooses the epoch.
+    pub validation: Part,
+    /// Scored once, at the end.
+    pub test: Option<Part>,
+}
+
+/// The rows of one split.
+#[derive(Debug)]
+pub struct Part {
+    /// Which split.
+    pub split: Split,
+    /// The file's name.
+    pub name: String,
+    /// The rows in use.
+    pub examples: Vec<Example>,
+    /// The class number of each row.
+    pub classes: Vec<u32>,
+}
+
+impl Plan {
+    /// Reads and checks everything that a job needs: the encoder's folder, and every data set of `spec` at the path
+    /// that `path_of` gives for its digest.
+    pub fn new(spec: Spec, encoder: &Path, path_of: &dyn Fn(&str) -> PathBuf) -> Result<Self> {
+        let config = checkpoint::check(encoder)?;
+        let max_length =
+            max_length(spec.hyperparameters.max_length, config.architecture.max_position_embeddings)?;
+        let tokenizer = Tokenizer::from_folder(encoder, max_length)?;
+        if tokenizer.vocab_size() > config.architecture.vocab_size {
+            return Err(Error::precondition(format!(
+                "the tokenizer in {} has {} tokens, but the encoder has embeddings for {}: they do not belong together",
+                encoder.display(),
+                tokenizer.vocab_size(),
+                config.architecture.vocab_size
+            )));
+        }
+        let read = |source: &Source, columns: &Columns, limit: Option<NonZeroU64>| {
+            Dataset::read(&path_of(&source.dataset), &source.name, None, columns, limit.map(NonZeroU64::get))
+        };
+        let train = read(&spec.train, &spec.columns, spec.train_limit)?;
+        let columns = train.used;
+        let labels = Labels::of(&spec.train.name, &train.examples)?;
+        let positive = positive(spec.hyperparameters.positive_label.as_deref(), &labels)?;
+        let (train, validation, validation_name) = match &spec.validation {
+            Some(source) => {
+                let validation = read(source, &columns, spec.validation_limit)?;
+                (train.examples, validation.examples, source.name.clone())
+            }
+            None => {
+                let (train, mut validation) =
+                    split(train.examples, spec.validation_split, spec.hyperparameters.seed)?;
+                validation.truncate(spec.validation_limit.map_or(usize::MAX, |limit| limit.get() as usize));
+                (train, validation, spec.train.name.clone())
+            }
+        };
+        let part = |split: Split, name: String, examples: Vec<Example>| -> Result<Part> {
+            let classes = labels.classes(&name, &examples)?;
+            Ok(Part { split, name, examples, classes })
+        };
+        let test = match &spec.test {
+            Some(source) => {
+                let test = read(source, &columns, spec.test_limit)?;
+                Some(part(Split::Test, source.name.clone(), test.examples)?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            train: part(Split::Train, spec.train.name.clone(), train)?,
+            validation: part(Split::Validation, validation_name, validation)?,
+            test,
+            encoder: encoder.to_owned(),
+            positive,
+            tokenizer,
+            labels,
+            spec,
+        })
+    }
+
+    /// Every split that the job has.
+    pub fn parts(&self) -> impl Iterator<Item = &Part> {
+        [&self.train, &self.validation].into_iter().chain(&self.test)
+    }
+
+    /// Micro-batches of an epoch.
+    pub fn batches_per_epoch(&self) -> u64 {
+        (self.train.examples.len() as u64).div_ceil(u64::from(self.spec.hyperparameters.batch_size.get()))
+    }
+
+    /// Optimizer steps of an epoch; the last window of an epoch may be short.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.batches_per_epoch().div_ceil(u64::from(self.spec.hyperparameters.gradient_accumulation.get()))
+    }
+
+    /// Optimizer steps of the whole job.
+    pub fn total_steps(&self) -> u64 {
+        self.steps_per_epoch() * u64::from(self.spec.hyperparameters.epochs.get())
+    }
+}
+
+fn max_length(asked: Option<NonZeroU32>, positions: usize) -> Result<usize> {
+    let Some(length) = asked.map(NonZeroU32::get) else { return Ok(positions) };
+    if length < SHORTEST {
+        return Err(Error::invalid(format!(
+            "--max-length is {length}, but a text needs at least {SHORTEST} tokens, the special ones included"
+        )));
+    }
+    if length as usize > positions {
+        return Err(Error::invalid(format!(
+            "--max-length is {length}, but the encoder has only {positions} positions; use at most {positions}"
+        )));
+    }
+    Ok(length as usize)
+}
+
+fn positive(asked: Option<&str>, labels: &Labels) -> Result<usize> {
+    let Some(asked) = asked else { return Ok(1) };
+    labels.names().iter().position(|label| label == asked).ok_or_else(|| {
+        Error::invalid(format!(
+            "--positive-label is \"{asked}\", but the labels are {}",
+            labels.names().iter().take(10).map(|label| format!("\"{label}\"")).collect::<Vec<_>>().join(", ")
+        ))
+    })
+}

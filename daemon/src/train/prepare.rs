@@ -1,0 +1,121 @@
+//! A plan's rows as tokens, and the report that is made of them before training starts.
+
+use candle_core::Device;
+
+use super::event::{self, Overlap, Split, SplitReport};
+use super::plan::{Part, Plan};
+use crate::data::Quantiles;
+use crate::data::batch::Batch;
+use crate::data::dataset::Labels;
+use crate::data::quality::{Quality, overlap};
+use crate::data::tokenize::Tokens;
+use crate::error::Result;
+use crate::model::checkpoint::Checkpoint;
+
+/// Every split as tokens.
+pub(super) struct Prepared {
+    pub(super) train: Rows,
+    pub(super) validation: Rows,
+    pub(super) test: Option<Rows>,
+    pub(super) report: event::Prepared,
+}
+
+/// The rows of a split: tokens and classes, in the file's order.
+pub(super) struct Rows {
+    pub(super) tokens: Vec<Tokens>,
+    classes: Vec<u32>,
+}
+
+impl Rows {
+    fn new(part: &Part, plan: &Plan) -> Result<Self> {
+        let tokens =
+            plan.tokenizer.encode_examples(&part.examples).map_err(|error| error.within(&part.name))?;
+        Ok(Self { tokens, classes: part.classes.clone() })
+    }
+
+    /// Some rows, packed, and their classes.
+    pub(super) fn batch(&self, rows: &[usize]) -> (Batch, Vec<u32>) {
+        let batch = Batch::pack(rows.iter().filter_map(|&row| self.tokens.get(row)));
+        (batch, rows.iter().filter_map(|&row| self.classes.get(row).copied()).collect())
+    }
+}
+
+impl Prepared {
+    /// The rows of a split.
+    pub(super) fn rows(&self, split: Split) -> Option<&Rows> {
+        match split {
+            Split::Train => Some(&self.train),
+            Split::Validation => Some(&self.validation),
+            Split::Test => self.test.as_ref(),
+        }
+    }
+}
+
+/// Turns the plan's rows into tokens and reports what they are.
+pub(super) fn prepare(
+    plan: &Plan,
+    encoder: &Checkpoint,
+    parameters: u64,
+    warmup_steps: u64,
+    device: &Device,
+) -> Result<Prepared> {
+    let train = Rows::new(&plan.train, plan)?;
+    let validation = Rows::new(&plan.validation, plan)?;
+    let test = plan.test.as_ref().map(|part| Rows::new(part, plan)).transpose()?;
+    let all = [&train, &validation].into_iter().chain(&test);
+    let splits = plan.parts().zip(all).map(|(part, rows)| split_report(part, rows, &plan.labels)).collect();
+    let report = event::Prepared {
+        splits,
+        labels: plan.labels.names().to_vec(),
+        overlaps: overlaps(plan),
+        total_steps: plan.total_steps(),
+        steps_per_epoch: plan.steps_per_epoch(),
+        warmup_steps,
+        max_length: plan.tokenizer.max_length() as u32,
+        parameters,
+        device: describe(device),
+        encoder: plan.spec.encoder.clone(),
+        encoder_sha256: encoder.weights_sha256(),
+    };
+    Ok(Prepared { train, validation, test, report })
+}
+
+fn split_report(part: &Part, rows: &Rows, labels: &Labels) -> SplitReport {
+    let full: Vec<u32> = rows.tokens.iter().map(|tokens| tokens.full_length as u32).collect();
+    let kept: Vec<usize> = rows.tokens.iter().map(|tokens| tokens.ids.len()).collect();
+    let quality = Quality::of(&part.examples);
+    SplitReport {
+        split: part.split,
+        name: part.name.clone(),
+        rows: part.examples.len() as u64,
+        labels: labels.counts(&part.classes),
+        truncated: full.iter().zip(&kept).filter(|(full, kept)| **full as usize > **kept).count() as u64,
+        tokens: Quantiles::of(full.into_iter().map(|x| x as usize)),
+        total_tokens: kept.iter().map(|&length| length as u64).sum(),
+        empty_texts: quality.empty_texts,
+        duplicates: quality.duplicates,
+        contradictions: quality.contradictions,
+    }
+}
+
+fn overlaps(plan: &Plan) -> Vec<Overlap> {
+    let parts: Vec<&Part> = plan.parts().collect();
+    let mut overlaps = Vec::new();
+    for (index, first) in parts.iter().enumerate() {
+        for second in parts.iter().skip(index + 1) {
+            let rows = overlap(&first.examples, &second.examples);
+            if rows > 0 {
+                overlaps.push(Overlap { first: first.split, second: second.split, rows });
+            }
+        }
+    }
+    overlaps
+}
+
+fn describe(device: &Device) -> String {
+    match device.location() {
+        candle_core::DeviceLocation::Cpu => format!("cpu ({} threads)", rayon::current_num_threads()),
+        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}

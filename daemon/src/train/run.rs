@@ -1,0 +1,418 @@
+//! The training loop.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+use candle_core::backprop::GradStore;
+use serde_json::json;
+
+use super::event::{EpochMetrics, Event, Metrics, Split, StepMetrics, TestMetrics};
+use super::metrics::{Tally, is_better};
+use super::optimizer::Optimizer;
+use super::plan::Plan;
+use super::prepare::{Prepared, prepare};
+use super::schedule::Schedule;
+use super::spec::{Hyperparameters, Keep};
+use super::state::{self, Position};
+use crate::data::batch::{by_tokens, epoch_order};
+use crate::error::{Error, Kind, Result};
+use crate::model::bert::{Mode, Noise};
+use crate::model::checkpoint::{self, Checkpoint};
+use crate::model::classifier::{Classifier, Network, Trainable, to_rows};
+
+/// Events of one sort are this far apart at least.
+const THROTTLE: Duration = Duration::from_millis(250);
+
+/// Tokens of an evaluation batch at most.
+const EVALUATION_TOKENS: usize = 4096;
+
+/// Dropout before the classifier, where neither the job nor the encoder gives one.
+const HEAD_DROPOUT: f64 = 0.1;
+
+/// How a run ended, when it did not fail.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All epochs are done.
+    Finished(Box<Finished>),
+    /// `emit` asked to stop; the position is in the workspace.
+    Stopped,
+}
+
+/// What a finished run leaves.
+#[derive(Debug)]
+pub struct Finished {
+    /// The kept checkpoint: a folder inside the workspace, in Hugging Face layout, `hone.json` included.
+    pub folder: PathBuf,
+    /// SHA-256 of its `model.safetensors`.
+    pub weights_sha256: String,
+    /// The kept epoch.
+    pub epoch: EpochMetrics,
+    /// The test result, when there was a test file.
+    pub test: Option<TestMetrics>,
+    /// In class order.
+    pub labels: Vec<String>,
+    /// Tokens of a sequence at most, special tokens included.
+    pub max_length: u32,
+}
+
+/// Where events go; it may ask to stop.
+type Emit<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
+
+/// Why a run ends before its time.
+enum Halt {
+    Stopped,
+    Failed(Error),
+}
+
+impl<E: Into<Error>> From<E> for Halt {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Trains. Everything that happens goes through `emit`, which may ask to stop; the run then stops at the next step,
+/// its position saved. A workspace with a saved position continues from there, bit for bit. `workspace` is the job's
+/// own folder. Blocking; runs on the current rayon pool.
+pub fn run(plan: &Plan, device: &Device, workspace: &Path, emit: Emit<'_>) -> Result<Outcome> {
+    match Run::start(plan, device, workspace, emit).and_then(Run::to_the_end) {
+        Ok(finished) => Ok(Outcome::Finished(Box::new(finished))),
+        Err(Halt::Stopped) => Ok(Outcome::Stopped),
+        Err(Halt::Failed(error)) => Err(error),
+    }
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    device: &'a Device,
+    workspace: &'a Path,
+    emit: Emit<'a>,
+    prepared: Prepared,
+    schedule: Schedule,
+    model: Trainable,
+    optimizer: Optimizer,
+    position: Position,
+}
+
+impl<'a> Run<'a> {
+    fn start(plan: &'a Plan, device: &'a Device, workspace: &'a Path, emit: Emit<'a>) -> Result<Self, Halt> {
+        let of = &plan.spec.hyperparameters;
+        let schedule = Schedule::new(of, plan.total_steps(), plan.steps_per_epoch());
+        let encoder = Checkpoint::open(&plan.encoder)?;
+        let model = Trainable::start(&encoder, plan.labels.names(), of.seed, device)?;
+        let prepared = prepare(plan, &encoder, model.parameters.count(), schedule.warmup_steps(), device)?;
+        let (position, optimizer) = match state::load(workspace, &plan.spec, &model.parameters)? {
+            Some(saved) => saved,
+            None => (
+                Position::start(&plan.spec, plan.labels.names().len()),
+                Optimizer::new(of, &model.parameters),
+            ),
+        };
+        if emit(Event::Prepared(prepared.report.clone())).is_break() {
+            return Err(Halt::Stopped);
+        }
+        Ok(Self { plan, device, workspace, emit, prepared, schedule, model, optimizer, position })
+    }
+
+    fn to_the_end(mut self) -> Result<Finished, Halt> {
+        while !self.is_done() {
+            if let Err(halt) = self.epoch() {
+                if matches!(halt, Halt::Stopped) {
+                    state::save(self.workspace, &self.position, &self.model.parameters, &self.optimizer)?;
+                }
+                return Err(halt);
+            }
+        }
+        self.finish()
+    }
+
+    fn epoch(&mut self) -> Result<(), Halt> {
+        let started = Instant::now();
+        let trained = self.train_epoch()?;
+        let validation = self.evaluate(Split::Validation, &self.model.evaluation().clone())?;
+        self.end_epoch(trained, validation, started)
+    }
+
+    fn hyperparameters(&self) -> &'a Hyperparameters {
+        &self.plan.spec.hyperparameters
+    }
+
+    /// Whether all epochs are done, or the last ones brought nothing.
+    fn is_done(&self) -> bool {
+        let best = self.position.epochs.iter().rposition(|epoch| epoch.best);
+        let without_gain = best.map_or(0, |best| self.position.epochs.len() - 1 - best);
+        let patience =
+            self.hyperparameters().early_stopping.map_or(usize::MAX, |epochs| epochs.get() as usize);
+        self.position.epoch >= self.hyperparameters().epochs.get() || without_gain >= patience
+    }
+
+    fn train_epoch(&mut self) -> Result<Trained, Halt> {
+        let of = self.hyperparameters();
+        let order = epoch_order(self.plan.train.examples.len(), of.seed, self.position.epoch);
+        let batches: Vec<&[usize]> = order.chunks(of.batch_size.get() as usize).collect();
+        let windows = batches.chunks(of.gradient_accumulation.get() as usize);
+        let mut pace = Pace::new();
+        let mut total = Pace::new();
+        for window in windows.skip(self.position.step_in_epoch as usize) {
+            let step = self.step(window)?;
+            pace.add(step.tokens);
+            total.add(step.tokens);
+            let is_last = self.position.step_in_epoch == self.plan.steps_per_epoch();
+            if pace.started.elapsed() >= THROTTLE || is_last {
+                let event = self.step_event(&step, &pace);
+                pace = Pace::new();
+                if (self.emit)(event).is_break() {
+                    return Err(Halt::Stopped);
+                }
+            }
+        }
+        Ok(Trained {
+            metrics: self.metrics(&self.position.tally),
+            seconds: total.started.elapsed().as_secs_f64(),
+            steps_per_second: total.steps_per_second(),
+            tokens_per_second: total.tokens_per_second(),
+        })
+    }
+
+    /// One optimizer step over a window of micro-batches.
+    fn step(&mut self, window: &[&[usize]]) -> Result<Step, Halt> {
+        let (mut loss, mut rows, mut tokens) = (0.0, 0, 0);
+        let mut gradients: Option<GradStore> = None;
+        for (index, batch) in window.iter().enumerate() {
+            let (batch, classes) = self.prepared.train.batch(batch);
+            let mode = Mode::Train(self.noise(index as u64));
+            let (logits, mean) = self.model.loss(&batch, classes.as_slice().into(), mode)?;
+            let added = self.position.tally.add(&to_rows(&logits)?, &classes);
+            self.check_finite(added, "loss")?;
+            loss += added;
+            rows += classes.len();
+            tokens += batch.tokens() as u64;
+            let fresh = (mean / window.len() as f64)?.backward()?;
+            gradients = Some(match gradients {
+                None => fresh,
+                Some(mut sum) => {
+                    for parameter in self.model.parameters.iter() {
+                        let value = parameter.value.as_tensor();
+                        if let (Some(a), Some(b)) = (sum.get(value), fresh.get(value)) {
+                            let added = (a + b)?;
+                            sum.insert(value, added);
+                        }
+                    }
+                    sum
+                }
+            });
+        }
+        let Some(gradients) = gradients else { return Err(Error::internal("a step without a batch").into()) };
+        let rate = self.schedule.rate(self.position.step);
+        let gradient_norm = self.optimizer.step(&self.model.parameters, &gradients, rate)?;
+        self.check_finite(gradient_norm, "gradient")?;
+        self.position.step += 1;
+        self.position.step_in_epoch += 1;
+        Ok(Step { loss: loss / rows as f64, rate, gradient_norm, tokens })
+    }
+
+    /// The dropout of micro-batch `index` of the step that comes next.
+    fn noise(&self, index: u64) -> Noise {
+        let of = self.hyperparameters();
+        let architecture = &self.model.config.architecture;
+        Noise {
+            seed: of.seed,
+            position: self.position.step * u64::from(of.gradient_accumulation.get()) + index,
+            hidden: of.encoder_dropout.unwrap_or(architecture.hidden_dropout_prob),
+            attention: of.encoder_dropout.unwrap_or(architecture.attention_probs_dropout_prob),
+            head: self.head_dropout(),
+        }
+    }
+
+    fn head_dropout(&self) -> f64 {
+        let of_encoder = self.model.config.architecture.classifier_dropout;
+        self.hyperparameters().dropout.or(of_encoder).unwrap_or(HEAD_DROPOUT)
+    }
+
+    fn check_finite(&self, value: f64, what: &str) -> Result<()> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        let (step, epoch) = (self.position.step + 1, self.position.epoch + 1);
+        let rate = self.hyperparameters().learning_rate;
+        Err(Error::new(
+            Kind::Precondition,
+            format!(
+                "the {what} became {value} at step {step} (epoch {epoch}): training diverged; lower --lr (now {rate})"
+            ),
+        ))
+    }
+
+    fn step_event(&self, step: &Step, pace: &Pace) -> Event {
+        Event::Step(StepMetrics {
+            step: self.position.step,
+            total_steps: self.plan.total_steps(),
+            epoch: self.position.epoch + 1,
+            step_in_epoch: self.position.step_in_epoch,
+            steps_per_epoch: self.plan.steps_per_epoch(),
+            loss: step.loss,
+            learning_rate: step.rate,
+            gradient_norm: step.gradient_norm,
+            steps_per_second: pace.steps_per_second(),
+            tokens_per_second: pace.tokens_per_second(),
+        })
+    }
+
+    fn metrics(&self, tally: &Tally) -> Metrics {
+        tally.metrics(self.plan.labels.names(), self.plan.positive)
+    }
+
+    /// The metrics of a network over a split.
+    fn evaluate(&mut self, split: Split, network: &Network) -> Result<Metrics, Halt> {
+        let mut tally = Tally::new(self.plan.labels.names().len());
+        let Some(rows) = self.prepared.rows(split) else { return Ok(self.metrics(&tally)) };
+        let lengths: Vec<usize> = rows.tokens.iter().map(|tokens| tokens.ids.len()).collect();
+        let (mut told, mut rows_done) = (Instant::now(), 0);
+        for group in by_tokens(&lengths, EVALUATION_TOKENS) {
+            let (batch, classes) = rows.batch(&group);
+            tally.add(&to_rows(&network.logits(&batch, Mode::Evaluate)?)?, &classes);
+            rows_done += group.len() as u64;
+            if told.elapsed() >= THROTTLE {
+                told = Instant::now();
+                let event = Event::Evaluation { split, rows_done, rows: lengths.len() as u64 };
+                if (self.emit)(event).is_break() {
+                    return Err(Halt::Stopped);
+                }
+            }
+        }
+        Ok(self.metrics(&tally))
+    }
+
+    fn end_epoch(&mut self, trained: Trained, validation: Metrics, started: Instant) -> Result<(), Halt> {
+        let metric = self.hyperparameters().metric;
+        let best_so_far = self.position.epochs.iter().rfind(|epoch| epoch.best);
+        let best = best_so_far.is_none_or(|best| is_better(metric, &validation, &best.validation));
+        let before = self.position.epochs.last().map(|epoch| epoch.validation.loss);
+        self.position.epoch += 1;
+        let epoch = EpochMetrics {
+            epoch: self.position.epoch,
+            epochs: self.hyperparameters().epochs.get(),
+            train: trained.metrics,
+            validation_loss_rose: before.is_some_and(|before| validation.loss > before),
+            validation,
+            seconds: started.elapsed().as_secs_f64(),
+            train_seconds: trained.seconds,
+            steps_per_second: trained.steps_per_second,
+            tokens_per_second: trained.tokens_per_second,
+            best,
+            step: self.position.step,
+        };
+        self.position.epochs.push(epoch.clone());
+        self.position.step_in_epoch = 0;
+        self.position.tally = Tally::new(self.plan.labels.names().len());
+        if best || self.hyperparameters().keep == Keep::Last {
+            self.keep_checkpoint()?;
+        }
+        state::save(self.workspace, &self.position, &self.model.parameters, &self.optimizer)?;
+        if (self.emit)(Event::Epoch(epoch)).is_break() && !self.is_done() {
+            return Err(Halt::Stopped);
+        }
+        Ok(())
+    }
+
+    fn checkpoint_folder(&self, epoch: u32) -> PathBuf {
+        self.workspace.join(format!("epoch-{epoch}"))
+    }
+
+    /// Writes the epoch that has just ended as the kept checkpoint.
+    fn keep_checkpoint(&mut self) -> Result<()> {
+        let epoch = self.position.epoch;
+        let folder = self.checkpoint_folder(epoch);
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, &error))?;
+        let (config, labels) = (&self.model.config, self.plan.labels.names());
+        checkpoint::write(&folder, config, labels, self.head_dropout(), &self.model.parameters)?;
+        self.plan.tokenizer.write_files(&self.plan.encoder, &folder)?;
+        if let Some(old) = self.position.kept.replace(epoch).filter(|&old| old != epoch) {
+            let _ = std::fs::remove_dir_all(self.checkpoint_folder(old));
+        }
+        Ok(())
+    }
+
+    /// Scores the kept checkpoint, as it is on disk, and describes it.
+    fn finish(mut self) -> Result<Finished, Halt> {
+        let kept = self.position.kept.and_then(|kept| self.position.epochs.get(kept as usize - 1)).cloned();
+        let Some(epoch) = kept else { return Err(Error::internal("the run kept no checkpoint").into()) };
+        let folder = self.checkpoint_folder(epoch.epoch);
+        let test = match &self.plan.test {
+            Some(_) => {
+                let started = Instant::now();
+                let classifier = Classifier::load(&folder, self.device)?;
+                let metrics = self.evaluate(Split::Test, classifier.network())?;
+                let test =
+                    TestMetrics { metrics, epoch: epoch.epoch, seconds: started.elapsed().as_secs_f64() };
+                let _ = (self.emit)(Event::Test(test.clone()));
+                Some(test)
+            }
+            None => None,
+        };
+        let weights_sha256 = checkpoint::file_sha256(&folder.join(checkpoint::WEIGHTS))?;
+        let description = json!({
+            "hone_version": env!("CARGO_PKG_VERSION"),
+            "job": self.plan.spec,
+            "data": self.prepared.report,
+            "weights_sha256": weights_sha256,
+            "kept_epoch": epoch.epoch,
+            "epochs": self.position.epochs,
+            "test": test,
+        });
+        checkpoint::write_file(&folder.join("hone.json"), format!("{description:#}\n").as_bytes())?;
+        Ok(Finished {
+            folder,
+            weights_sha256,
+            epoch,
+            test,
+            labels: self.plan.labels.names().to_vec(),
+            max_length: self.plan.tokenizer.max_length() as u32,
+        })
+    }
+}
+
+/// One optimizer step.
+struct Step {
+    loss: f64,
+    rate: f64,
+    gradient_norm: f64,
+    tokens: u64,
+}
+
+/// The training part of an epoch.
+struct Trained {
+    metrics: Metrics,
+    seconds: f64,
+    steps_per_second: f64,
+    tokens_per_second: f64,
+}
+
+/// Steps and tokens since some moment.
+#[derive(Clone, Copy)]
+struct Pace {
+    started: Instant,
+    steps: u64,
+    tokens: u64,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { started: Instant::now(), steps: 0, tokens: 0 }
+    }
+
+    fn add(&mut self, tokens: u64) {
+        self.steps += 1;
+        self.tokens += tokens;
+    }
+
+    fn steps_per_second(&self) -> f64 {
+        self.steps as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
+    }
+}

@@ -1,0 +1,113 @@
+//! The position of a run on disk: what continuing it bit for bit needs.
+//!
+//! `state/` in the job's workspace holds `position.json` (counters and metrics so far) and `training.safetensors`
+//! (parameters and both moments in float32). It becomes visible by a rename after everything in it is synced.
+//! Random numbers need no state: they are functions of the position.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::event::EpochMetrics;
+use super::metrics::Tally;
+use super::optimizer::Optimizer;
+use super::spec::Spec;
+use crate::error::{Error, Result};
+use crate::model::checkpoint::{serialize, write_file};
+use crate::model::parameters::Parameters;
+
+/// The version of the format.
+const FORMAT: u32 = 1;
+const POSITION: &str = "position.json";
+const TENSORS: &str = "training.safetensors";
+
+/// Where a run stands, between two optimizer steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    format: u32,
+    /// What is run.
+    pub spec: Spec,
+    /// The epoch under way, from 0.
+    pub epoch: u32,
+    /// Optimizer steps done in this epoch.
+    pub step_in_epoch: u64,
+    /// Optimizer steps done.
+    pub step: u64,
+    /// What was counted in this epoch.
+    pub tally: Tally,
+    /// Every epoch that has ended.
+    pub epochs: Vec<EpochMetrics>,
+    /// The epoch whose checkpoint is kept so far, from 1.
+    pub kept: Option<u32>,
+}
+
+impl Position {
+    /// Before the first step.
+    pub fn start(spec: &Spec, labels: usize) -> Self {
+        Self {
+            format: FORMAT,
+            spec: spec.clone(),
+            epoch: 0,
+            step_in_epoch: 0,
+            step: 0,
+            tally: Tally::new(labels),
+            epochs: Vec::new(),
+            kept: None,
+        }
+    }
+}
+
+/// Saves the position of a run.
+pub fn save(
+    workspace: &Path,
+    position: &Position,
+    parameters: &Parameters,
+    optimizer: &Optimizer,
+) -> Result<()> {
+    let (folder, fresh) = (workspace.join("state"), workspace.join("state.new"));
+    let failed = |doing: &'static str| move |error: std::io::Error| Error::io(doing, workspace, &error);
+    let _ = std::fs::remove_dir_all(&fresh);
+    std::fs::create_dir_all(&fresh).map_err(failed("create a folder in"))?;
+    let json = serde_json::to_vec_pretty(position).map_err(|error| Error::internal(error.to_string()))?;
+    write_file(&fresh.join(POSITION), &json)?;
+    let mut tensors = optimizer.state(parameters)?;
+    for parameter in parameters.iter() {
+        tensors.extend(parameter.split(parameter.value.as_tensor())?);
+    }
+    write_file(&fresh.join(TENSORS), &serialize(tensors)?)?;
+    let old = workspace.join("state.old");
+    if folder.exists() {
+        std::fs::rename(&folder, &old).map_err(failed("rename a folder in"))?;
+    }
+    std::fs::rename(&fresh, &folder).map_err(failed("rename a folder in"))?;
+    let _ = std::fs::remove_dir_all(&old);
+    Ok(())
+}
+
+/// The saved position of a run, if there is one, its parameters put into `parameters`.
+pub fn load(workspace: &Path, spec: &Spec, parameters: &Parameters) -> Result<Option<(Position, Optimizer)>> {
+    let folder =
+        ["state", "state.old"].map(|name| workspace.join(name)).into_iter().find(|folder| folder.exists());
+    let Some(folder) = folder else { return Ok(None) };
+    let path = folder.join(POSITION);
+    let text = std::fs::read(&path).map_err(|error| Error::io("read", &path, &error))?;
+    let position: Position = serde_json::from_slice(&text)
+        .map_err(|error| Error::corrupt(format!("{} is damaged: {error}", path.display())))?;
+    if position.format != FORMAT || position.spec != *spec {
+        return Err(Error::precondition(format!("{} belongs to another job or version", path.display())));
+    }
+    let path = folder.join(TENSORS);
+    let tensors: HashMap<String, Tensor> = candle_core::safetensors::load(&path, &Device::Cpu)
+        .map_err(|error| Error::corrupt(format!("{} is damaged: {error}", path.display())))?;
+    for parameter in parameters.iter() {
+        let part = |name: &String| {
+            tensors.get(name).ok_or_else(|| Error::corrupt(format!("{} has no {name}", path.display())))
+        };
+        let parts: Vec<&Tensor> = parameter.parts.iter().map(part).collect::<Result<_>>()?;
+        parameter.value.set(&Tensor::cat(&parts, 0)?.to_device(parameter.value.device())?)?;
+    }
+    let optimizer = Optimizer::restore(&spec.hyperparameters, parameters, position.step, &tensors)?;
+    Ok(Some((position, optimizer)))
+}

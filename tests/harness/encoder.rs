@@ -1,0 +1,81 @@
+//! A tiny encoder made on the spot: random weights, and a WordPiece vocabulary trained on the demonstration texts.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use candle_core::{Device, Tensor};
+use hone_daemon::model::config::Config;
+use hone_daemon::model::parameters::declare;
+use hone_daemon::random::{Purpose, Stream};
+use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
+use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainer};
+use tokenizers::normalizers::bert::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::processors::bert::BertProcessing;
+use tokenizers::{AddedToken, TokenizerBuilder};
+
+/// Positions of the tiny encoder.
+pub(crate) const POSITIONS: usize = 128;
+
+const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+
+/// The folder of the tiny encoder, made once for all tests and left in the build folder.
+pub(crate) fn tiny_encoder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder").keep();
+        make(&folder);
+        folder
+    })
+}
+
+/// Makes the tiny encoder in a folder.
+pub(crate) fn make(folder: &Path) {
+    let vocabulary = write_tokenizer(folder);
+    let config = serde_json::json!({
+        "architectures": ["BertModel"], "model_type": "bert", "hidden_act": "gelu",
+        "vocab_size": vocabulary, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 64, "max_position_embeddings": POSITIONS, "type_vocab_size": 2,
+        "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "layer_norm_eps": 1e-12,
+        "pad_token_id": 0,
+    });
+    std::fs::write(folder.join("config.json"), config.to_string()).expect("config.json");
+    let architecture = Config::parse(&config.to_string()).expect("a configuration").architecture;
+    let mut tensors = HashMap::new();
+    for (site, declared) in declare(&architecture, 2).into_iter().enumerate() {
+        let shape = declared.part_shape();
+        for (part, name) in declared.parts.iter().enumerate().filter(|_| !declared.head) {
+            let stream = Stream::new(11, Purpose::Initialisation, part as u64, site as u32);
+            let value = |index: u64| match name {
+                name if name.ends_with("LayerNorm.weight") => 1.0,
+                name if name.ends_with("bias") => 0.0,
+                _ => (0.1 * stream.normal(index)) as f32,
+            };
+            let values: Vec<f32> = (0..shape.iter().product::<usize>() as u64).map(value).collect();
+            let tensor = Tensor::from_vec(values, shape.clone(), &Device::Cpu).expect("a tensor");
+            tensors.insert(name.trim_start_matches("bert.").to_owned(), tensor);
+        }
+    }
+    candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).expect("model.safetensors");
+}
+
+fn write_tokenizer(folder: &Path) -> usize {
+    let special = SPECIAL.map(|token| AddedToken::from(token, true)).to_vec();
+    let mut trainer =
+        WordPieceTrainer::builder().vocab_size(2000).show_progress(false).special_tokens(special).build();
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/reviews/train.csv");
+    let mut tokenizer = TokenizerBuilder::new()
+        .with_model(WordPiece::builder().unk_token("[UNK]".into()).build().expect("a model"))
+        .with_normalizer(Some(BertNormalizer::default()))
+        .with_pre_tokenizer(Some(BertPreTokenizer))
+        .with_post_processor(Some(BertProcessing::new(("[SEP]".into(), 3), ("[CLS]".into(), 2))))
+        .with_decoder(Some(WordPieceDecoder::default()))
+        .build()
+        .expect("a tokenizer");
+    tokenizer
+        .train_from_files(&mut trainer, vec![demo.to_string_lossy().into_owned()])
+        .and_then(|tokenizer| tokenizer.save(folder.join("tokenizer.json"), false))
+        .expect("tokenizer.json");
+    tokenizer.get_vocab_size(true)
+}
