@@ -1,6 +1,8 @@
 //! The data folder: where everything lies, and how files become visible in it.
 //!
-//!     hone.lock  hone.db  tmp/  datasets/SHA256  models/NAME/VERSION/  jobs/ID/
+//! ```text
+//! hone.lock  hone.db  tmp/  datasets/SHA256  models/NAME/VERSION/  jobs/ID/
+//! ```
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};

@@ -8,15 +8,12 @@ use tokio::sync::Semaphore;
 
 use super::registry::Models;
 use super::worker::{Answer, Ready, Refused};
-use crate::data::tokenize::Tokens;
+use crate::data::tokenize::{MAX_TEXT_BYTES, Tokens};
 use crate::error::{Error, Kind, Result};
 use crate::jobs::Version;
 
 /// Texts of a request at most.
 pub const MAX_INPUTS: usize = 1024;
-
-/// Bytes of a text at most.
-pub const MAX_TEXT_BYTES: usize = 1 << 20;
 
 /// Text of all requests together, in KiB, that the daemon holds at most.
 const ADMITTED_KIB: usize = 256 << 10;
@@ -277,6 +274,19 @@ mod tests {
         serving.classify("", vec![input("good")]).await.unwrap();
         assert!(!bench.seen().contains(&"gone".to_owned()));
         bench.models.shut_down();
+    }
+
+    #[tokio::test]
+    async fn training_on_the_only_thread_does_not_hold_requests_up() {
+        let bench = Bench::with_threads(1);
+        bench.publish("reviews");
+        let (done, busy) = std::sync::mpsc::channel::<()>();
+        bench.pool.spawn(move || drop(busy.recv()));
+        let inputs = vec![input("good"); 100];
+        let answer = tokio::time::timeout(Duration::from_secs(5), bench.serving().classify("", inputs)).await;
+        assert_eq!(answer.unwrap().unwrap().predictions.len(), 100);
+        bench.models.shut_down();
+        drop(done);
     }
 
     #[tokio::test]

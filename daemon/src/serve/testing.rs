@@ -76,15 +76,19 @@ pub(crate) struct Bench {
     pub(crate) data: DataDir,
     store: Arc<Store>,
     engine: FakeEngine,
-    pool: Arc<rayon::ThreadPool>,
+    pub(crate) pool: Arc<rayon::ThreadPool>,
     _home: Home,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
+        Self::with_threads(2)
+    }
+
+    pub(crate) fn with_threads(threads: usize) -> Self {
         let home = Home::new();
         let (data, store, engine) = (home.data(), Arc::new(home.store()), FakeEngine::default());
-        let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
+        let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
         let models =
             Arc::new(Models::new(data.clone(), store.clone(), Arc::new(engine.clone()), pool.clone()));
         store.insert_job("01a", &spec("reviews"), 8).unwrap();
