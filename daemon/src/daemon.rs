@@ -61,6 +61,7 @@ impl Compute {
             .build()
             .map_err(|error| Error::internal(format!("cannot start {} threads: {error}", config.threads)))?;
         let pool = Arc::new(pool);
+        tracing::info!(device = ?device.location(), threads = config.threads, "computing");
         Ok(Self {
             trainer: Arc::new(DeviceTrainer::new(device.clone(), pool.clone())),
             engine: Arc::new(DeviceEngine::new(device)),

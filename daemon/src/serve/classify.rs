@@ -281,7 +281,9 @@ mod tests {
         let bench = Bench::with_threads(1);
         bench.publish("reviews");
         let (done, busy) = std::sync::mpsc::channel::<()>();
-        bench.pool.spawn(move || drop(busy.recv()));
+        bench.pool.spawn(move || {
+            let _ = busy.recv();
+        });
         let inputs = vec![input("good"); 100];
         let answer = tokio::time::timeout(Duration::from_secs(5), bench.serving().classify("", inputs)).await;
         assert_eq!(answer.unwrap().unwrap().predictions.len(), 100);
