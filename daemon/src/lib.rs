@@ -13,7 +13,7 @@
 //!
 //! A module uses only what stands above it in this list:
 //!
-//! - [`error`]: the one error type; [`random`]: random numbers without state
+//! - [`error`]: the one error type; [`random`]: random numbers without state; [`digest`]: SHA-256
 //! - [`data`]: labelled files to examples, tokens and packed batches
 //! - [`kernels`]: differentiable operations
 //! - [`model`]: encoder, classifier, the checkpoint folder, names of encoders
@@ -33,6 +33,7 @@
 pub mod config;
 pub mod daemon;
 pub mod data;
+pub mod digest;
 pub mod error;
 pub mod jobs;
 pub mod kernels;

@@ -229,12 +229,8 @@ fn find(file: &str, columns: &[String], name: &str) -> Result<usize> {
 }
 
 fn unclear(file: &str, columns: &[String], role: &str, flag: &str) -> Error {
-    let semicolons = match columns {
-        [only] if only.contains(';') => "; fields are separated by commas or tabs, not by semicolons",
-        _ => "",
-    };
     Error::invalid(format!(
-        "{file}: cannot tell which column is the {role}; {}; name it with {flag}{semicolons}",
+        "{file}: cannot tell which column is the {role}; {}; name it with {flag}",
         listed(columns)
     ))
 }
@@ -330,7 +326,6 @@ mod tests {
                 "the columns are \"text\", \"id\"; name it with --label-column",
             ),
             (&["text", "u", "v"], given(None, None), two, "name it with --label-column"),
-            (&["text;label"], given(None, None), &[], "not by semicolons"),
             (&["text"], given(None, None), &[], "cannot tell which column is the label"),
             (
                 &["a", "b"],

@@ -33,7 +33,28 @@ impl Delimited {
         let mut rows = Self { lines, delimiter, columns: vec![], raw: first, fields: vec![], line };
         rows.scan()?;
         rows.columns = (0..rows.fields.len()).map(|column| rows.field(column).trim().to_owned()).collect();
+        rows.check_header()?;
         Ok(rows)
+    }
+
+    /// What a header of another dialect looks like is told here, before its rows make no sense.
+    fn check_header(&self) -> Result<()> {
+        let header = self.raw.get(..self.end()).unwrap_or_default();
+        if header.contains('\r') && !header.contains('\n') {
+            return Err(self
+                .lines
+                .invalid(self.line, "lines end with CR alone; save the file with LF or CRLF"));
+        }
+        let [only] = self.columns.as_slice() else { return Ok(()) };
+        let hint = match only {
+            only if only.contains('\t') => "; is the file tab-separated? Then let its name end with .tsv",
+            only if only.contains(';') => "; save the file with commas or tabs instead of semicolons",
+            _ => "",
+        };
+        Err(self.lines.invalid(
+            self.line,
+            format!("the header has one column, {only:?}, but a text and a label are needed{hint}"),
+        ))
     }
 
     fn field(&self, column: usize) -> Cow<'_, str> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use tempfile::NamedTempFile;
 
 use super::data_dir::{self, DataDir};
-use super::digest::{self, Hasher};
+use crate::digest::{self, Hasher};
 use super::store::{DatasetRecord, Store, unknown_dataset};
 use super::{Time, lock};
 use crate::data::Columns;

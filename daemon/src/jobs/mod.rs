@@ -4,7 +4,6 @@
 
 pub mod data_dir;
 pub mod datasets;
-pub mod digest;
 pub mod log;
 pub mod registry;
 pub mod request;
@@ -19,6 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::FileDigest;
 use crate::train::event::{EpochMetrics, Event, Failure, Metrics, Published, State, TestMetrics};
 use crate::train::spec::Spec;
 
@@ -93,7 +93,7 @@ pub struct Version {
     /// SHA-256 of `model.safetensors`, lower-case hexadecimal.
     pub weights_sha256: String,
     /// Every file of the folder, by name.
-    pub files: Vec<digest::FileDigest>,
+    pub files: Vec<FileDigest>,
     /// In class order.
     pub labels: Vec<String>,
     /// Tokens of a sequence at most, special tokens included.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::data_dir::DataDir;
-use super::digest::{self, FileDigest};
+use crate::digest::{self, FileDigest};
 use super::store::{DatasetRecord, Store};
 use super::trainer::{Emit, Trainer};
 use super::{Time, Version};

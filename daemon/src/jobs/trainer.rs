@@ -8,6 +8,7 @@ use candle_core::Device;
 
 use super::data_dir::DataDir;
 use crate::error::{Error, Result};
+use crate::model::checkpoint;
 use crate::model::hub::{self, EncoderName};
 use crate::train::event::Event;
 use crate::train::spec::Spec;
@@ -44,11 +45,13 @@ impl DeviceTrainer {
 impl Trainer for DeviceTrainer {
     fn check_encoder(&self, name: &str) -> Result<()> {
         match EncoderName::parse(name)? {
-            EncoderName::Folder(folder) if !hub::is_complete(&folder) => Err(Error::precondition(format!(
-                "the encoder's folder {} is not complete: it needs config.json, tokenizer.json and model.safetensors",
-                folder.display()
-            ))),
-            _ => Ok(()),
+            EncoderName::Folder(folder) => {
+                if let Some(missing) = hub::missing(&folder) {
+                    return Err(Error::precondition(format!("the encoder's folder {} has no {missing}", folder.display())));
+                }
+                checkpoint::check(&folder).map(drop)
+            }
+            EncoderName::Hub { .. } => Ok(()),
         }
     }
 

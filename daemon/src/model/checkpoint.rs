@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Metadata, TensorView};
-use sha2::{Digest, Sha256};
 
 use super::config::Config;
 use super::parameters::{Parameters, declare};
+use crate::digest;
 use crate::error::{Error, Result};
 
 /// The file of the weights.
@@ -45,7 +45,7 @@ impl Checkpoint {
 
     /// SHA-256 of the weights' file, lower-case hexadecimal.
     pub fn weights_sha256(&self) -> String {
-        hex(&Sha256::digest(&self.bytes))
+        digest::of_bytes(&self.bytes)
     }
 
     fn tensors(&self) -> Result<SafeTensors<'_>> {
@@ -119,7 +119,7 @@ pub fn write(
     }
     let bytes = serialize(tensors)?;
     write_file(&folder.join(WEIGHTS), &bytes)?;
-    Ok(hex(&Sha256::digest(&bytes)))
+    Ok(digest::of_bytes(&bytes))
 }
 
 /// Tensors as the bytes of a safetensors file.
@@ -141,25 +141,6 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
         file.sync_all()
     };
     write().map_err(|error| Error::io("write", path, &error))
-}
-
-/// SHA-256 of a file, lower-case hexadecimal.
-pub fn file_sha256(path: &Path) -> Result<String> {
-    let hash = || {
-        let (mut file, mut hasher) = (File::open(path)?, Sha256::new());
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(hex(&hasher.finalize())),
-                count => hasher.update(buffer.get(..count).unwrap_or_default()),
-            }
-        }
-    };
-    hash().map_err(|error| Error::io("read", path, &error))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn weights_error(folder: &Path, error: &std::io::Error) -> Error {

@@ -5,6 +5,8 @@
 //! download that was cut off is never taken for a whole one.
 
 mod download;
+#[cfg(test)]
+mod stand_in;
 
 use std::fmt;
 use std::fs;

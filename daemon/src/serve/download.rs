@@ -7,7 +7,7 @@ use std::path::Path;
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
-use crate::jobs::digest::{FileDigest, Hasher};
+use crate::digest::{FileDigest, Hasher};
 
 /// Bytes of a chunk.
 const CHUNK: usize = 256 << 10;
@@ -76,7 +76,7 @@ fn send(folder: &Path, file: FileDigest, pieces: &mpsc::Sender<Result<Piece>>) -
 mod tests {
     use super::*;
     use crate::error::Kind;
-    use crate::jobs::digest;
+    use crate::digest;
 
     async fn all(mut pieces: mpsc::Receiver<Result<Piece>>) -> Result<Vec<(String, Vec<u8>)>> {
         let mut files: Vec<(String, Vec<u8>)> = Vec::new();

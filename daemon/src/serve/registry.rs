@@ -9,7 +9,7 @@ use super::reference::{At, Reference, check_alias};
 use super::worker::Worker;
 use crate::error::{Error, Kind, Result};
 use crate::jobs::data_dir::DataDir;
-use crate::jobs::digest::FileDigest;
+use crate::digest::FileDigest;
 use crate::jobs::store::Store;
 use crate::jobs::{LATEST, Model, Version, lock};
 

@@ -13,7 +13,8 @@ use crate::error::{Error, Kind, Result};
 use crate::jobs::data_dir::{self, DataDir};
 use crate::jobs::store::Store;
 use crate::jobs::testing::{Home, spec, version};
-use crate::jobs::{Version, digest, lock};
+use crate::digest;
+use crate::jobs::{Version, lock};
 
 /// Each word becomes a token; what the first word of a text is decides what happens.
 #[derive(Clone, Default)]

@@ -17,6 +17,7 @@ use super::schedule::Schedule;
 use super::spec::{Hyperparameters, Keep};
 use super::state::{self, Position};
 use crate::data::batch::{by_tokens, epoch_order};
+use crate::digest;
 use crate::error::{Error, Kind, Result};
 use crate::model::bert::{Mode, Noise};
 use crate::model::checkpoint::{self, Checkpoint};
@@ -352,7 +353,8 @@ impl<'a> Run<'a> {
             }
             None => None,
         };
-        let weights_sha256 = checkpoint::file_sha256(&folder.join(checkpoint::WEIGHTS))?;
+        let weights = folder.join(checkpoint::WEIGHTS);
+        let weights_sha256 = digest::of_file(&weights, checkpoint::WEIGHTS.into())?.sha256;
         let description = json!({
             "hone_version": env!("CARGO_PKG_VERSION"),
             "job": self.plan.spec,

@@ -6,7 +6,7 @@ use super::{all, known};
 use crate::data::dataset::{Format, Summary};
 use crate::error::{Error, Result};
 use crate::jobs::datasets::Header;
-use crate::jobs::digest;
+use crate::digest;
 use crate::jobs::store::DatasetRecord;
 use crate::serve::reference::shown;
 

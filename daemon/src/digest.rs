@@ -74,7 +74,8 @@ pub fn of_folder(folder: &Path) -> Result<Vec<FileDigest>> {
     Ok(files)
 }
 
-fn of_file(path: &Path, name: String) -> Result<FileDigest> {
+/// A file's size and digest, under a name.
+pub fn of_file(path: &Path, name: String) -> Result<FileDigest> {
     let failed = |error| Error::io("read", path, &error);
     let mut reader = BufReader::with_capacity(1 << 18, File::open(path).map_err(failed)?);
     let mut hasher = Hasher::default();
