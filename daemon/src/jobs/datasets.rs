@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex};
 use tempfile::NamedTempFile;
 
 use super::data_dir::{self, DataDir};
-use crate::digest::{self, Hasher};
 use super::store::{DatasetRecord, Store, unknown_dataset};
 use super::{Time, lock};
 use crate::data::Columns;
 use crate::data::dataset::{Dataset, Format, Summary};
+use crate::digest::{self, Hasher};
 use crate::error::{Error, Kind, Result};
 use crate::train::spec::Source;
 

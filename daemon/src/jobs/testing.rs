@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::data_dir::DataDir;
-use crate::digest::{self, FileDigest};
 use super::store::{DatasetRecord, Store};
 use super::trainer::{Emit, Trainer};
 use super::{Time, Version};
 use crate::data::dataset::{Format, Summary};
 use crate::data::{Columns, Quantiles};
+use crate::digest::{self, FileDigest};
 use crate::error::{Error, Kind, Result};
 use crate::train::event::{EpochMetrics, Event, Metrics, StepMetrics};
 use crate::train::spec::{Hyperparameters, Source, Spec};

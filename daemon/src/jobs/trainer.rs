@@ -47,7 +47,10 @@ impl Trainer for DeviceTrainer {
         match EncoderName::parse(name)? {
             EncoderName::Folder(folder) => {
                 if let Some(missing) = hub::missing(&folder) {
-                    return Err(Error::precondition(format!("the encoder's folder {} has no {missing}", folder.display())));
+                    return Err(Error::precondition(format!(
+                        "the encoder's folder {} has no {missing}",
+                        folder.display()
+                    )));
                 }
                 checkpoint::check(&folder).map(drop)
             }
@@ -57,6 +60,8 @@ impl Trainer for DeviceTrainer {
 
     fn check(&self, spec: &Spec, data: &DataDir) -> Result<()> {
         match hub::find_local(&EncoderName::parse(&spec.encoder)?)? {
+            // The only thread of a pool of one may be training for hours; the check does not wait for it.
+            Some(folder) if self.pool.current_num_threads() == 1 => plan(spec, &folder, data).map(drop),
             Some(folder) => self.pool.install(|| plan(spec, &folder, data)).map(drop),
             None => Ok(()),
         }

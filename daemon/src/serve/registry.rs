@@ -7,9 +7,9 @@ use std::thread::JoinHandle;
 use super::engine::Engine;
 use super::reference::{At, Reference, check_alias};
 use super::worker::Worker;
+use crate::digest::FileDigest;
 use crate::error::{Error, Kind, Result};
 use crate::jobs::data_dir::DataDir;
-use crate::digest::FileDigest;
 use crate::jobs::store::Store;
 use crate::jobs::{LATEST, Model, Version, lock};
 

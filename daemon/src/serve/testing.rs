@@ -9,11 +9,11 @@ use super::queue::Limits;
 use super::registry::Models;
 use crate::data::batch::Batch;
 use crate::data::tokenize::Tokens;
+use crate::digest;
 use crate::error::{Error, Kind, Result};
 use crate::jobs::data_dir::{self, DataDir};
 use crate::jobs::store::Store;
 use crate::jobs::testing::{Home, spec, version};
-use crate::digest;
 use crate::jobs::{Version, lock};
 
 /// Each word becomes a token; what the first word of a text is decides what happens.

@@ -4,9 +4,9 @@ use hone::v1;
 
 use super::{all, known};
 use crate::data::dataset::{Format, Summary};
+use crate::digest;
 use crate::error::{Error, Result};
 use crate::jobs::datasets::Header;
-use crate::digest;
 use crate::jobs::store::DatasetRecord;
 use crate::serve::reference::shown;
 
