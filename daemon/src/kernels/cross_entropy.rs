@@ -100,7 +100,7 @@ mod tests {
         let mut row = [1000.0, 999.0, -1000.0];
         let log_sum = softmax(&mut row);
         assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);
-        assert!((log_sum - 1000.313_3).abs() < 1e-3);
+        assert!((log_sum - 1_000.313_3).abs() < 1e-3);
         assert!((row_loss(&[-1000.0, 1000.0], 0) - 2000.0).abs() < 1e-3);
     }
 }

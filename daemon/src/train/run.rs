@@ -77,7 +77,7 @@ impl<E: Into<Error>> From<E> for Halt {
 /// its position saved. A workspace with a saved position continues from there, bit for bit. `workspace` is the job's
 /// own folder. Blocking; runs on the current rayon pool.
 pub fn run(plan: &Plan, device: &Device, workspace: &Path, emit: Emit<'_>) -> Result<Outcome> {
-    match Run::start(plan, device, workspace, emit).and_then(Run::to_the_end) {
+    match Run::start(plan, device, workspace, emit).and_then(Run::complete) {
         Ok(finished) => Ok(Outcome::Finished(Box::new(finished))),
         Err(Halt::Stopped) => Ok(Outcome::Stopped),
         Err(Halt::Failed(error)) => Err(error),
@@ -116,7 +116,7 @@ impl<'a> Run<'a> {
         Ok(Self { plan, device, workspace, emit, prepared, schedule, model, optimizer, position })
     }
 
-    fn to_the_end(mut self) -> Result<Finished, Halt> {
+    fn complete(mut self) -> Result<Finished, Halt> {
         while !self.is_done() {
             if let Err(halt) = self.epoch() {
                 if matches!(halt, Halt::Stopped) {

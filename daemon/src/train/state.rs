@@ -25,27 +25,27 @@ const TENSORS: &str = "training.safetensors";
 
 /// Where a run stands, between two optimizer steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Position {
+pub(super) struct Position {
     format: u32,
     /// What is run.
-    pub spec: Spec,
+    pub(super) spec: Spec,
     /// The epoch under way, from 0.
-    pub epoch: u32,
+    pub(super) epoch: u32,
     /// Optimizer steps done in this epoch.
-    pub step_in_epoch: u64,
+    pub(super) step_in_epoch: u64,
     /// Optimizer steps done.
-    pub step: u64,
+    pub(super) step: u64,
     /// What was counted in this epoch.
-    pub tally: Tally,
+    pub(super) tally: Tally,
     /// Every epoch that has ended.
-    pub epochs: Vec<EpochMetrics>,
+    pub(super) epochs: Vec<EpochMetrics>,
     /// The epoch whose checkpoint is kept so far, from 1.
-    pub kept: Option<u32>,
+    pub(super) kept: Option<u32>,
 }
 
 impl Position {
     /// Before the first step.
-    pub fn start(spec: &Spec, labels: usize) -> Self {
+    pub(super) fn start(spec: &Spec, labels: usize) -> Self {
         Self {
             format: FORMAT,
             spec: spec.clone(),
@@ -60,7 +60,7 @@ impl Position {
 }
 
 /// Saves the position of a run.
-pub fn save(
+pub(super) fn save(
     workspace: &Path,
     position: &Position,
     parameters: &Parameters,
@@ -87,7 +87,7 @@ pub fn save(
 }
 
 /// The saved position of a run, if there is one, its parameters put into `parameters`.
-pub fn load(workspace: &Path, spec: &Spec, parameters: &Parameters) -> Result<Option<(Position, Optimizer)>> {
+pub(super) fn load(workspace: &Path, spec: &Spec, parameters: &Parameters) -> Result<Option<(Position, Optimizer)>> {
     let folder =
         ["state", "state.old"].map(|name| workspace.join(name)).into_iter().find(|folder| folder.exists());
     let Some(folder) = folder else { return Ok(None) };
