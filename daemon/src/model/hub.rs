@@ -5,12 +5,11 @@
 //! download that was cut off is never taken for a whole one.
 
 mod download;
-#[cfg(test)]
-mod stand_in;
 
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Result};
@@ -22,6 +21,8 @@ const TOKENIZERS: [&str; 2] = ["tokenizer.json", "vocab.txt"];
 
 const DEFAULT_REVISION: &str = "main";
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+/// Held by the download that runs.
+static TURN: Mutex<()> = Mutex::new(());
 /// Longest hub id that the hub itself takes.
 const LONGEST_ID: usize = 96;
 
@@ -96,7 +97,10 @@ pub fn is_complete(folder: &Path) -> bool {
 
 /// Which of the files that an encoder needs the folder lacks, in words.
 pub fn missing(folder: &Path) -> Option<String> {
-    let has = |name: &str| folder.join(name).is_file();
+    missing_of(|name| folder.join(name).is_file())
+}
+
+fn missing_of(has: impl Fn(&str) -> bool) -> Option<String> {
     let mut missing = vec![];
     if !has(CONFIG) {
         missing.push(CONFIG.to_owned());
@@ -109,7 +113,7 @@ pub fn missing(folder: &Path) -> Option<String> {
             },
         );
     }
-    if !TOKENIZERS.into_iter().any(has) {
+    if !TOKENIZERS.into_iter().any(&has) {
         missing.push(TOKENIZERS.join(" or "));
     }
     (!missing.is_empty()).then(|| missing.join(", "))
@@ -216,7 +220,12 @@ impl HubConfig {
             ));
         }
         let revision = revision.as_deref().unwrap_or(DEFAULT_REVISION);
-        download::Download::new(self, id, revision, progress).run()
+        // A second download of the same files would fail at the first one's locks.
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.find_local(name)? {
+            Some(folder) => Ok(folder),
+            None => download::Download::new(self, id, revision, progress)?.run(),
+        }
     }
 }
 
@@ -228,10 +237,6 @@ struct Repository {
 impl Repository {
     fn new(cache: &Path, id: &str) -> Self {
         Self { folder: cache.join(format!("models--{}", id.replace('/', "--"))) }
-    }
-
-    fn blobs(&self) -> PathBuf {
-        self.folder.join("blobs")
     }
 
     fn reference(&self, revision: &str) -> PathBuf {

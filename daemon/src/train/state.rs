@@ -87,7 +87,11 @@ pub(super) fn save(
 }
 
 /// The saved position of a run, if there is one, its parameters put into `parameters`.
-pub(super) fn load(workspace: &Path, spec: &Spec, parameters: &Parameters) -> Result<Option<(Position, Optimizer)>> {
+pub(super) fn load(
+    workspace: &Path,
+    spec: &Spec,
+    parameters: &Parameters,
+) -> Result<Option<(Position, Optimizer)>> {
     let folder =
         ["state", "state.old"].map(|name| workspace.join(name)).into_iter().find(|folder| folder.exists());
     let Some(folder) = folder else { return Ok(None) };
