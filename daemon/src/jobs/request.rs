@@ -47,11 +47,8 @@ impl JobRequest {
     /// Fills the remaining defaults in: data sets by their names, the demonstration data, the daemon's encoder.
     pub fn resolve(self, datasets: &Datasets, encoder: &str) -> Result<Spec> {
         let source = |flag: &str, request: SourceRequest| -> Result<Source> {
-            let name = match request.name {
-                Some(name) => name,
-                None => datasets.get(&request.dataset, None).map_err(|error| error.within(flag))?.name,
-            };
-            Ok(Source { dataset: request.dataset, name })
+            let stored = datasets.get(&request.dataset, None).map_err(|error| error.within(flag))?;
+            Ok(Source { dataset: request.dataset, name: request.name.unwrap_or(stored.name) })
         };
         let (train, validation, test, default_name) = match self.train {
             Some(train) => {

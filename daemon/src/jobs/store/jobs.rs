@@ -35,7 +35,7 @@ impl Store {
                 return Err(Error::new(
                     Kind::Exhausted,
                     format!(
-                        "the queue is full ({bound} jobs wait); wait for one to end, cancel one, or start the daemon \
+                        "the queue is full (at most {bound} wait); wait for one to end, cancel one, or start the daemon \
                          with a higher --max-jobs"
                     ),
                 ));
@@ -158,7 +158,7 @@ pub(super) fn append(tx: &Transaction<'_>, job: &str, events: &[Event]) -> Resul
 
 /// The error for a job that does not exist.
 pub(crate) fn unknown_job(id: &str) -> Error {
-    Error::not_found(format!("there is no job {id:?}; `client jobs` lists them"))
+    Error::not_found(format!("there is no job {id:?}"))
 }
 
 /// An event's kind and JSON. JSON has no number that is not finite, so an event with one is logged in words: it
@@ -262,7 +262,7 @@ mod tests {
         store.insert_job("01a", &spec("reviews"), 1).unwrap();
         let error = store.insert_job("01b", &spec("reviews"), 1).unwrap_err();
         assert_eq!(error.kind(), Kind::Exhausted);
-        assert!(error.message().contains("1 jobs wait"), "{error}");
+        assert!(error.message().contains("at most 1 wait"), "{error}");
         assert_eq!(store.jobs().unwrap().len(), 1);
     }
 
