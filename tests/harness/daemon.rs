@@ -10,7 +10,7 @@ use hone::v1::training_service_client::TrainingServiceClient;
 use hone::v1::upload_dataset_request::Part;
 use hone::v1::{
     ClassifyRequest, DataSource, Dataset, Event, GetJobRequest, Hyperparameters, Input, Job, JobSpec,
-    StartJobRequest, UploadDatasetRequest, UploadHeader, WatchJobRequest,
+    ListJobsRequest, StartJobRequest, UploadDatasetRequest, UploadHeader, WatchJobRequest,
 };
 use hone_daemon::config::Config;
 use tokio::net::TcpListener;
@@ -50,18 +50,11 @@ impl Daemon {
         let task = tokio::spawn(hone_daemon::run(config, listener, async move {
             let _ = stopped.await;
         }));
-        let endpoint = Channel::from_shared(address.clone()).expect("an address");
-        let mut tries = 0;
-        let channel = loop {
-            match endpoint.connect().await {
-                Ok(channel) => break channel,
-                Err(error) if tries == 100 || task.is_finished() => {
-                    panic!("the daemon does not answer: {error}")
-                }
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
-            }
-            tries += 1;
-        };
+        let channel = Channel::from_shared(address.clone()).expect("an address").connect_lazy();
+        // Answered once the daemon is open; refused when it could not be opened.
+        if let Err(status) = TrainingServiceClient::new(channel.clone()).list(ListJobsRequest {}).await {
+            panic!("the daemon does not answer: {status}; {:?}", task.await);
+        }
         Self { address, channel, data: data.to_owned(), shutdown, task }
     }
 
@@ -105,15 +98,15 @@ impl Daemon {
 
     /// A job on toy data that takes a second or so.
     pub(crate) async fn toy_spec(&self) -> JobSpec {
-        let train = self.upload("toy.csv", toy_rows(200, 1)).await.expect("an upload");
+        let train = self.upload("toy.csv", toy_rows(400, 1)).await.expect("an upload");
         let test = self.upload("held-out.csv", toy_rows(40, 2)).await.expect("an upload");
         let source = |dataset: Dataset| Some(DataSource { dataset_id: dataset.id, name: None });
         JobSpec {
             train: source(train),
             test: source(test),
             hyperparameters: Some(Hyperparameters {
-                learning_rate: Some(4e-3),
-                batch_size: Some(8),
+                learning_rate: Some(2e-3),
+                batch_size: Some(4),
                 max_length: Some(32),
                 ..Hyperparameters::default()
             }),

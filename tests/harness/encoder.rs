@@ -1,6 +1,7 @@
-//! A tiny encoder made on the spot: random weights, and a WordPiece vocabulary trained on the demonstration texts.
+//! A tiny encoder made on the spot: random weights, and the words of the demonstration texts; the same in every
+//! run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -9,7 +10,7 @@ use hone_daemon::model::config::Config;
 use hone_daemon::model::parameters::declare;
 use hone_daemon::random::{Purpose, Stream};
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
-use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainer};
+use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::bert::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
@@ -60,22 +61,40 @@ pub(crate) fn make(folder: &Path) {
     candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).expect("model.safetensors");
 }
 
+/// Words of the demonstration texts that the vocabulary has whole; the others are spelled.
+const WORDS: usize = 1500;
+
 fn write_tokenizer(folder: &Path) -> usize {
-    let special = SPECIAL.map(|token| AddedToken::from(token, true)).to_vec();
-    let mut trainer =
-        WordPieceTrainer::builder().vocab_size(2000).show_progress(false).special_tokens(special).build();
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/reviews/train.csv");
+    let vocabulary = WordPiece::read_bytes(vocabulary().as_bytes()).expect("a vocabulary");
     let mut tokenizer = TokenizerBuilder::new()
-        .with_model(WordPiece::builder().unk_token("[UNK]".into()).build().expect("a model"))
+        .with_model(
+            WordPiece::builder().vocab(vocabulary).unk_token("[UNK]".into()).build().expect("a model"),
+        )
         .with_normalizer(Some(BertNormalizer::default()))
         .with_pre_tokenizer(Some(BertPreTokenizer))
         .with_post_processor(Some(BertProcessing::new(("[SEP]".into(), 3), ("[CLS]".into(), 2))))
         .with_decoder(Some(WordPieceDecoder::default()))
         .build()
         .expect("a tokenizer");
-    tokenizer
-        .train_from_files(&mut trainer, vec![demo.to_string_lossy().into_owned()])
-        .and_then(|tokenizer| tokenizer.save(folder.join("tokenizer.json"), false))
-        .expect("tokenizer.json");
+    tokenizer.add_special_tokens(SPECIAL.map(|token| AddedToken::from(token, true))).expect("special tokens");
+    tokenizer.save(folder.join("tokenizer.json"), false).expect("tokenizer.json");
     tokenizer.get_vocab_size(true)
+}
+
+/// One token a line: special tokens, characters, and the most frequent words. Unlike what a trainer of tokenizers makes
+/// of the texts, it is the same in every run.
+fn vocabulary() -> String {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/reviews/train.csv");
+    let text = std::fs::read_to_string(demo).expect("the demonstration texts").to_lowercase();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for word in text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| word.len() > 1) {
+        *counts.entry(word).or_default() += 1;
+    }
+    let mut words: Vec<&str> = counts.keys().copied().collect();
+    words.sort_by_key(|word| std::cmp::Reverse(counts[word]));
+    let characters = (' '..='~').filter(|c| !c.is_ascii_uppercase() && *c != ' ');
+    let characters = characters.flat_map(|c| [c.to_string(), format!("##{c}")]);
+    let words = words.into_iter().take(WORDS).map(str::to_owned);
+    let tokens: Vec<String> = SPECIAL.map(str::to_owned).into_iter().chain(characters).chain(words).collect();
+    tokens.join("\n")
 }
