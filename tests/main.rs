@@ -1,5 +1,7 @@
 //! Tests of the whole: parity with the reference implementations, and real daemons over real sockets.
 
+mod bad_input;
+mod cli;
 mod harness;
 mod parity;
 mod service;
