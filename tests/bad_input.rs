@@ -375,7 +375,8 @@ async fn a_damaged_encoder_is_refused_with_the_file_at_fault() {
     let daemon = Daemon::start(data.path()).await;
     let toy = daemon.toy_spec().await;
     let before = Held::by(&daemon).await;
-    let cases: [(&str, fn(&Path), Code, &[&str]); 8] = [
+    type Harm = fn(&Path);
+    let cases: [(&str, Harm, Code, &[&str]); 8] = [
         (
             "no configuration",
             |folder| remove(folder, "config.json"),

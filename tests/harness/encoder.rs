@@ -1,5 +1,5 @@
-//! A tiny encoder made on the spot: random weights, and the words of the demonstration texts. It is the
-//! same in every run.
+//! A tiny encoder made on the spot: random weights, and the words of the demonstration texts; the same in every
+//! run.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
