@@ -170,7 +170,8 @@ fn adam_with_gradient_accumulation_is_that_of_pytorch() -> Result<()> {
     let (hyperparameters, steps) = curve("adam_accumulation");
     let mut optimizer = Optimizer::new(&hyperparameters, &fixture.model.parameters);
     let losses = fixture.numbers("adam_accumulation", "losses");
-    for step in 0..steps as usize {
+    assert_eq!(losses.len() as u64, steps);
+    for (step, expected) in losses.iter().enumerate() {
         let mean = |index: usize| {
             let (batch, classes) = fixture.batch(index);
             fixture.model.loss(&batch, classes, Mode::Evaluate)?.1 / 2.0
@@ -270,7 +271,7 @@ fn hidden_states_are_those_of_candle_transformers() {
 #[test]
 fn hidden_states_of_the_real_encoder_are_those_of_candle_transformers() {
     let Some(folder) = std::env::var_os("HONE_TEST_ENCODER").map(PathBuf::from) else {
-        println!("skipped: HONE_TEST_ENCODER is not set");
+        eprintln!("skipped: HONE_TEST_ENCODER is not set");
         return;
     };
     let mut batch = Batch { offsets: vec![0], ..Batch::default() };
