@@ -231,3 +231,16 @@ fn hone_json_holds_the_whole_story() {
     assert_eq!(json["epochs"].as_array().map(Vec::len), Some(4));
     assert!(json["test"]["metrics"]["accuracy"].is_number() && json["hone_version"].is_string());
 }
+
+#[test]
+fn a_crash_between_two_renames_of_the_saved_position_does_no_harm() {
+    let job = Job::new(|_| {});
+    let workspace = job.workspace("run");
+    assert!(matches!(job.run(&workspace, 2, Some(10)).0, Ok(Outcome::Stopped)));
+    let left_over = workspace.join("state.old");
+    std::fs::create_dir(&left_over).expect("a folder");
+    std::fs::write(left_over.join("position.json"), "{}").expect("a file");
+    let (outcome, _) = job.run(&workspace, 2, None);
+    assert!(matches!(outcome, Ok(Outcome::Finished(_))), "{outcome:?}");
+    assert!(!left_over.exists());
+}

@@ -307,10 +307,15 @@ impl<'a> Run<'a> {
         self.position.epochs.push(epoch.clone());
         self.position.step_in_epoch = 0;
         self.position.tally = Tally::new(self.plan.labels.names().len());
+        let kept_before = self.position.kept;
         if best || self.hyperparameters().keep == Keep::Last {
             self.keep_checkpoint()?;
         }
         state::save(self.workspace, &self.position, &self.model.parameters, &self.optimizer)?;
+        // Only now: until the new position is on disk, the saved one names the checkpoint before.
+        if let Some(old) = kept_before.filter(|_| kept_before != self.position.kept) {
+            let _ = std::fs::remove_dir_all(self.checkpoint_folder(old));
+        }
         if (self.emit)(Event::Epoch(epoch)).is_break() && !self.is_done() {
             return Err(Halt::Stopped);
         }
@@ -330,9 +335,7 @@ impl<'a> Run<'a> {
         let (config, labels) = (&self.model.config, self.plan.labels.names());
         checkpoint::write(&folder, config, labels, self.head_dropout(), &self.model.parameters)?;
         self.plan.tokenizer.write_files(&self.plan.encoder, &folder)?;
-        if let Some(old) = self.position.kept.replace(epoch).filter(|&old| old != epoch) {
-            let _ = std::fs::remove_dir_all(self.checkpoint_folder(old));
-        }
+        self.position.kept = Some(epoch);
         Ok(())
     }
 

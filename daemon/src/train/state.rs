@@ -5,6 +5,7 @@
 //! Random numbers need no state: they are functions of the position.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
@@ -77,11 +78,16 @@ pub(super) fn save(
         tensors.extend(parameter.split(parameter.value.as_tensor())?);
     }
     write_file(&fresh.join(TENSORS), &serialize(tensors)?)?;
+    let sync = |folder: &Path| File::open(folder).and_then(|folder| folder.sync_all());
+    sync(&fresh).map_err(failed("sync a folder in"))?;
     let old = workspace.join("state.old");
     if folder.exists() {
+        // A crash may have left an old position beside the newer one; a folder cannot be renamed onto it.
+        let _ = std::fs::remove_dir_all(&old);
         std::fs::rename(&folder, &old).map_err(failed("rename a folder in"))?;
     }
     std::fs::rename(&fresh, &folder).map_err(failed("rename a folder in"))?;
+    sync(workspace).map_err(failed("sync"))?;
     let _ = std::fs::remove_dir_all(&old);
     Ok(())
 }
