@@ -5,6 +5,7 @@
 //! position can be saved (`state`). What happens is told in events (`event`); nothing else comes out.
 
 pub mod event;
+pub mod methods;
 pub mod metrics;
 pub mod optimizer;
 pub mod plan;

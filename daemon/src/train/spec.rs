@@ -4,6 +4,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 
 use serde::{Deserialize, Serialize};
 
+use super::methods::Methods;
 use crate::data::Columns;
 
 /// A whole job. It is stored with the job and, as part of `hone.json`, with the checkpoint.
@@ -44,6 +45,7 @@ pub struct Source {
 
 /// How to train.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Hyperparameters {
     /// Which update rule.
     pub optimizer: Optimizer,
@@ -85,6 +87,38 @@ pub struct Hyperparameters {
     pub max_length: Option<NonZeroU32>,
     /// The label that precision, recall and F1 are of, when there are two; `None` takes the second one.
     pub positive_label: Option<String>,
+    /// What matrix products are computed in.
+    pub precision: Precision,
+    /// What is kept of a text that is too long.
+    pub truncation: Truncation,
+    /// The methods that are off by default.
+    pub methods: Methods,
+}
+
+/// What matrix products are computed in. Weights, moments, layer norms, softmax and sums are float32 in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// bfloat16 where the device multiplies it faster, else float32.
+    #[default]
+    Auto,
+    /// float32
+    Fp32,
+    /// bfloat16 factors, float32 sums.
+    Bf16,
+}
+
+/// What is kept of a text that is too long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Truncation {
+    /// Its beginning.
+    #[default]
+    Head,
+    /// Its end.
+    Tail,
+    /// A quarter of the room for its beginning, the rest for its end (Sun et al. 2019: 128 and 382 of 510).
+    HeadTail,
 }
 
 /// Which update rule.
@@ -166,6 +200,9 @@ impl Default for Hyperparameters {
             early_stopping: None,
             max_length: None,
             positive_label: None,
+            precision: Precision::Auto,
+            truncation: Truncation::Head,
+            methods: Methods::default(),
         }
     }
 }

@@ -103,6 +103,9 @@ impl TryFrom<v1::Hyperparameters> for Hyperparameters {
             // Two special tokens and one of the text.
             max_length: count("--max-length", wire.max_length, 3, 1 << 20)?,
             positive_label: text("--positive-label", wire.positive_label)?,
+            precision: default.precision,
+            truncation: default.truncation,
+            methods: default.methods,
         })
     }
 }
