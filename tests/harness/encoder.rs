@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use candle_core::{Device, Tensor};
 use hone_daemon::model::config::Config;
-use hone_daemon::model::parameters::declare;
+use hone_daemon::model::declaration::{Place, declare};
 use hone_daemon::random::{Purpose, Stream};
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
 use tokenizers::models::wordpiece::WordPiece;
@@ -46,7 +46,7 @@ pub(crate) fn make(folder: &Path) {
     let mut tensors = HashMap::new();
     for (site, declared) in declare(&architecture, 2).into_iter().enumerate() {
         let shape = declared.part_shape();
-        for (part, name) in declared.parts.iter().enumerate().filter(|_| !declared.head) {
+        for (part, name) in declared.parts.iter().enumerate().filter(|_| declared.place != Place::Head) {
             let stream = Stream::new(11, Purpose::Initialisation, part as u64, site as u32);
             let value = |index: u64| match name {
                 name if name.ends_with("LayerNorm.weight") => 1.0,

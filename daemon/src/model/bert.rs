@@ -1,4 +1,4 @@
-//! The BERT encoder (Devlin et al. 2019) over packed sequences.
+//! The encoder of the BERT family over packed sequences.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub struct Noise {
     pub hidden: f64,
     /// On the attention probabilities.
     pub attention: f64,
-    /// Before the classifier.
+    /// In the head, at each of its dropouts.
     pub head: f64,
 }
 
@@ -47,6 +47,7 @@ pub(super) enum Site {
     Attention { layer: usize },
     AttentionOutput { layer: usize },
     Output { layer: usize },
+    HeadInput,
     Head,
 }
 
@@ -56,6 +57,7 @@ impl Mode {
         let (number, probability) = match site {
             Site::Embeddings => (0, noise.hidden),
             Site::Head => (1, noise.head),
+            Site::HeadInput => (u32::MAX as usize, noise.head),
             Site::Attention { layer } => (2 + 3 * layer, noise.attention),
             Site::AttentionOutput { layer } => (3 + 3 * layer, noise.hidden),
             Site::Output { layer } => (4 + 3 * layer, noise.hidden),
@@ -67,7 +69,11 @@ impl Mode {
 /// The encoder.
 #[derive(Clone, Debug)]
 pub struct Bert {
-    tables: [Tensor; 3],
+    words: Tensor,
+    positions: Tensor,
+    types: Tensor,
+    has_types: bool,
+    position_offset: u32,
     norm: LayerNorm,
     layers: Vec<Layer>,
 }
@@ -77,6 +83,7 @@ struct Layer {
     heads: usize,
     qkv: Linear,
     attention_output: Linear,
+    has_attention_output_dropout: bool,
     attention_norm: LayerNorm,
     intermediate: Linear,
     output: Linear,
@@ -126,7 +133,12 @@ impl<'a> Supply<'a> {
 impl Bert {
     pub(super) fn new(architecture: &Architecture, supply: &mut Supply<'_>) -> Result<Self> {
         let eps = architecture.layer_norm_eps;
-        let tables = [supply.next()?, supply.next()?, supply.next()?];
+        let (words, positions) = (supply.next()?, supply.next()?);
+        // A family without token types adds a row of zeros, which is no parameter.
+        let types = match architecture.type_vocab_size {
+            0 => Tensor::zeros((1, architecture.hidden_size), words.dtype(), words.device())?,
+            _ => supply.next()?,
+        };
         let norm = supply.norm(eps)?;
         let layers = (0..architecture.num_hidden_layers)
             .map(|_| {
@@ -134,6 +146,7 @@ impl Bert {
                     heads: architecture.num_attention_heads,
                     qkv: supply.linear()?,
                     attention_output: supply.linear()?,
+                    has_attention_output_dropout: architecture.has_attention_output_dropout(),
                     attention_norm: supply.norm(eps)?,
                     intermediate: supply.linear()?,
                     output: supply.linear()?,
@@ -141,7 +154,15 @@ impl Bert {
                 })
             })
             .collect::<Result<_>>()?;
-        Ok(Self { tables, norm, layers })
+        Ok(Self {
+            words,
+            positions,
+            types,
+            has_types: architecture.has_token_types(),
+            position_offset: architecture.position_offset() as u32,
+            norm,
+            layers,
+        })
     }
 
     /// The last hidden states of all tokens: `[T, H]`.
@@ -149,11 +170,15 @@ impl Bert {
         let offsets: Offsets = batch.offsets.as_slice().into();
         let indices = Indices {
             words: batch.ids.as_slice().into(),
-            positions: positions(batch),
-            types: batch.types.as_slice().into(),
+            positions: positions(batch, self.position_offset),
+            types: if self.has_types {
+                batch.types.as_slice().into()
+            } else {
+                vec![0; batch.tokens()].into()
+            },
         };
-        let [words, positions, types] = &self.tables;
-        let x = self.norm.forward(&embedding(&indices, words, positions, types)?)?;
+        let x = embedding(&indices, &self.words, &self.positions, &self.types)?;
+        let x = self.norm.forward(&x)?;
         let mut x = dropout(&x, mode.dropout(Site::Embeddings))?;
         for (index, layer) in self.layers.iter().enumerate() {
             x = layer.forward(&x, &offsets, index, mode)?;
@@ -167,17 +192,15 @@ impl Layer {
         let qkv = self.qkv.forward(x)?;
         let context = attention(&qkv, offsets, self.heads, mode.dropout(Site::Attention { layer }))?;
         let context = self.attention_output.forward(&context)?;
-        let x = self.attention_norm.forward_residual(
-            &context,
-            x,
-            mode.dropout(Site::AttentionOutput { layer }),
-        )?;
+        let site = self.has_attention_output_dropout.then_some(Site::AttentionOutput { layer });
+        let x =
+            self.attention_norm.forward_residual(&context, x, site.and_then(|site| mode.dropout(site)))?;
         let inner = bias_gelu(&project(&x, &self.intermediate.weight)?, &self.intermediate.bias)?;
         self.norm.forward_residual(&self.output.forward(&inner)?, &x, mode.dropout(Site::Output { layer }))
     }
 }
 
-/// A token's place in its sequence, from 0.
-fn positions(batch: &Batch) -> Arc<[u32]> {
-    batch.lengths().flat_map(|length| 0..length as u32).collect()
+/// A token's row of the position table, which for the first of a sequence is `offset`.
+fn positions(batch: &Batch, offset: u32) -> Arc<[u32]> {
+    batch.lengths().flat_map(|length| offset..offset + length as u32).collect()
 }

@@ -9,8 +9,9 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Metadata, TensorView};
 
-use super::config::Config;
-use super::parameters::{Parameters, declare};
+use super::config::{Config, Family};
+use super::declaration::{Place, declare};
+use super::parameters::Parameters;
 use crate::digest;
 use crate::error::{Error, Result};
 
@@ -54,7 +55,7 @@ impl Checkpoint {
     }
 
     /// A tensor by the name that `transformers` gives it in a classifier, in float32. The checkpoint may be that of
-    /// a bare encoder (without the prefix `bert.`) or an old one (`gamma` and `beta` in layer norms).
+    /// a bare encoder (without a prefix such as `bert.`) or an old one (`gamma` and `beta` in layer norms).
     pub fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
         let tensors = self.tensors()?;
         let found = spellings(name).into_iter().find_map(|name| tensors.tensor(&name).ok());
@@ -63,7 +64,7 @@ impl Checkpoint {
 
     /// Tokens of a sequence at most: what training used, when the checkpoint says so.
     pub fn max_length(&self) -> Result<usize> {
-        let positions = self.config.architecture.max_position_embeddings;
+        let positions = self.config.architecture.max_length();
         let path = self.folder.join("tokenizer.json");
         let Ok(text) = std::fs::read_to_string(&path) else { return Ok(positions) };
         let json: serde_json::Value =
@@ -79,7 +80,9 @@ pub fn check(folder: &Path) -> Result<Config> {
     let config = Config::read(folder)?;
     let path = folder.join(WEIGHTS);
     let shapes = read_shapes(folder, &path)?;
-    for declared in declare(&config.architecture, 2).into_iter().filter(|declared| !declared.head) {
+    for declared in
+        declare(&config.architecture, 2).into_iter().filter(|declared| declared.place != Place::Head)
+    {
         let expected = declared.part_shape();
         for name in &declared.parts {
             match spellings(name).into_iter().find_map(|name| shapes.get(&name)) {
@@ -157,7 +160,8 @@ fn damaged(path: &Path, why: &str) -> Error {
 }
 
 fn spellings(name: &str) -> Vec<String> {
-    let bare = name.strip_prefix("bert.").unwrap_or(name);
+    let prefixes = [Family::Bert, Family::DistilBert, Family::Roberta].map(Family::prefix);
+    let bare = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
     let mut spellings = vec![name.to_owned(), bare.to_owned()];
     if name.contains("LayerNorm") {
         for known in [name, bare] {

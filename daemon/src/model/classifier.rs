@@ -7,19 +7,21 @@ use candle_core::{DType, Device, Tensor};
 
 use super::bert::{Bert, Linear, Mode, Site, Supply};
 use super::checkpoint::Checkpoint;
-use super::config::Config;
-use super::parameters::{Parameters, declare};
+use super::config::{Activation, Config, Head};
+use super::declaration::declare;
+use super::parameters::Parameters;
 use crate::data::batch::Batch;
 use crate::error::{Error, Result};
 use crate::kernels::cross_entropy::{cross_entropy, softmax};
 use crate::kernels::dropout::dropout;
 
-/// Encoder and head: `classifier(dropout(tanh(pooler(h[CLS]))))`.
+/// Encoder and head: `output(dropout(activation(dense(h[CLS]))))`.
 #[derive(Clone, Debug)]
 pub struct Network {
     bert: Bert,
-    pooler: Linear,
-    classifier: Linear,
+    head: Head,
+    dense: Linear,
+    output: Linear,
 }
 
 impl Network {
@@ -27,8 +29,9 @@ impl Network {
         let mut supply = Supply::new(parameters, as_constants);
         Ok(Self {
             bert: Bert::new(&config.architecture, &mut supply)?,
-            pooler: supply.linear()?,
-            classifier: supply.linear()?,
+            head: config.architecture.head(),
+            dense: supply.linear()?,
+            output: supply.linear()?,
         })
     }
 
@@ -42,8 +45,14 @@ impl Network {
         let hidden = self.bert.forward(batch, mode)?;
         let starts = batch.offsets.get(..batch.len()).unwrap_or_default();
         let first = hidden.index_select(&Tensor::new(starts, hidden.device())?, 0)?;
-        let pooled = self.pooler.forward(&first)?.tanh()?;
-        self.classifier.forward(&dropout(&pooled, mode.dropout(Site::Head))?)
+        let site = self.head.input_dropout.then_some(Site::HeadInput);
+        let first = dropout(&first, site.and_then(|site| mode.dropout(site)))?;
+        let inner = self.dense.forward(&first)?;
+        let inner = match self.head.activation {
+            Activation::Tanh => inner.tanh()?,
+            Activation::Relu => inner.relu()?,
+        };
+        self.output.forward(&dropout(&inner, mode.dropout(Site::Head))?)
     }
 }
 
@@ -65,7 +74,8 @@ impl Trainable {
         let config = checkpoint.config().clone();
         let same_labels = config.labels().is_some_and(|known| known == labels);
         let declared = declare(&config.architecture, labels.len());
-        let mut stored = |name: &str| match name.starts_with("classifier.") && !same_labels {
+        let output_layer = config.architecture.family.output_layer();
+        let mut stored = |name: &str| match name.starts_with(output_layer) && !same_labels {
             true => Ok(None),
             false => checkpoint.tensor(name),
         };

@@ -1,10 +1,10 @@
-//! The architecture of an encoder, as its `config.json` gives it.
+//! The `config.json` of an encoder or a classifier.
 
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
+pub use super::architecture::{Activation, Architecture, Family, Head};
 use crate::error::{Error, Result};
 
 /// A `config.json`: what Hone uses of it, and all of it, so that nothing is lost when a checkpoint is written.
@@ -12,54 +12,19 @@ use crate::error::{Error, Result};
 pub struct Config {
     /// What the model is built from.
     pub architecture: Architecture,
+    model_type: &'static str,
+    class: &'static str,
     raw: Map<String, Value>,
 }
 
-/// The numbers that the model is built from; names and defaults are those of `transformers`' `BertConfig`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[allow(missing_docs)]
-pub struct Architecture {
-    pub vocab_size: usize,
-    pub hidden_size: usize,
-    pub num_hidden_layers: usize,
-    pub num_attention_heads: usize,
-    pub intermediate_size: usize,
-    pub max_position_embeddings: usize,
-    #[serde(default = "two")]
-    pub type_vocab_size: usize,
-    #[serde(default = "tenth")]
-    pub hidden_dropout_prob: f64,
-    #[serde(default = "tenth")]
-    pub attention_probs_dropout_prob: f64,
-    #[serde(default = "default_eps")]
-    pub layer_norm_eps: f64,
-    pub classifier_dropout: Option<f64>,
-    #[serde(default = "gelu")]
-    hidden_act: String,
-    #[serde(default = "bert")]
-    model_type: String,
-    position_embedding_type: Option<String>,
-}
-
-fn two() -> usize {
-    2
-}
-
-fn tenth() -> f64 {
-    0.1
-}
-
-fn default_eps() -> f64 {
-    1e-12
-}
-
-fn gelu() -> String {
-    "gelu".into()
-}
-
-fn bert() -> String {
-    "bert".into()
-}
+/// What a `config.json` calls its kind of model, the family it belongs to, and the class of its classifier in
+/// `transformers`.
+const MODEL_TYPES: [(&str, Family, &str); 4] = [
+    ("bert", Family::Bert, "BertForSequenceClassification"),
+    ("distilbert", Family::DistilBert, "DistilBertForSequenceClassification"),
+    ("roberta", Family::Roberta, "RobertaForSequenceClassification"),
+    ("xlm-roberta", Family::Roberta, "XLMRobertaForSequenceClassification"),
+];
 
 impl Config {
     /// Reads `config.json` from an encoder's or a checkpoint's folder.
@@ -78,10 +43,8 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self> {
         let not_usable = |error| Error::precondition(format!("not a usable model configuration: {error}"));
         let raw: Map<String, Value> = serde_json::from_str(text).map_err(not_usable)?;
-        let architecture: Architecture =
-            serde_json::from_value(Value::Object(raw.clone())).map_err(not_usable)?;
-        architecture.check()?;
-        Ok(Self { architecture, raw })
+        let (model_type, family, class) = model_type(&raw)?;
+        Ok(Self { architecture: Architecture::parse(family, &raw)?, model_type, class, raw })
     }
 
     /// The labels in class order, when the checkpoint is a classifier that names them.
@@ -100,10 +63,10 @@ impl Config {
             .collect();
         let classes: Map<_, _> =
             labels.iter().enumerate().map(|(class, label)| (label.clone(), class.into())).collect();
-        raw.insert("architectures".into(), vec!["BertForSequenceClassification"].into());
-        raw.insert("model_type".into(), "bert".into());
+        raw.insert("architectures".into(), vec![self.class].into());
+        raw.insert("model_type".into(), self.model_type.into());
         raw.insert("problem_type".into(), "single_label_classification".into());
-        raw.insert("classifier_dropout".into(), dropout.into());
+        raw.insert(self.architecture.family.field("classifier_dropout").into(), dropout.into());
         raw.insert("id2label".into(), names.into());
         raw.insert("label2id".into(), classes.into());
         raw.insert("torch_dtype".into(), "float32".into());
@@ -114,55 +77,18 @@ impl Config {
     }
 }
 
-impl Architecture {
-    /// Columns of one attention head.
-    pub fn head_size(&self) -> usize {
-        self.hidden_size / self.num_attention_heads
-    }
-
-    fn check(&self) -> Result<()> {
-        let unsupported =
-            |what: String| Err(Error::precondition(format!("{what}; Hone trains BERT encoders")));
-        if self.model_type != "bert" {
-            return unsupported(format!("the model type is \"{}\"", self.model_type));
-        }
-        if self.hidden_act != "gelu" {
-            return unsupported(format!(
-                "the activation \"{}\" is not supported, only \"gelu\" is",
-                self.hidden_act
-            ));
-        }
-        if self.position_embedding_type.as_deref().is_some_and(|kind| kind != "absolute") {
-            return unsupported("only absolute position embeddings are supported".into());
-        }
-        let sizes = [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("intermediate_size", self.intermediate_size),
-            ("max_position_embeddings", self.max_position_embeddings),
-            ("type_vocab_size", self.type_vocab_size),
-        ];
-        if let Some((name, size)) = sizes.into_iter().find(|(_, size)| !(1..=1 << 24).contains(size)) {
-            return Err(Error::precondition(format!("{name} is {size}, which no model has")));
-        }
-        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            return Err(Error::precondition(format!(
-                "hidden_size {} is not a multiple of num_attention_heads {}",
-                self.hidden_size, self.num_attention_heads
-            )));
-        }
-        let probabilities = [
-            ("hidden_dropout_prob", self.hidden_dropout_prob),
-            ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
-            ("classifier_dropout", self.classifier_dropout.unwrap_or(0.0)),
-        ];
-        if let Some((name, p)) = probabilities.into_iter().find(|(_, p)| !(0.0..1.0).contains(p)) {
-            return Err(Error::precondition(format!("{name} is {p}; it must be at least 0 and less than 1")));
-        }
-        Ok(())
-    }
+/// A folder that does not say is taken for BERT, which once was the only one.
+fn model_type(raw: &Map<String, Value>) -> Result<(&'static str, Family, &'static str)> {
+    let name = raw.get("model_type").map_or(Some("bert"), Value::as_str);
+    let known = MODEL_TYPES.into_iter().find(|(known, ..)| name == Some(known));
+    known.ok_or_else(|| {
+        let known: Vec<&str> = MODEL_TYPES.into_iter().map(|(known, ..)| known).collect();
+        Error::precondition(format!(
+            "the model type is \"{}\", which Hone cannot train; choose an encoder of one of these types: {}",
+            name.unwrap_or("not a text"),
+            known.join(", ")
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -171,14 +97,6 @@ mod tests {
 
     const SMALL: &str = r#"{"model_type":"bert","vocab_size":9,"hidden_size":8,"num_hidden_layers":1,
         "num_attention_heads":2,"intermediate_size":16,"max_position_embeddings":32,"unknown":[1,2]}"#;
-
-    #[test]
-    fn what_is_not_given_has_the_default_of_transformers() -> Result<()> {
-        let architecture = Config::parse(SMALL)?.architecture;
-        assert_eq!((architecture.type_vocab_size, architecture.layer_norm_eps), (2, 1e-12));
-        assert_eq!((architecture.hidden_dropout_prob, architecture.classifier_dropout), (0.1, None));
-        Ok(())
-    }
 
     #[test]
     fn a_classifier_keeps_unknown_fields_and_gives_its_labels_back() -> Result<()> {
@@ -193,17 +111,40 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_trained_is_refused_with_its_name() {
-        let refused = |from: &str, to: &str| {
-            let text = SMALL.replace(from, to);
-            assert_ne!(text, SMALL);
-            Config::parse(&text).map(|_| ()).unwrap_err().to_string()
-        };
-        assert!(refused("\"bert\"", "\"gpt2\"").contains("gpt2"));
-        assert!(refused("\"hidden_size\":8", "\"hidden_size\":9").contains("num_attention_heads"));
-        assert!(refused("\"hidden_size\":8", "\"hidden_size\":0").contains("hidden_size"));
-        assert!(refused("\"vocab_size\":9,", "").contains("vocab_size"));
-        assert!(refused("\"unknown\"", "\"hidden_act\":\"relu\",\"unknown\"").contains("relu"));
-        assert!(refused("}", "").contains("configuration"));
+    fn a_classifier_is_of_the_class_and_has_the_dropout_of_its_family() -> Result<()> {
+        let labels = ["no".to_owned(), "yes".to_owned()];
+        let distilbert = r#"{"model_type":"distilbert","vocab_size":9,"dim":8,"n_layers":1,"n_heads":2,
+            "hidden_dim":16,"max_position_embeddings":32}"#;
+        for (text, class, dropout) in [
+            (SMALL.to_owned(), "BertForSequenceClassification", "classifier_dropout"),
+            (
+                SMALL.replace("\"model_type\":\"bert\",", ""),
+                "BertForSequenceClassification",
+                "classifier_dropout",
+            ),
+            (distilbert.to_owned(), "DistilBertForSequenceClassification", "seq_classif_dropout"),
+            (SMALL.replace("bert", "roberta"), "RobertaForSequenceClassification", "classifier_dropout"),
+            (
+                SMALL.replace("bert", "xlm-roberta"),
+                "XLMRobertaForSequenceClassification",
+                "classifier_dropout",
+            ),
+        ] {
+            let json = Config::parse(&text)?.classifier_json(&labels, 0.3);
+            assert_eq!((&json["architectures"][0], &json[dropout]), (&class.into(), &0.3.into()));
+            let again = Config::parse(&json.to_string())?;
+            assert_eq!(again.architecture.classifier_dropout, Some(0.3));
+            assert_eq!(again.classifier_json(&labels, 0.3), json);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn other_models_are_refused_with_their_name_and_those_that_can_be_trained() {
+        let refused = |text: &str| Config::parse(text).map(|_| ()).unwrap_err().to_string();
+        let error = refused(&SMALL.replace("bert", "gpt2"));
+        assert!(error.contains("gpt2") && error.contains("distilbert, roberta, xlm-roberta"), "{error}");
+        assert!(refused(&SMALL.replace("\"bert\"", "7")).contains("model type"));
+        assert!(refused(&SMALL.replace('}', "")).contains("configuration"));
     }
 }

@@ -1,15 +1,12 @@
-//! The parameters of a classifier: what the model computes with, and the names that `transformers` gives them.
+//! The parameters of a classifier: what the model computes with.
 
 use candle_core::{Device, Tensor, Var};
 
-use super::config::Architecture;
+use super::declaration::{Declared, Place};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Stream};
 
-/// A trainable parameter.
-///
-/// Query, key and value of a layer are one parameter here, so that they are one matrix product, and three in a
-/// checkpoint: `parts` are their names there, along the first dimension.
+/// A trainable parameter: a [`Declared`] that has a value.
 #[derive(Clone, Debug)]
 pub struct Parameter {
     /// Names in a checkpoint, as `transformers` has them.
@@ -24,70 +21,6 @@ pub struct Parameter {
 #[derive(Clone, Debug)]
 pub struct Parameters {
     list: Vec<Parameter>,
-}
-
-/// The name and the shape of a parameter before it has a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Declared {
-    /// Names in a checkpoint.
-    pub parts: Vec<String>,
-    /// The shape of all parts together.
-    pub shape: Vec<usize>,
-    /// Whether it belongs to the head (pooler and classifier), which an encoder may lack.
-    pub head: bool,
-}
-
-/// Every parameter of a classifier with this many labels, in the order of the forward pass.
-pub fn declare(architecture: &Architecture, labels: usize) -> Vec<Declared> {
-    let (hidden, inner) = (architecture.hidden_size, architecture.intermediate_size);
-    let mut list = Vec::new();
-    let mut add = |parts: Vec<String>, shape: &[usize], head: bool| {
-        list.push(Declared { parts, shape: shape.to_vec(), head });
-    };
-    let mut layer = |names: &[String], outputs: usize, inputs: Option<usize>, head: bool| {
-        let of = |suffix: &str| names.iter().map(|name| format!("{name}.{suffix}")).collect();
-        match inputs {
-            Some(inputs) => add(of("weight"), &[outputs, inputs], head),
-            None => add(of("weight"), &[outputs], head),
-        }
-        add(of("bias"), &[outputs], head);
-    };
-    let embeddings = "bert.embeddings";
-    let mut tables = Vec::new();
-    for (name, rows) in [
-        ("word_embeddings", architecture.vocab_size),
-        ("position_embeddings", architecture.max_position_embeddings),
-        ("token_type_embeddings", architecture.type_vocab_size),
-    ] {
-        let parts = vec![format!("{embeddings}.{name}.weight")];
-        tables.push(Declared { parts, shape: vec![rows, hidden], head: false });
-    }
-    layer(&[format!("{embeddings}.LayerNorm")], hidden, None, false);
-    for index in 0..architecture.num_hidden_layers {
-        let at = |name: &str| format!("bert.encoder.layer.{index}.{name}");
-        let attention = ["query", "key", "value"].map(|name| at(&format!("attention.self.{name}")));
-        layer(&attention, 3 * hidden, Some(hidden), false);
-        layer(&[at("attention.output.dense")], hidden, Some(hidden), false);
-        layer(&[at("attention.output.LayerNorm")], hidden, None, false);
-        layer(&[at("intermediate.dense")], inner, Some(hidden), false);
-        layer(&[at("output.dense")], hidden, Some(inner), false);
-        layer(&[at("output.LayerNorm")], hidden, None, false);
-    }
-    layer(&["bert.pooler.dense".into()], hidden, Some(hidden), true);
-    layer(&["classifier".into()], labels, Some(hidden), true);
-    tables.extend(list);
-    tables
-}
-
-impl Declared {
-    /// The shape of each part.
-    pub fn part_shape(&self) -> Vec<usize> {
-        let mut shape = self.shape.clone();
-        if let Some(first) = shape.first_mut() {
-            *first /= self.parts.len();
-        }
-        shape
-    }
 }
 
 impl Parameters {
@@ -117,7 +50,7 @@ impl Parameters {
                     }
                     Tensor::cat(&parts, 0)?
                 }
-                None if declared.head => fresh(&declared, seed, site as u32)?,
+                None if declared.place == Place::Head => fresh(&declared, seed, site as u32)?,
                 None => {
                     return Err(Error::precondition(format!(
                         "the weights have no {}",
@@ -126,10 +59,7 @@ impl Parameters {
                 }
             };
             list.push(Parameter {
-                decays: declared
-                    .parts
-                    .iter()
-                    .all(|name| !name.ends_with("bias") && !name.contains("LayerNorm")),
+                decays: declared.decays,
                 parts: declared.parts,
                 value: Var::from_tensor(&value.to_device(device)?)?,
             });

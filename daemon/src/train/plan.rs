@@ -53,8 +53,7 @@ impl Plan {
     /// that `path_of` gives for its digest.
     pub fn new(spec: Spec, encoder: &Path, path_of: &dyn Fn(&str) -> PathBuf) -> Result<Self> {
         let config = checkpoint::check(encoder)?;
-        let max_length =
-            max_length(spec.hyperparameters.max_length, config.architecture.max_position_embeddings)?;
+        let max_length = max_length(spec.hyperparameters.max_length, config.architecture.max_length())?;
         let tokenizer = Tokenizer::from_folder(encoder, max_length)?;
         if tokenizer.vocab_size() > config.architecture.vocab_size {
             return Err(Error::precondition(format!(

@@ -29,9 +29,6 @@ const THROTTLE: Duration = Duration::from_millis(250);
 /// Tokens of an evaluation batch at most.
 const EVALUATION_TOKENS: usize = 4096;
 
-/// Dropout before the classifier, where neither the job nor the encoder gives one.
-const HEAD_DROPOUT: f64 = 0.1;
-
 /// How a run ended, when it did not fail.
 #[derive(Debug)]
 pub enum Outcome {
@@ -227,8 +224,7 @@ impl<'a> Run<'a> {
     }
 
     fn head_dropout(&self) -> f64 {
-        let of_encoder = self.model.config.architecture.classifier_dropout;
-        self.hyperparameters().dropout.or(of_encoder).unwrap_or(HEAD_DROPOUT)
+        self.hyperparameters().dropout.unwrap_or_else(|| self.model.config.architecture.head_dropout())
     }
 
     fn check_finite(&self, value: f64, what: &str) -> Result<()> {

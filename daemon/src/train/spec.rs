@@ -71,7 +71,7 @@ pub struct Hyperparameters {
     pub gradient_accumulation: NonZeroU32,
     /// Bound of the gradient's global norm; `None` does not clip.
     pub max_grad_norm: Option<f64>,
-    /// Dropout before the classifier; `None` takes what the encoder's configuration says, else 0.1.
+    /// Dropout before the classifier; `None` takes what the encoder's configuration says, else its hidden dropout.
     pub dropout: Option<f64>,
     /// Dropout inside the encoder; `None` takes what its configuration says.
     pub encoder_dropout: Option<f64>,
