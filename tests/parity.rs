@@ -1,5 +1,5 @@
-//! The numbers agree with PyTorch and `transformers` (a fixture that `fixtures/tiny_bert/make.py` made) and with
-//! `candle_transformers`.
+//! The numbers agree with PyTorch and `transformers` (the fixtures that `fixtures/make.py` made, one of each
+//! family) and with `candle_transformers`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,16 +22,55 @@ struct Fixture {
     model: Trainable,
 }
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny_bert")
+/// Makes a test of each family out of each function of a fixture.
+macro_rules! of_every_family {
+    ($($check:ident),* $(,)?) => {$(
+        mod $check {
+            use super::{Result, fixture};
+
+            #[test]
+            fn bert() -> Result<()> {
+                super::$check(fixture("bert"))
+            }
+
+            #[test]
+            fn distilbert() -> Result<()> {
+                super::$check(fixture("distilbert"))
+            }
+
+            #[test]
+            fn roberta() -> Result<()> {
+                super::$check(fixture("roberta"))
+            }
+
+            #[test]
+            fn xlm_roberta() -> Result<()> {
+                super::$check(fixture("xlm_roberta"))
+            }
+        }
+    )*};
 }
 
-fn fixture() -> Fixture {
-    let text = std::fs::read_to_string(folder().join("expected.json")).expect("expected.json");
-    let checkpoint = Checkpoint::open(&folder()).expect("the fixture's checkpoint");
+of_every_family!(
+    logits_and_loss_are_those_of_transformers,
+    every_gradient_is_that_of_transformers,
+    a_training_curve_is_that_of_pytorch,
+    adam_with_gradient_accumulation_is_that_of_pytorch,
+    every_parameter_moves_in_one_step,
+    gradients_of_the_whole_model_agree_with_finite_differences,
+);
+
+fn folder(family: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/tiny_{family}"))
+}
+
+fn fixture(family: &str) -> Fixture {
+    let folder = folder(family);
+    let text = std::fs::read_to_string(folder.join("expected.json")).expect("expected.json");
+    let checkpoint = Checkpoint::open(&folder).expect("the fixture's checkpoint");
     let labels = checkpoint.config().labels().expect("labels");
     Fixture {
-        tensors: candle_core::safetensors::load(folder().join("expected.safetensors"), &Device::Cpu)
+        tensors: candle_core::safetensors::load(folder.join("expected.safetensors"), &Device::Cpu)
             .expect("tensors"),
         expected: serde_json::from_str(&text).expect("json"),
         model: Trainable::start(&checkpoint, &labels, 1, &Device::Cpu).expect("a model"),
@@ -63,14 +102,16 @@ fn flat(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().and_then(|tensor| tensor.to_vec1()).expect("values")
 }
 
+fn is_key_bias(name: &str) -> bool {
+    name.ends_with("key.bias") || name.ends_with("k_lin.bias")
+}
+
 fn largest_difference(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(x, y)| f64::from((x - y).abs())).fold(0.0, f64::max)
 }
 
-#[test]
-fn logits_and_loss_are_those_of_transformers() -> Result<()> {
-    let fixture = fixture();
+fn logits_and_loss_are_those_of_transformers(fixture: Fixture) -> Result<()> {
     let (batch, classes) = fixture.batch(0);
     let (logits, loss) = fixture.model.loss(&batch, classes, Mode::Evaluate)?;
     let far = largest_difference(&flat(&logits), &flat(&fixture.tensors["logits"]));
@@ -80,9 +121,7 @@ fn logits_and_loss_are_those_of_transformers() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn every_gradient_is_that_of_transformers() -> Result<()> {
-    let fixture = fixture();
+fn every_gradient_is_that_of_transformers(fixture: Fixture) -> Result<()> {
     let (batch, classes) = fixture.batch(0);
     let (_, loss) = fixture.model.loss(&batch, classes, Mode::Evaluate)?;
     let gradients = loss.backward()?;
@@ -93,7 +132,7 @@ fn every_gradient_is_that_of_transformers() -> Result<()> {
             let expected = flat(&fixture.tensors[&format!("grad.{name}")]);
             let largest = expected.iter().map(|x| f64::from(x.abs())).fold(0.0, f64::max);
             // The true gradient of a key's bias is 0: it moves all scores of a row alike.
-            let tolerance = if name.ends_with("key.bias") { 1e-6 } else { 1e-4 * largest };
+            let tolerance = if is_key_bias(&name) { 1e-6 } else { 1e-4 * largest };
             let far = largest_difference(&flat(&gradient), &expected);
             assert!(far <= tolerance, "the gradient of {name} is {far} away, its largest value is {largest}");
             compared += 1;
@@ -122,9 +161,7 @@ fn curve(name: &str) -> (Hyperparameters, u64) {
     }
 }
 
-#[test]
-fn a_training_curve_is_that_of_pytorch() -> Result<()> {
-    let fixture = fixture();
+fn a_training_curve_is_that_of_pytorch(fixture: Fixture) -> Result<()> {
     let (hyperparameters, steps) = curve("adamw");
     let schedule = Schedule::new(&hyperparameters, steps, steps);
     let mut optimizer = Optimizer::new(&hyperparameters, &fixture.model.parameters);
@@ -154,7 +191,7 @@ fn a_training_curve_is_that_of_pytorch() -> Result<()> {
     for parameter in fixture.model.parameters.iter() {
         for (name, value) in parameter.split(parameter.value.as_tensor())? {
             // Adam blows the rounding noise of a gradient that is truly 0 up to the size of the rate.
-            if !name.ends_with("key.bias") {
+            if !is_key_bias(&name) {
                 let far =
                     largest_difference(&flat(&value), &flat(&fixture.tensors[&format!("final.{name}")]));
                 assert!(far < 1e-3, "{name} ends {far} away");
@@ -164,9 +201,7 @@ fn a_training_curve_is_that_of_pytorch() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn adam_with_gradient_accumulation_is_that_of_pytorch() -> Result<()> {
-    let fixture = fixture();
+fn adam_with_gradient_accumulation_is_that_of_pytorch(fixture: Fixture) -> Result<()> {
     let (hyperparameters, steps) = curve("adam_accumulation");
     let mut optimizer = Optimizer::new(&hyperparameters, &fixture.model.parameters);
     let losses = fixture.numbers("adam_accumulation", "losses");
@@ -185,9 +220,7 @@ fn adam_with_gradient_accumulation_is_that_of_pytorch() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn every_parameter_moves_in_one_step() -> Result<()> {
-    let fixture = fixture();
+fn every_parameter_moves_in_one_step(fixture: Fixture) -> Result<()> {
     let values = || -> Vec<Vec<f32>> {
         fixture.model.parameters.iter().map(|parameter| flat(parameter.value.as_tensor())).collect()
     };
@@ -203,9 +236,7 @@ fn every_parameter_moves_in_one_step() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn gradients_of_the_whole_model_agree_with_finite_differences() -> Result<()> {
-    let fixture = fixture();
+fn gradients_of_the_whole_model_agree_with_finite_differences(fixture: Fixture) -> Result<()> {
     let (batch, classes) = fixture.batch(1);
     let loss = || fixture.model.loss(&batch, classes.clone(), Mode::Evaluate).map(|(_, loss)| loss);
     let gradients = loss()?.backward()?;
@@ -260,7 +291,7 @@ fn compare_with_candle_transformers(folder: &Path, batch: &Batch) {
 
 #[test]
 fn hidden_states_are_those_of_candle_transformers() {
-    compare_with_candle_transformers(&folder(), &fixture().batch(0).0);
+    compare_with_candle_transformers(&folder("bert"), &fixture("bert").batch(0).0);
 }
 
 /// Runs on the real encoder when `HONE_TEST_ENCODER` names its folder.
