@@ -243,8 +243,9 @@ fn gradients_of_the_whole_model_agree_with_finite_differences(fixture: Fixture) 
     for parameter in fixture.model.parameters.iter() {
         let gradient = gradients.get(parameter.value.as_tensor()).expect("a gradient");
         let norm = sum_of_squares(gradient)?.sqrt();
-        // Along the gradient itself the loss changes by the norm times the way.
-        let way = 1e-2 / norm.max(1e-3);
+        // Along the gradient itself the loss changes by the norm times the way, which is so short that DistilBERT's
+        // ReLU seldom has its kink on it.
+        let way = 2e-3 / norm.max(1e-3);
         let value = parameter.value.as_tensor().copy()?;
         let moved = |by: f64| -> Result<f64> {
             parameter.value.set(&(&value + (gradient * by)?)?)?;

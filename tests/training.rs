@@ -16,14 +16,15 @@ use hone_daemon::train::{Finished, Outcome, Plan, run};
 use crate::harness::encoder::tiny_encoder;
 use crate::harness::toy_rows;
 
-struct Job {
+pub(crate) struct Job {
     folder: tempfile::TempDir,
     spec: Spec,
+    pub(crate) encoder: PathBuf,
 }
 
 impl Job {
     /// A job on toy data that a tiny encoder learns in a few epochs.
-    fn new(change: impl FnOnce(&mut Spec)) -> Self {
+    pub(crate) fn new(change: impl FnOnce(&mut Spec)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         for (name, rows) in [("train.csv", 200), ("validation.csv", 40), ("test.csv", 40)] {
             std::fs::write(folder.path().join(name), toy_rows(rows, name.len() as u64)).expect("a file");
@@ -50,7 +51,7 @@ impl Job {
             hyperparameters,
         };
         change(&mut spec);
-        Self { folder, spec }
+        Self { folder, spec, encoder: tiny_encoder().to_owned() }
     }
 
     fn workspace(&self, name: &str) -> PathBuf {
@@ -60,7 +61,7 @@ impl Job {
     }
 
     fn plan(&self) -> Result<Plan> {
-        Plan::new(self.spec.clone(), tiny_encoder(), &|dataset| self.folder.path().join(dataset))
+        Plan::new(self.spec.clone(), &self.encoder, &|dataset| self.folder.path().join(dataset))
     }
 
     /// Runs on so many threads; `stop_at` asks to stop at the first step event from that step on.
@@ -78,7 +79,7 @@ impl Job {
         })
     }
 
-    fn finish(&self, name: &str, threads: usize) -> (Finished, Vec<Event>) {
+    pub(crate) fn finish(&self, name: &str, threads: usize) -> (Finished, Vec<Event>) {
         match self.run(&self.workspace(name), threads, None) {
             (Ok(Outcome::Finished(finished)), events) => (*finished, events),
             (other, _) => panic!("the run ended with {other:?}"),

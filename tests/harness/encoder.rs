@@ -41,6 +41,31 @@ pub(crate) fn make(folder: &Path) {
         "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "layer_norm_eps": 1e-12,
         "pad_token_id": 0,
     });
+    write_model(folder, &config);
+}
+
+/// Makes an encoder in a folder that has the family and the tokenizer of a fixture, but the size, the dropout and the
+/// kind of weights of the tiny encoder, which learn more readily.
+pub(crate) fn make_like(fixture: &Path, folder: &Path) {
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(fixture.join(name), folder.join(name)).expect("a copy");
+    }
+    let text = std::fs::read_to_string(fixture.join("config.json")).expect("config.json");
+    let mut config: serde_json::Map<_, _> = serde_json::from_str(&text).expect("json");
+    config.retain(|name, _| !name.contains("dropout") && !name.contains("label"));
+    for (names, size) in [
+        (["hidden_size", "dim"], 32),
+        (["num_attention_heads", "n_heads"], 4),
+        (["intermediate_size", "hidden_dim"], 64),
+    ] {
+        let name = names.into_iter().find(|&name| config.contains_key(name)).expect("a size");
+        config.insert(name.to_owned(), size.into());
+    }
+    write_model(folder, &config.into());
+}
+
+/// Writes `config.json` and the random weights of a bare encoder.
+fn write_model(folder: &Path, config: &serde_json::Value) {
     std::fs::write(folder.join("config.json"), config.to_string()).expect("config.json");
     let architecture = Config::parse(&config.to_string()).expect("a configuration").architecture;
     let mut tensors = HashMap::new();
@@ -48,14 +73,14 @@ pub(crate) fn make(folder: &Path) {
         let shape = declared.part_shape();
         for (part, name) in declared.parts.iter().enumerate().filter(|_| declared.place != Place::Head) {
             let stream = Stream::new(11, Purpose::Initialisation, part as u64, site as u32);
-            let value = |index: u64| match name {
-                name if name.ends_with("LayerNorm.weight") => 1.0,
-                name if name.ends_with("bias") => 0.0,
-                _ => (0.1 * stream.normal(index)) as f32,
+            let value = |index: u64| match declared.decays {
+                true => (0.1 * stream.normal(index)) as f32,
+                false => f32::from(u8::from(name.ends_with("weight"))),
             };
             let values: Vec<f32> = (0..shape.iter().product::<usize>() as u64).map(value).collect();
             let tensor = Tensor::from_vec(values, shape.clone(), &Device::Cpu).expect("a tensor");
-            tensors.insert(name.trim_start_matches("bert.").to_owned(), tensor);
+            let (_, bare) = name.split_once('.').expect("a prefix");
+            tensors.insert(bare.to_owned(), tensor);
         }
     }
     candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).expect("model.safetensors");

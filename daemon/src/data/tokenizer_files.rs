@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 
 const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
+const MODEL: &str = "config.json";
 const VOCAB: &str = "vocab.txt";
 const COPIED: [&str; 2] = ["special_tokens_map.json", VOCAB];
 
@@ -56,7 +57,7 @@ pub(super) fn write(tokenizer: &str, max_length: usize, source: &Path, target: &
     write(TOKENIZER, tokenizer)?;
     let mut config = match read_config(source)? {
         Some(config) => config,
-        None => new_config(tokenizer)?,
+        None => new_config(tokenizer, source)?,
     };
     config.insert("model_max_length".to_owned(), json!(max_length));
     let config =
@@ -113,8 +114,9 @@ fn token(config: &Map<String, Value>, role: &str, usual: &str) -> String {
     value.and_then(Value::as_str).unwrap_or(usual).to_owned()
 }
 
-/// A `tokenizer_config.json` that makes the Python library take `tokenizer.json` as it is, in versions 4 and 5.
-fn new_config(tokenizer: &str) -> Result<Map<String, Value>> {
+/// A `tokenizer_config.json` that makes the Python library take `tokenizer.json` as it is, in versions 4 and 5, and give
+/// the model of `source` no token types unless it is BERT: the others have none, and some refuse them.
+fn new_config(tokenizer: &str, source: &Path) -> Result<Map<String, Value>> {
     let tokenizer = parse(tokenizer).map_err(|error| unusable(Path::new(TOKENIZER), &error))?;
     let mut config = Map::new();
     config.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
@@ -125,13 +127,20 @@ fn new_config(tokenizer: &str) -> Result<Map<String, Value>> {
             }
         }
     }
+    let model = read_json(&source.join(MODEL))?.unwrap_or_default();
+    if model.get("model_type").is_some_and(|kind| kind != "bert") {
+        config.insert("model_input_names".to_owned(), json!(["input_ids", "attention_mask"]));
+    }
     Ok(config)
 }
 
 fn read_config(folder: &Path) -> Result<Option<Map<String, Value>>> {
-    let path = folder.join(CONFIG);
-    let parsed = read_text(&path)?.map(|text| serde_json::from_str(&text));
-    parsed.transpose().map_err(|error| unusable(&path, &error))
+    read_json(&folder.join(CONFIG))
+}
+
+fn read_json(path: &Path) -> Result<Option<Map<String, Value>>> {
+    let parsed = read_text(path)?.map(|text| serde_json::from_str(&text));
+    parsed.transpose().map_err(|error| unusable(path, &error))
 }
 
 /// The text of a file; `None` when it is not there.
@@ -227,5 +236,20 @@ mod tests {
         assert_eq!(config.get("tokenizer_class"), Some(&json!("PreTrainedTokenizerFast")));
         assert_eq!(config.get("pad_token"), Some(&json!("[PAD]")));
         assert_eq!(config.get("model_max_length"), Some(&json!(7)));
+        assert_eq!(config.get("model_input_names"), None);
+    }
+
+    #[test]
+    fn a_model_without_token_types_is_given_none() {
+        for (kind, names) in [("bert", None), ("distilbert", Some(json!(["input_ids", "attention_mask"])))] {
+            let source = folder(&[
+                (TOKENIZER, &tiny().to_string(false).unwrap()),
+                (MODEL, &json!({"model_type": kind}).to_string()),
+            ]);
+            let target = tempfile::tempdir().unwrap();
+            Ours::from_folder(source.path(), 7).unwrap().write_files(source.path(), target.path()).unwrap();
+            let config = read_config(target.path()).unwrap().unwrap();
+            assert_eq!(config.get("model_input_names"), names.as_ref());
+        }
     }
 }

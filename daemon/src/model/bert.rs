@@ -57,7 +57,8 @@ impl Mode {
         let (number, probability) = match site {
             Site::Embeddings => (0, noise.hidden),
             Site::Head => (1, noise.head),
-            Site::HeadInput => (u32::MAX as usize, noise.head),
+            // The last that a stream can have: behind those of the layers, whatever their number.
+            Site::HeadInput => ((1 << 24) - 1, noise.head),
             Site::Attention { layer } => (2 + 3 * layer, noise.attention),
             Site::AttentionOutput { layer } => (3 + 3 * layer, noise.hidden),
             Site::Output { layer } => (4 + 3 * layer, noise.hidden),
