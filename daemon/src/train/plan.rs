@@ -55,7 +55,8 @@ impl Plan {
         let config = checkpoint::check(encoder)?;
         let max_length =
             max_length(spec.hyperparameters.max_length, config.architecture.max_position_embeddings)?;
-        let tokenizer = Tokenizer::from_folder(encoder, max_length)?;
+        let tokenizer =
+            Tokenizer::from_folder(encoder, max_length)?;
         if tokenizer.vocab_size() > config.architecture.vocab_size {
             return Err(Error::precondition(format!(
                 "the tokenizer in {} has {} tokens, but the encoder has embeddings for {}: they do not belong together",
@@ -70,6 +71,8 @@ impl Plan {
         let train = read(&spec.train, &spec.columns, spec.train_limit)?;
         let columns = train.used;
         let labels = Labels::of(&spec.train.name, &train.examples)?;
+        let layers = config.architecture.num_hidden_layers;
+        spec.hyperparameters.methods.check(layers, labels.names())?;
         let positive = positive(spec.hyperparameters.positive_label.as_deref(), &labels)?;
         let (train, validation, validation_name) = match &spec.validation {
             Some(source) => {

@@ -4,6 +4,7 @@ pub mod dataset;
 pub mod event;
 pub mod inference;
 pub mod job;
+pub mod methods;
 pub mod model;
 pub mod spec;
 
