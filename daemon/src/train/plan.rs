@@ -56,7 +56,7 @@ impl Plan {
         let max_length =
             max_length(spec.hyperparameters.max_length, config.architecture.max_position_embeddings)?;
         let tokenizer =
-            Tokenizer::from_folder(encoder, max_length)?;
+            Tokenizer::from_folder(encoder, max_length)?.with_truncation(spec.hyperparameters.truncation);
         if tokenizer.vocab_size() > config.architecture.vocab_size {
             return Err(Error::precondition(format!(
                 "the tokenizer in {} has {} tokens, but the encoder has embeddings for {}: they do not belong together",
