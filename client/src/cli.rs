@@ -286,6 +286,7 @@ mod tests {
             ("train --r-drop -1", "greater than 0"),
             ("train --reinit-layers 1.5", "whole number"),
             ("train --warmup-steps 5 --warmup-ratio 0.1", "cannot be used with"),
+            ("train --dry-run --detach", "cannot be used with"),
             ("classify --file texts.txt hello", "cannot be used with"),
             ("compare one", "2 values required"),
             ("--timeout 0 jobs", "at least 1"),

@@ -54,6 +54,9 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) hyperparameters: HyperparameterArgs,
 
+    /// Say what the job would need (its data, memory and time) and start nothing. The files are sent.
+    #[arg(long, conflicts_with = "detach", help_heading = "Watching")]
+    pub(crate) dry_run: bool,
     /// Start the job, print its id and return.
     #[arg(long, help_heading = "Watching")]
     pub(crate) detach: bool,

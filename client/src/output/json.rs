@@ -151,7 +151,7 @@ fn failure(failure: &v1::Failure) -> Value {
     json!({"code": failure.code, "message": failure.message})
 }
 
-fn prepared(report: &v1::Prepared) -> Value {
+pub(super) fn prepared(report: &v1::Prepared) -> Value {
     let splits: Vec<Value> = report.splits.iter().map(split_report).collect();
     let overlap = |overlap: &v1::Overlap| json!({"first": split(overlap.first), "second": split(overlap.second), "rows": overlap.rows});
     json!({
@@ -298,7 +298,7 @@ pub(crate) fn float(value: f32) -> Value {
     value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }
 
-fn put(object: &mut Map<String, Value>, key: &str, value: Option<impl Into<Value>>) {
+pub(super) fn put(object: &mut Map<String, Value>, key: &str, value: Option<impl Into<Value>>) {
     if let Some(value) = value {
         object.insert(key.to_owned(), value.into());
     }

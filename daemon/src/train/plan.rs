@@ -109,6 +109,28 @@ impl Plan {
         })
     }
 
+    /// The same plan with these training rows alone, and nothing to evaluate.
+    pub(super) fn excerpt(&self, rows: &[usize]) -> Self {
+        let examples = rows.iter().filter_map(|&row| self.train.examples.get(row)).cloned().collect();
+        let classes = rows.iter().filter_map(|&row| self.train.classes.get(row)).copied().collect();
+        let part = |split: Split, examples: Vec<Example>, classes: Vec<u32>| Part {
+            split,
+            name: self.train.name.clone(),
+            examples,
+            classes,
+        };
+        Self {
+            spec: self.spec.clone(),
+            encoder: self.encoder.clone(),
+            labels: self.labels.clone(),
+            positive: self.positive,
+            tokenizer: self.tokenizer.clone(),
+            train: part(Split::Train, examples, classes),
+            validation: part(Split::Validation, Vec::new(), Vec::new()),
+            test: None,
+        }
+    }
+
     /// Every split that the job has.
     pub fn parts(&self) -> impl Iterator<Item = &Part> {
         [&self.train, &self.validation].into_iter().chain(&self.test)
