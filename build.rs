@@ -4,8 +4,13 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 4] =
-    ["hone/v1/dataset.proto", "hone/v1/training.proto", "hone/v1/inference.proto", "hone/v1/model.proto"];
+const FILES: [&str; 5] = [
+    "hone/v1/dataset.proto",
+    "hone/v1/methods.proto",
+    "hone/v1/training.proto",
+    "hone/v1/inference.proto",
+    "hone/v1/model.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -9,10 +9,11 @@ use hone::v1::event::Kind;
 use hone::v1::hyperparameters::Warmup;
 use hone::v1::upload_dataset_request::Part;
 use hone::v1::{
-    CancelJobRequest, ClassifyRequest, Columns, DataSource, DeleteDatasetRequest, DeleteModelRequest,
-    DownloadModelRequest, GetDatasetRequest, GetJobRequest, GetModelRequest, Hyperparameters, Input, Job,
-    JobSpec, JobState, ListDatasetsRequest, ListJobsRequest, ListModelsRequest, Model, PromoteModelRequest,
-    UploadDatasetRequest, UploadHeader, WatchJobRequest,
+    CancelJobRequest, ClassWeights, ClassifyRequest, Columns, DataSource, DeleteDatasetRequest,
+    DeleteModelRequest, DownloadModelRequest, GetDatasetRequest, GetJobRequest, GetModelRequest,
+    Hyperparameters, Input, Job, JobSpec, JobState, LabelWeight, ListDatasetsRequest, ListJobsRequest,
+    ListModelsRequest, Methods, Model, PromoteModelRequest, UploadDatasetRequest, UploadHeader,
+    WatchJobRequest,
 };
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Request, Status};
@@ -237,12 +238,17 @@ async fn a_job_with_a_wrong_value_is_refused_by_its_flag() {
         change(hyperparameters(&mut spec));
         spec
     };
+    let method = |change: fn(&mut Methods)| {
+        let mut spec = toy.clone();
+        change(hyperparameters(&mut spec).methods.get_or_insert_default());
+        spec
+    };
     let long = |length| {
         let mut spec = toy.clone();
         hyperparameters(&mut spec).max_length = Some(length);
         spec
     };
-    let cases: [(&str, JobSpec, &[&str]); 12] = [
+    let cases: [(&str, JobSpec, &[&str]); 19] = [
         ("rate 0", number(|of| of.learning_rate = Some(0.0)), &["--lr", "greater than 0", "got 0"]),
         ("a negative rate", number(|of| of.learning_rate = Some(-1e-5)), &["--lr", "got -0.00001"]),
         ("a rate that is no number", number(|of| of.learning_rate = Some(f64::NAN)), &["--lr", "got NaN"]),
@@ -261,6 +267,32 @@ async fn a_job_with_a_wrong_value_is_refused_by_its_flag() {
             "a positive label that is none",
             number(|of| of.positive_label = Some("lukewarm".into())),
             &["--positive-label", "\"lukewarm\"", "\"negative\", \"positive\""],
+        ),
+        ("an unknown precision", number(|of| of.precision = Some(9)), &["--precision", "9"]),
+        ("an unknown truncation", number(|of| of.truncation = Some(9)), &["--truncation", "9"]),
+        (
+            "more frozen layers than there are",
+            method(|of| of.freeze_layers = Some(3)),
+            &["--freeze-layers", "3", "only 2 layers"],
+        ),
+        (
+            "more new layers than there are",
+            method(|of| of.reinit_layers = Some(3)),
+            &["--reinit-layers", "3", "only 2 layers"],
+        ),
+        (
+            "a layer both frozen and new",
+            method(|of| (of.freeze_layers, of.reinit_layers) = (Some(1), Some(2))),
+            &["--freeze-layers 1", "--reinit-layers 2", "overlap"],
+        ),
+        ("a rate that never decays", method(|of| of.layer_decay = Some(1.5)), &["--layer-decay", "got 1.5"]),
+        (
+            "a weight of a label that is none",
+            method(|of| {
+                let given = vec![LabelWeight { label: "lukewarm".into(), weight: 2.0 }];
+                of.class_weights = Some(ClassWeights { balanced: false, given });
+            }),
+            &["--class-weights", "\"lukewarm\"", "\"negative\", \"positive\""],
         ),
         (
             "a name that is a path",

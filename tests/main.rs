@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cli;
+mod dry_run;
 mod families;
 mod harness;
 mod parity;

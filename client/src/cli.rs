@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and what is refused before anything is sent.
 
+mod methods;
 mod train;
 mod values;
 
@@ -273,7 +274,19 @@ mod tests {
             ("train --batch-size 5000000000", "at most 4294967295"),
             ("train --seed -1", "whole number"),
             ("train --name a/b", "letters, digits"),
+            ("train --precision fp16", "possible values: auto, fp32, bf16"),
+            ("train --truncation middle", "possible values: head, tail, head-tail"),
+            ("train --freeze-layers -1", "0 or greater"),
+            ("train --layer-decay 0", "greater than 0 and at most 1"),
+            ("train --layer-decay 1.5", "greater than 0 and at most 1"),
+            ("train --label-smoothing 1", "from 0 to less than 1"),
+            ("train --class-weights spam", "LABEL=WEIGHT"),
+            ("train --focal-gamma 0", "greater than 0"),
+            ("train --ema 1", "greater than 0 and less than 1"),
+            ("train --r-drop -1", "greater than 0"),
+            ("train --reinit-layers 1.5", "whole number"),
             ("train --warmup-steps 5 --warmup-ratio 0.1", "cannot be used with"),
+            ("train --dry-run --detach", "cannot be used with"),
             ("classify --file texts.txt hello", "cannot be used with"),
             ("compare one", "2 values required"),
             ("--timeout 0 jobs", "at least 1"),

@@ -3,6 +3,7 @@
 //! People get text, programs (`--json`) get one JSON object a line. Colour and bars go to terminals only.
 
 pub(crate) mod data;
+pub(crate) mod dry_run;
 pub(crate) mod epochs;
 pub(crate) mod format;
 pub(crate) mod json;

@@ -9,8 +9,8 @@ use hone::v1::model_service_client::ModelServiceClient;
 use hone::v1::training_service_client::TrainingServiceClient;
 use hone::v1::upload_dataset_request::Part;
 use hone::v1::{
-    ClassifyRequest, DataSource, Dataset, Event, GetJobRequest, Hyperparameters, Input, Job, JobSpec,
-    ListJobsRequest, StartJobRequest, UploadDatasetRequest, UploadHeader, WatchJobRequest,
+    ClassifyRequest, DataSource, Dataset, DryRunResponse, Event, GetJobRequest, Hyperparameters, Input, Job,
+    JobSpec, ListJobsRequest, StartJobRequest, UploadDatasetRequest, UploadHeader, WatchJobRequest,
 };
 use hone_daemon::config::Config;
 use tokio::net::TcpListener;
@@ -116,6 +116,10 @@ impl Daemon {
 
     pub(crate) async fn start_job(&self, spec: JobSpec) -> Result<Job, Status> {
         Ok(self.training().start(StartJobRequest { spec: Some(spec) }).await?.into_inner())
+    }
+
+    pub(crate) async fn dry_run(&self, spec: JobSpec) -> Result<DryRunResponse, Status> {
+        Ok(self.training().dry_run(StartJobRequest { spec: Some(spec) }).await?.into_inner())
     }
 
     pub(crate) async fn job(&self, id: &str) -> Job {

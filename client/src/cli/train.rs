@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use hone::v1;
 
+use super::methods::{MethodArgs, Precision, Truncation};
 use super::values::{
     below_one, model_name, not_negative, positive, positive_u32, positive_u64, ratio, split, whole_u64,
 };
@@ -53,6 +54,9 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) hyperparameters: HyperparameterArgs,
 
+    /// Say what the job would need (its data, memory and time) and start nothing. The files are sent.
+    #[arg(long, conflicts_with = "detach", help_heading = "Watching")]
+    pub(crate) dry_run: bool,
     /// Start the job, print its id and return.
     #[arg(long, help_heading = "Watching")]
     pub(crate) detach: bool,
@@ -65,6 +69,12 @@ pub(crate) struct HyperparameterArgs {
     /// Tokens of a sequence, special tokens included; longer texts are cut. Default: what the encoder can take.
     #[arg(long, value_name = "N", value_parser = positive_u32, allow_negative_numbers = true, help_heading = "Model")]
     pub(crate) max_length: Option<u32>,
+    /// What is kept of a text that is too long. Default: head.
+    #[arg(long, value_enum, help_heading = "Model")]
+    pub(crate) truncation: Option<Truncation>,
+    /// What matrix products are computed in. Default: auto.
+    #[arg(long, value_enum, help_heading = "Model")]
+    pub(crate) precision: Option<Precision>,
     /// Dropout before the classifier. Default: what the encoder's configuration says, else 0.1.
     #[arg(long, value_name = "P", value_parser = below_one, allow_negative_numbers = true, help_heading = "Model")]
     pub(crate) dropout: Option<f64>,
@@ -142,6 +152,9 @@ pub(crate) struct HyperparameterArgs {
     /// The label that precision, recall and F1 are of, when there are two. Default: the second one.
     #[arg(long, value_name = "LABEL", help_heading = "Evaluation")]
     pub(crate) positive_label: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) methods: MethodArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -242,6 +255,9 @@ impl HyperparameterArgs {
             early_stopping: self.early_stopping,
             max_length: self.max_length,
             positive_label: self.positive_label.clone(),
+            precision: self.precision.map(|precision| v1::Precision::from(precision).into()),
+            truncation: self.truncation.map(|truncation| v1::Truncation::from(truncation).into()),
+            methods: self.methods.to_proto(),
         };
         (hyperparameters != v1::Hyperparameters::default()).then_some(hyperparameters)
     }
@@ -313,6 +329,7 @@ mod tests {
                 early_stopping: Some(1),
                 max_length: Some(256),
                 positive_label: Some("spam".into()),
+                ..Default::default()
             }),
             ..Default::default()
         };

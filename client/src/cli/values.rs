@@ -39,6 +39,16 @@ pub(super) fn below_one(text: &str) -> Result<f64, String> {
     number_that(text, |value| (0.0..1.0).contains(&value), "from 0 to less than 1")
 }
 
+/// A share that must be neither nothing nor everything: the decay of a moving average.
+pub(super) fn inside_one(text: &str) -> Result<f64, String> {
+    number_that(text, |value| value > 0.0 && value < 1.0, "greater than 0 and less than 1")
+}
+
+/// A share that must not be nothing: the decay from layer to layer.
+pub(super) fn up_to_one(text: &str) -> Result<f64, String> {
+    number_that(text, |value| value > 0.0 && value <= 1.0, "greater than 0 and at most 1")
+}
+
 fn whole<T: FromStr + Display + PartialOrd + From<u8>>(text: &str, max: T) -> Result<T, String> {
     let text = text.trim();
     if let Ok(value) = text.parse::<T>() {
@@ -63,6 +73,11 @@ pub(super) fn positive_u64(text: &str) -> Result<u64, String> {
 
 /// Zero is a value here: steps of warm-up, a seed.
 pub(super) fn whole_u64(text: &str) -> Result<u64, String> {
+    text.trim().parse().map_err(|_| "must be a whole number, 0 or greater".to_owned())
+}
+
+/// Zero is a value here: layers that are frozen.
+pub(super) fn whole_u32(text: &str) -> Result<u32, String> {
     text.trim().parse().map_err(|_| "must be a whole number, 0 or greater".to_owned())
 }
 

@@ -1,4 +1,4 @@
-//! `client train`: sends what the daemon lacks, starts the job, and watches it.
+//! `client train`: sends what the daemon lacks, starts the job, and watches it; or asks what it would need.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::connect::Daemon;
 use crate::error::{Error, Kind};
 use crate::files::{Known, LocalFile, Sender};
 use crate::interrupt::Interrupt;
-use crate::output::{Output, data, format, json};
+use crate::output::{Output, data, dry_run, format, json};
 
 pub(super) async fn run(
     global: &Global,
@@ -27,6 +27,9 @@ pub(super) async fn run(
             Ok((daemon, request))
         })
         .await?;
+    if args.dry_run {
+        return dry_run(&daemon, request, output, interrupt).await;
+    }
     let job =
         interrupt.or_stop(daemon.call_start(daemon.training().start(request))).await.map_err(|error| {
             error.hint_if(Kind::Interrupted, "`client jobs` tells whether the job was queued")
@@ -40,6 +43,21 @@ pub(super) async fn run(
     output.note(&format!("job {}; Ctrl-C detaches, `{client} cancel {}` stops it", job.id, job.id));
     let retry_for = Duration::from_secs(args.retry.retry_for);
     watch::attach(global, &daemon, job, 0, retry_for, output, interrupt).await
+}
+
+/// What the job would need; nothing is queued.
+async fn dry_run(
+    daemon: &Daemon,
+    request: v1::StartJobRequest,
+    output: &mut Output<'_>,
+    interrupt: &Interrupt,
+) -> Result<(), Error> {
+    output.note("the daemon reads the data and tries a few steps …");
+    let report = interrupt.or_stop(daemon.call_start(daemon.training().dry_run(request))).await?;
+    if output.is_json() {
+        return output.json(&dry_run::json(&report));
+    }
+    output.text(&dry_run::describe(&report, output.width(), output.paint()))
 }
 
 /// The local files of a job, each of them usable.

@@ -103,7 +103,33 @@ fn hyperparameters(given: &v1::Hyperparameters) -> Value {
     put(&mut object, "early_stopping", given.early_stopping);
     put(&mut object, "max_length", given.max_length);
     put(&mut object, "positive_label", given.positive_label.clone());
+    put(&mut object, "precision", given.precision.map(precision));
+    put(&mut object, "truncation", given.truncation.map(truncation));
+    put(&mut object, "methods", given.methods.as_ref().map(methods));
     Value::Object(object)
+}
+
+fn methods(given: &v1::Methods) -> Value {
+    let mut object = Map::new();
+    put(&mut object, "gradient_checkpointing", given.gradient_checkpointing);
+    put(&mut object, "freeze_layers", given.freeze_layers);
+    put(&mut object, "freeze_embeddings", given.freeze_embeddings);
+    put(&mut object, "layer_decay", given.layer_decay);
+    put(&mut object, "label_smoothing", given.label_smoothing);
+    put(&mut object, "class_weights", given.class_weights.as_ref().map(class_weights));
+    put(&mut object, "focal_gamma", given.focal_gamma);
+    put(&mut object, "ema", given.ema);
+    put(&mut object, "r_drop", given.r_drop);
+    put(&mut object, "reinit_layers", given.reinit_layers);
+    Value::Object(object)
+}
+
+/// "balanced", or an object from labels to weights.
+fn class_weights(weights: &v1::ClassWeights) -> Value {
+    if weights.balanced {
+        return "balanced".into();
+    }
+    weights.given.iter().map(|entry| (entry.label.clone(), Value::from(entry.weight))).collect()
 }
 
 fn columns(columns: &v1::Columns) -> Value {
@@ -125,7 +151,7 @@ fn failure(failure: &v1::Failure) -> Value {
     json!({"code": failure.code, "message": failure.message})
 }
 
-fn prepared(report: &v1::Prepared) -> Value {
+pub(super) fn prepared(report: &v1::Prepared) -> Value {
     let splits: Vec<Value> = report.splits.iter().map(split_report).collect();
     let overlap = |overlap: &v1::Overlap| json!({"first": split(overlap.first), "second": split(overlap.second), "rows": overlap.rows});
     json!({
@@ -272,7 +298,7 @@ pub(crate) fn float(value: f32) -> Value {
     value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }
 
-fn put(object: &mut Map<String, Value>, key: &str, value: Option<impl Into<Value>>) {
+pub(super) fn put(object: &mut Map<String, Value>, key: &str, value: Option<impl Into<Value>>) {
     if let Some(value) = value {
         object.insert(key.to_owned(), value.into());
     }
@@ -309,6 +335,16 @@ pub(crate) fn keep(value: i32) -> String {
 
 pub(crate) fn metric(value: i32) -> String {
     word(v1::Metric::try_from(value).ok().map(|metric| metric.as_str_name()), "METRIC_")
+}
+
+pub(crate) fn precision(value: i32) -> String {
+    word(v1::Precision::try_from(value).ok().map(|precision| precision.as_str_name()), "PRECISION_")
+}
+
+/// As the flag has it: "head-tail".
+pub(crate) fn truncation(value: i32) -> String {
+    let name = v1::Truncation::try_from(value).ok().map(|truncation| truncation.as_str_name());
+    word(name, "TRUNCATION_").replace('_', "-")
 }
 
 pub(crate) fn format(value: i32) -> String {
@@ -351,6 +387,8 @@ mod tests {
         assert_eq!(spec(&v1::JobSpec::default()), json!({}));
         let given = v1::Hyperparameters { seed: Some(0), ..Default::default() };
         assert_eq!(hyperparameters(&given), json!({"seed": 0}));
+        let given = v1::Methods { ema: Some(0.99), ..Default::default() };
+        assert_eq!(methods(&given), json!({"ema": 0.99}));
     }
 
     #[test]

@@ -45,11 +45,31 @@ pub(crate) fn entries(spec: &v1::JobSpec) -> Vec<(&'static str, String)> {
     put("dropout", given.dropout.map(number));
     put("encoder dropout", given.encoder_dropout.map(number));
     put("max length", given.max_length.map(|length| length.to_string()));
+    // What is off or automatic is not worth a row.
+    put(
+        "truncation",
+        given.truncation.filter(|&kind| kind != v1::Truncation::Head as i32).map(json::truncation),
+    );
+    put("precision", given.precision.filter(|&kind| kind != v1::Precision::Auto as i32).map(json::precision));
     put("keep", given.keep.map(json::keep));
     put("metric", given.metric.map(json::metric));
     put("early stopping", given.early_stopping.map(|patience| patience.to_string()));
     put("positive label", given.positive_label);
     put("seed", given.seed.map(|seed| seed.to_string()));
+
+    let methods = given.methods.unwrap_or_default();
+    let switched = |on: Option<bool>| on.filter(|&on| on).map(|_| "on".to_owned());
+    let layers = |layers: Option<u32>| layers.filter(|&layers| layers > 0).map(|layers| layers.to_string());
+    put("gradient checkpointing", switched(methods.gradient_checkpointing));
+    put("frozen layers", layers(methods.freeze_layers));
+    put("frozen embeddings", switched(methods.freeze_embeddings));
+    put("new layers", layers(methods.reinit_layers));
+    put("layer decay", methods.layer_decay.map(number));
+    put("label smoothing", methods.label_smoothing.filter(|&share| share > 0.0).map(number));
+    put("class weights", methods.class_weights.and_then(class_weights));
+    put("focal gamma", methods.focal_gamma.map(number));
+    put("moving average", methods.ema.map(number));
+    put("R-Drop", methods.r_drop.map(number));
     entries
 }
 
@@ -87,6 +107,9 @@ fn absent(name: &str) -> &'static str {
     match name {
         "training rows" | "validation rows" | "test rows" => "all",
         "early stopping" => "never",
+        "truncation" => "head",
+        "precision" => "auto",
+        "gradient checkpointing" | "frozen embeddings" => "off",
         _ => "none",
     }
 }
@@ -110,6 +133,15 @@ fn warmup(warmup: v1::hyperparameters::Warmup) -> String {
         Warmup::WarmupRatio(ratio) => format!("{} of all steps", number(ratio)),
         Warmup::WarmupEpochs(epochs) => format!("{} epochs", number(epochs)),
     }
+}
+
+fn class_weights(weights: v1::ClassWeights) -> Option<String> {
+    if weights.balanced {
+        return Some("balanced".to_owned());
+    }
+    let given: Vec<String> =
+        weights.given.iter().map(|entry| format!("{}={}", entry.label, number(entry.weight))).collect();
+    (!given.is_empty()).then(|| given.join(","))
 }
 
 #[cfg(test)]
@@ -142,6 +174,61 @@ mod tests {
             ["scheduler constant → linear", "training rows first 4,000 → all"]
         );
         assert!(changes(&before, &before).is_empty());
+    }
+
+    /// As a daemon answers: every default is filled in.
+    fn filled(methods: v1::Methods) -> v1::JobSpec {
+        let off = v1::Methods {
+            gradient_checkpointing: Some(methods.gradient_checkpointing.unwrap_or(false)),
+            freeze_layers: Some(methods.freeze_layers.unwrap_or(0)),
+            label_smoothing: Some(methods.label_smoothing.unwrap_or(0.0)),
+            ..methods
+        };
+        v1::JobSpec {
+            hyperparameters: Some(v1::Hyperparameters {
+                precision: Some(v1::Precision::Auto.into()),
+                truncation: Some(v1::Truncation::Head.into()),
+                methods: Some(off),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_method_that_is_off_has_no_entry() {
+        assert_eq!(
+            entries(&filled(v1::Methods::default())),
+            [("training data", "demonstration data".to_owned())]
+        );
+    }
+
+    #[test]
+    fn a_method_that_is_switched_on_is_a_change() {
+        let weight = |label: &str, weight| v1::LabelWeight { label: label.into(), weight };
+        let mut after = filled(v1::Methods {
+            gradient_checkpointing: Some(true),
+            freeze_layers: Some(4),
+            class_weights: Some(v1::ClassWeights {
+                balanced: false,
+                given: vec![weight("ham", 1.0), weight("spam", 2.5)],
+            }),
+            ema: Some(0.999),
+            ..Default::default()
+        });
+        if let Some(given) = &mut after.hyperparameters {
+            given.truncation = Some(v1::Truncation::HeadTail.into());
+        }
+        assert_eq!(
+            words(&filled(v1::Methods::default()), &after),
+            [
+                "truncation head → head-tail",
+                "gradient checkpointing off → on",
+                "frozen layers none → 4",
+                "class weights none → ham=1,spam=2.5",
+                "moving average none → 0.999",
+            ]
+        );
     }
 
     #[test]

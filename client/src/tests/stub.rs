@@ -34,12 +34,14 @@ pub(super) struct Script {
     /// The highest number that each call gives, and what it does then. Afterwards: everything, then the end.
     pub(super) watches: VecDeque<(u64, Then)>,
     pub(super) start: Option<Status>,
+    pub(super) dry_run: v1::DryRunResponse,
     pub(super) datasets: Vec<v1::Dataset>,
     pub(super) models: Vec<v1::Model>,
     pub(super) files: Vec<(String, Vec<u8>)>,
 
     pub(super) cursors: Vec<u64>,
     pub(super) started: Vec<v1::JobSpec>,
+    pub(super) dry_runs: Vec<v1::JobSpec>,
     pub(super) uploads: Vec<(v1::UploadHeader, usize)>,
     pub(super) batches: Vec<usize>,
 }
@@ -99,6 +101,18 @@ impl TrainingService for Stub {
         match &script.start {
             Some(status) => Err(status.clone()),
             None => Ok(Response::new(script.job.clone())),
+        }
+    }
+
+    async fn dry_run(
+        &self,
+        request: Request<v1::StartJobRequest>,
+    ) -> Result<Response<v1::DryRunResponse>, Status> {
+        let mut script = self.script();
+        script.dry_runs.push(request.into_inner().spec.unwrap_or_default());
+        match &script.start {
+            Some(status) => Err(status.clone()),
+            None => Ok(Response::new(script.dry_run.clone())),
         }
     }
 

@@ -284,6 +284,39 @@ async fn detach_prints_the_id_alone() {
 }
 
 #[tokio::test]
+async fn a_dry_run_says_what_the_job_would_need_and_starts_nothing() {
+    let stub = trained().await;
+    stub.script().dry_run = v1::DryRunResponse {
+        prepared: Some(v1::Prepared { total_steps: 4, max_length: 128, ..Default::default() }),
+        memory: Some(v1::MemoryEstimate { total: 90 << 20, ..Default::default() }),
+        time: Some(v1::TimeEstimate { steps: 3, total_seconds: 110.0, ..Default::default() }),
+        notices: vec!["the encoder was downloaded".into()],
+        ..Default::default()
+    };
+    let ran = client(&stub, &["train", "--dry-run", "--lr", "1e-5"]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for words in ["4 steps", "memory", "90.0 MiB", "1m 50s", "3 measured steps", "the encoder was downloaded"]
+    {
+        assert!(ran.out.contains(words), "no {words:?} in {}", ran.out);
+    }
+    let ran = client(&stub, &["train", "--dry-run", "--json"]).await;
+    assert_eq!(ran.json().len(), 1);
+    assert_eq!(ran.json()[0]["time"]["total_seconds"], 110.0);
+    let script = stub.script();
+    let rate = script.dry_runs[0].hyperparameters.as_ref().and_then(|given| given.learning_rate);
+    assert_eq!((rate, script.dry_runs.len()), (Some(1e-5), 2));
+    assert!(script.started.is_empty() && script.cursors.is_empty());
+}
+
+#[tokio::test]
+async fn a_dry_run_of_a_wrong_job_is_refused_like_the_job() {
+    let stub = trained().await;
+    stub.script().start = Some(Status::invalid_argument("--freeze-layers is 9"));
+    let ran = client(&stub, &["train", "--dry-run", "--freeze-layers", "9"]).await;
+    assert_eq!((ran.code, ran.err.lines().last()), (5, Some("error: --freeze-layers is 9")));
+}
+
+#[tokio::test]
 async fn jobs_show_cancel_and_compare_read_well() {
     let stub = trained().await;
     let ran = client(&stub, &["jobs"]).await;

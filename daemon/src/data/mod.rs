@@ -1,6 +1,6 @@
 //! Labelled files: from bytes to lines (`lines`), to rows (`row`, `delimited`, `json_lines`), to examples (`columns`,
 //! `dataset`), to labels and splits (`labels`, `split`), to what is told of them (`summary`, `quality`), to tokens
-//! (`tokenizer_files`, `frame`, `tokenize`), to packed batches (`batch`).
+//! (`tokenizer_files`, `frame`, `truncation`, `tokenize`), to packed batches (`batch`).
 
 pub mod batch;
 mod columns;
@@ -16,6 +16,9 @@ mod split;
 mod summary;
 pub mod tokenize;
 mod tokenizer_files;
+mod truncation;
+
+pub use truncation::Truncation;
 
 use serde::{Deserialize, Serialize};
 

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use tokenizers::{EncodeInput, PostProcessorWrapper, TruncationParams};
+use tokenizers::{EncodeInput, PostProcessorWrapper, TruncationDirection, TruncationParams};
 
 use super::Example;
 use super::frame::Frame;
 use super::tokenizer_files;
+use super::truncation::Truncation;
 use crate::error::{Error, Result};
 
 /// Bytes that a text may have: tokens are counted before truncation, so a longer one would cost its whole length.
@@ -32,6 +33,7 @@ pub struct Tokens {
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     shared: Arc<Shared>,
+    truncation: Truncation,
 }
 
 #[derive(Debug)]
@@ -48,7 +50,8 @@ struct Shared {
 
 impl Tokenizer {
     /// Reads `tokenizer.json` from an encoder's or a checkpoint's folder; an old BERT folder may have `vocab.txt`
-    /// instead. `max_length` counts special tokens.
+    /// instead. `max_length` counts special tokens. Texts are cut on the side that the folder's files name, as the
+    /// Python library would.
     pub fn from_folder(folder: &Path, max_length: usize) -> Result<Self> {
         let mut inner = tokenizer_files::read(folder)?;
         let within = |error: Error| error.within(folder.display());
@@ -62,7 +65,18 @@ impl Tokenizer {
         }
         let processor = inner.get_post_processor().cloned();
         inner.with_post_processor(None::<PostProcessorWrapper>);
-        Ok(Self { shared: Arc::new(Shared { inner, processor, single, pair, max_length }) })
+        let truncation = tokenizer_files::truncation(folder)?;
+        Ok(Self { shared: Arc::new(Shared { inner, processor, single, pair, max_length }), truncation })
+    }
+
+    /// The same tokenizer, which cuts long texts in this way.
+    pub fn with_truncation(self, truncation: Truncation) -> Self {
+        Self { truncation, ..self }
+    }
+
+    /// What is kept of a text that is too long.
+    pub fn truncation(&self) -> Truncation {
+        self.truncation
     }
 
     /// Tokens of a sequence at most.
@@ -80,12 +94,13 @@ impl Tokenizer {
         self.shared.single.special_tokens()
     }
 
-    /// The tokens of one text or pair. A pair is cut longest first.
+    /// The tokens of one text or pair. A pair is cut longest first: that tells how much each text keeps, and the way of
+    /// truncation tells which part of it.
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Tokens> {
-        let first = self.ids(text)?;
+        let mut first = self.ids(text)?;
         let second = pair.map(|pair| self.ids(pair)).transpose()?;
         let frame = if second.is_some() { &self.shared.pair } else { &self.shared.single };
-        let second = second.unwrap_or_default();
+        let mut second = second.unwrap_or_default();
         let max_length = self.shared.max_length;
         let Some(budget) = max_length.checked_sub(frame.special_tokens()) else {
             return Err(Error::invalid(format!(
@@ -95,7 +110,9 @@ impl Tokenizer {
         };
         let full_length = frame.special_tokens() + first.len() + second.len();
         let (first_kept, second_kept) = longest_first(first.len(), second.len(), budget);
-        let (ids, types) = frame.fill(prefix(&first, first_kept), prefix(&second, second_kept));
+        self.truncation.cut(&mut first, first_kept);
+        self.truncation.cut(&mut second, second_kept);
+        let (ids, types) = frame.fill(&first, &second);
         Ok(Tokens { ids, types, full_length })
     }
 
@@ -120,8 +137,13 @@ impl Tokenizer {
             |error: tokenizers::Error| Error::internal(format!("the tokenizer cannot be written: {error}"));
         let mut inner = self.shared.inner.clone();
         inner.with_post_processor(self.shared.processor.clone());
-        let truncation =
-            TruncationParams { max_length: self.shared.max_length, ..TruncationParams::default() };
+        let direction = match self.truncation {
+            Truncation::Head => TruncationDirection::Right,
+            // Of head and tail the library knows one side only; the tail is the larger part.
+            Truncation::Tail | Truncation::HeadTail => TruncationDirection::Left,
+        };
+        let max_length = self.shared.max_length;
+        let truncation = TruncationParams { max_length, direction, ..TruncationParams::default() };
         inner.with_truncation(Some(truncation)).map_err(failed)?;
         inner.to_string(true).map_err(failed)
     }
@@ -129,7 +151,8 @@ impl Tokenizer {
     /// Writes the tokenizer's files into a checkpoint's folder: `tokenizer.json`, and what the Python library wants
     /// beside it, taken from the encoder's folder `source` as far as it is there.
     pub fn write_files(&self, source: &Path, target: &Path) -> Result<()> {
-        tokenizer_files::write(&self.to_json()?, self.shared.max_length, source, target)
+        let (max_length, truncation) = (self.shared.max_length, self.truncation);
+        tokenizer_files::write(&self.to_json()?, max_length, truncation, source, target)
     }
 
     /// The ids of a text, without special tokens.
@@ -144,10 +167,6 @@ impl Tokenizer {
         let encoding = encoding.map_err(|error| Error::internal(format!("a text has no tokens: {error}")))?;
         Ok(encoding.get_ids().to_vec())
     }
-}
-
-fn prefix(ids: &[u32], length: usize) -> &[u32] {
-    ids.get(..length).unwrap_or(ids)
 }
 
 /// What is kept of two sequences: the longer one is cut first, then both alike.
@@ -268,14 +287,45 @@ pub(super) mod tests {
         );
     }
 
+    #[test]
+    fn what_is_kept_of_a_long_text_is_chosen() {
+        let encode = |truncation, pair| {
+            tokenizer(8).with_truncation(truncation).encode("a good film . not b , c", pair).unwrap().ids
+        };
+        assert_eq!(encode(Truncation::Head, None), [2, 5, 7, 6, 12, 10, 14, 3]);
+        assert_eq!(encode(Truncation::Tail, None), [2, 6, 12, 10, 14, 11, 15, 3]);
+        assert_eq!(encode(Truncation::HeadTail, None), [2, 5, 7, 10, 14, 11, 15, 3]);
+        let pair = Some("a b c");
+        assert_eq!(encode(Truncation::Tail, pair), [2, 14, 11, 15, 3, 14, 15, 3], "each text keeps its end");
+    }
+
+    #[test]
+    fn a_checkpoint_cuts_as_its_training_did() {
+        let (source, text) = (folder(), "a good film . not b , c");
+        for truncation in [Truncation::Head, Truncation::Tail, Truncation::HeadTail] {
+            let trained = tokenizer(8).with_truncation(truncation);
+            let target = tempfile::tempdir().unwrap();
+            trained.write_files(source.path(), target.path()).unwrap();
+            let served = Tokenizer::from_folder(target.path(), 8).unwrap();
+            assert_eq!(served.truncation(), truncation);
+            assert_eq!(served.encode(text, None).unwrap(), trained.encode(text, None).unwrap());
+        }
+    }
+
     proptest! {
         /// `encode` of the library stops to tokenize at the maximum length, and so does not know which text of a
         /// pair is the longer one when both are; its definition is in `truncate_encodings`.
         #[test]
         fn cutting_agrees_with_the_library(
             text in "[abc ,.x]{0,40}", pair in prop::option::of("[abc ,.x]{0,40}"), max_length in 4usize..40,
+            tail in any::<bool>(),
         ) {
-            let tokens = tokenizer(max_length).encode(&text, pair.as_deref()).unwrap();
+            let (ours, direction) = match tail {
+                true => (Truncation::Tail, TruncationDirection::Left),
+                false => (Truncation::Head, TruncationDirection::Right),
+            };
+            let tokenizer = tokenizer(max_length).with_truncation(ours);
+            let tokens = tokenizer.encode(&text, pair.as_deref()).unwrap();
             let mut library = tiny();
             library.with_padding(None).with_truncation(None).unwrap();
             let encode = |text: &str| library.encode(text, false).unwrap();
@@ -283,7 +333,7 @@ pub(super) mod tests {
             let special = if pair.is_some() { 3 } else { 2 };
             let full_length = special + first.len() + second.as_ref().map_or(0, |second| second.len());
             prop_assert_eq!(tokens.full_length, full_length);
-            let params = TruncationParams { max_length: max_length - special, ..Default::default() };
+            let params = TruncationParams { max_length: max_length - special, direction, ..Default::default() };
             let (first, second) = truncate_encodings(first, second, &params).unwrap();
             let expected = library.post_process(first, second, true).unwrap();
             prop_assert_eq!(&tokens.ids, expected.get_ids());

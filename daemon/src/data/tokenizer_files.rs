@@ -11,6 +11,7 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 
+use super::truncation::Truncation;
 use crate::error::{Error, Result};
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -18,6 +19,13 @@ const CONFIG: &str = "tokenizer_config.json";
 const MODEL: &str = "config.json";
 const VOCAB: &str = "vocab.txt";
 const COPIED: [&str; 2] = ["special_tokens_map.json", VOCAB];
+
+/// The side that is cut, as `tokenizer_config.json` names it.
+const SIDE: &str = "truncation_side";
+
+/// A way to cut that the Python library does not have; our key beside `truncation_side`, which it passes over.
+const OWN_WAY: &str = "hone_truncation";
+const HEAD_TAIL: &str = "head_tail";
 
 /// The special tokens of BERT by their role in `tokenizer_config.json`.
 const BERT_TOKENS: [(&str, &str); 5] = [
@@ -49,8 +57,38 @@ pub(super) fn read(folder: &Path) -> Result<Tokenizer> {
     }
 }
 
+/// How a folder's tokenizer cuts long texts: what `tokenizer_config.json` says comes before the direction in
+/// `tokenizer.json`, as in the Python library; without either, the beginning is kept.
+pub(super) fn truncation(folder: &Path) -> Result<Truncation> {
+    let config = read_config(folder)?.unwrap_or_default();
+    let named = |key: &str| config.get(key).and_then(Value::as_str);
+    match (named(OWN_WAY), named(SIDE)) {
+        (Some(HEAD_TAIL), _) => return Ok(Truncation::HeadTail),
+        (Some(other), _) => {
+            return Err(Error::precondition(format!(
+                "{} has {OWN_WAY} \"{other}\", which this version of Hone does not know",
+                folder.join(CONFIG).display()
+            )));
+        }
+        (None, Some("left")) => return Ok(Truncation::Tail),
+        (None, Some(_)) => return Ok(Truncation::Head),
+        (None, None) => {}
+    }
+    let Some(text) = read_text(&folder.join(TOKENIZER))? else { return Ok(Truncation::Head) };
+    let json: Value =
+        serde_json::from_str(&text).map_err(|error| unusable(&folder.join(TOKENIZER), &error))?;
+    let direction = json.pointer("/truncation/direction").and_then(Value::as_str);
+    Ok(if direction == Some("Left") { Truncation::Tail } else { Truncation::Head })
+}
+
 /// Writes a checkpoint's files; `source` is the folder of the encoder it comes from.
-pub(super) fn write(tokenizer: &str, max_length: usize, source: &Path, target: &Path) -> Result<()> {
+pub(super) fn write(
+    tokenizer: &str,
+    max_length: usize,
+    truncation: Truncation,
+    source: &Path,
+    target: &Path,
+) -> Result<()> {
     let write = |name: &str, text: &str| {
         fs::write(target.join(name), text).map_err(|error| Error::io("write", &target.join(name), &error))
     };
@@ -60,6 +98,13 @@ pub(super) fn write(tokenizer: &str, max_length: usize, source: &Path, target: &
         None => new_config(tokenizer, source)?,
     };
     config.insert("model_max_length".to_owned(), json!(max_length));
+    // The Python library cuts one side only; of head and tail, the tail is the larger part.
+    let side = if truncation == Truncation::Head { "right" } else { "left" };
+    config.insert(SIDE.to_owned(), json!(side));
+    config.remove(OWN_WAY);
+    if truncation == Truncation::HeadTail {
+        config.insert(OWN_WAY.to_owned(), json!(HEAD_TAIL));
+    }
     let config =
         serde_json::to_string_pretty(&config).map_err(|error| unusable(&target.join(CONFIG), &error))?;
     write(CONFIG, &config)?;
@@ -220,11 +265,57 @@ mod tests {
         Ours::from_folder(source.path(), 7).unwrap().write_files(source.path(), target.path()).unwrap();
         let read = |name: &str| read_text(&target.path().join(name)).unwrap();
         let config: Value = serde_json::from_str(&read(CONFIG).unwrap()).unwrap();
-        assert_eq!(config, json!({"model_max_length": 7, "tokenizer_class": "BertTokenizer"}));
+        assert_eq!(
+            config,
+            json!({"model_max_length": 7, "tokenizer_class": "BertTokenizer", "truncation_side": "right"})
+        );
         assert_eq!(read(VOCAB).unwrap(), "[UNK]\n");
         assert_eq!(read("special_tokens_map.json"), None);
         let again = Ours::from_folder(target.path(), 9).unwrap();
         assert_eq!(again.encode("good film", None).unwrap().ids, [2, 7, 6, 3]);
+    }
+
+    #[test]
+    fn the_side_that_is_cut_is_read_as_the_python_library_reads_it() {
+        let mut left = tiny();
+        let params = tokenizers::TruncationParams {
+            direction: tokenizers::TruncationDirection::Left,
+            ..Default::default()
+        };
+        left.with_truncation(Some(params)).unwrap();
+        let (right, left) = (tiny().to_string(false).unwrap(), left.to_string(false).unwrap());
+        for (tokenizer, config, expected) in [
+            (&right, "{}", Truncation::Head),
+            (&left, "{}", Truncation::Tail),
+            (&left, r#"{"truncation_side": "right"}"#, Truncation::Head),
+            (&right, r#"{"truncation_side": "left"}"#, Truncation::Tail),
+            (&right, r#"{"truncation_side": "left", "hone_truncation": "head_tail"}"#, Truncation::HeadTail),
+        ] {
+            let folder = folder(&[(TOKENIZER, tokenizer), (CONFIG, config)]);
+            assert_eq!(truncation(folder.path()).unwrap(), expected, "{config}");
+        }
+        let newer = folder(&[(TOKENIZER, &right), (CONFIG, r#"{"hone_truncation": "middle"}"#)]);
+        assert!(truncation(newer.path()).unwrap_err().message().contains("\"middle\""));
+    }
+
+    #[test]
+    fn what_python_can_cut_a_checkpoint_says_in_its_words() {
+        let source = folder(&[
+            (TOKENIZER, &tiny().to_string(false).unwrap()),
+            (CONFIG, r#"{"truncation_side": "left", "hone_truncation": "head_tail"}"#),
+        ]);
+        for (truncation, side, own) in [
+            (Truncation::Head, "right", None),
+            (Truncation::Tail, "left", None),
+            (Truncation::HeadTail, "left", Some("head_tail")),
+        ] {
+            let target = tempfile::tempdir().unwrap();
+            let trained = Ours::from_folder(source.path(), 7).unwrap().with_truncation(truncation);
+            trained.write_files(source.path(), target.path()).unwrap();
+            let config = read_config(target.path()).unwrap().unwrap();
+            assert_eq!(config.get(SIDE).and_then(Value::as_str), Some(side));
+            assert_eq!(config.get(OWN_WAY).and_then(Value::as_str), own);
+        }
     }
 
     #[test]

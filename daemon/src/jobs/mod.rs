@@ -1,9 +1,10 @@
 //! Jobs, and everything that outlives the process: the data folder (`data_dir`), its database (`store`), data sets
-//! (`datasets`), the log of each job (`log`), the state machine (`registry`), and the one thread that has the device
-//! (`runner`), which trains through the seam in `trainer`.
+//! (`datasets`), the log of each job (`log`), the state machine (`registry`), who has the device (`device`), and the one
+//! thread that runs jobs (`runner`), which trains through the seam in `trainer`.
 
 pub mod data_dir;
 pub mod datasets;
+pub mod device;
 pub mod log;
 pub mod registry;
 pub mod request;

@@ -13,9 +13,10 @@ use crate::data::dataset::{Format, Summary};
 use crate::data::{Columns, Quantiles};
 use crate::digest::{self, FileDigest};
 use crate::error::{Error, Kind, Result};
-use crate::train::event::{EpochMetrics, Event, Metrics, StepMetrics};
+use crate::train::event::{EpochMetrics, Event, Metrics, Prepared, StepMetrics};
+use crate::train::memory::Memory;
 use crate::train::spec::{Hyperparameters, Source, Spec};
-use crate::train::{Finished, Outcome};
+use crate::train::{DryRun, Finished, Outcome};
 
 /// A data folder with the data set of `spec` in it, gone at the end of the test.
 pub(crate) struct Home(tempfile::TempDir);
@@ -184,6 +185,24 @@ impl Trainer for FakeTrainer {
             "invalid" => Err(Error::invalid("the training file has one label only")),
             _ => Ok(()),
         }
+    }
+
+    fn dry_run(&self, spec: &Spec, data: &DataDir) -> Result<DryRun> {
+        self.check(spec, data)?;
+        let prepared = Prepared {
+            splits: vec![],
+            labels: vec!["negative".into(), "positive".into()],
+            overlaps: vec![],
+            total_steps: 100,
+            steps_per_epoch: 100,
+            warmup_steps: 10,
+            max_length: 128,
+            parameters: 7,
+            device: "cpu (1 threads)".into(),
+            encoder: spec.encoder.clone(),
+            encoder_sha256: digest::of_bytes(b"weights"),
+        };
+        Ok(DryRun { prepared, memory: Memory::default(), time: None, notices: vec!["a fake".into()] })
     }
 
     fn train(&self, spec: &Spec, _: &DataDir, workspace: &Path, emit: &mut Emit<'_>) -> Result<Outcome> {

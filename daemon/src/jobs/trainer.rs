@@ -7,12 +7,14 @@ use std::sync::Arc;
 use candle_core::Device;
 
 use super::data_dir::DataDir;
+use super::device::Turns;
 use crate::error::{Error, Result};
 use crate::model::checkpoint;
 use crate::model::hub::{self, EncoderName};
 use crate::train::event::Event;
+use crate::train::rehearsal::Study;
 use crate::train::spec::Spec;
-use crate::train::{self, Outcome, Plan};
+use crate::train::{self, DryRun, Outcome, Plan};
 
 /// Takes a job's events; breaks when the job shall stop.
 pub type Emit<'a> = dyn FnMut(Event) -> ControlFlow<()> + Send + 'a;
@@ -25,6 +27,9 @@ pub trait Trainer: Send + Sync + 'static {
     /// Checks what can be checked of a job without the device and without a download.
     fn check(&self, spec: &Spec, data: &DataDir) -> Result<()>;
 
+    /// Finds out what a job would need. Waits for no job, and keeps none waiting longer than a few seconds.
+    fn dry_run(&self, spec: &Spec, data: &DataDir) -> Result<DryRun>;
+
     /// Runs a job in its own folder.
     fn train(&self, spec: &Spec, data: &DataDir, workspace: &Path, emit: &mut Emit<'_>) -> Result<Outcome>;
 }
@@ -33,12 +38,13 @@ pub trait Trainer: Send + Sync + 'static {
 pub struct DeviceTrainer {
     device: Device,
     pool: Arc<rayon::ThreadPool>,
+    turns: Turns,
 }
 
 impl DeviceTrainer {
     /// Trains on a device; what the CPU does is done by the pool.
     pub fn new(device: Device, pool: Arc<rayon::ThreadPool>) -> Self {
-        Self { device, pool }
+        Self { device, pool, turns: Turns::default() }
     }
 }
 
@@ -60,11 +66,25 @@ impl Trainer for DeviceTrainer {
 
     fn check(&self, spec: &Spec, data: &DataDir) -> Result<()> {
         match hub::find_local(&EncoderName::parse(&spec.encoder)?)? {
-            // The only thread of a pool of one may be training for hours; the check does not wait for it.
-            Some(folder) if self.pool.current_num_threads() == 1 => plan(spec, &folder, data).map(drop),
-            Some(folder) => self.pool.install(|| plan(spec, &folder, data)).map(drop),
+            Some(folder) => self.beside_training(|| plan(spec, &folder, data).map(drop)),
             None => Ok(()),
         }
+    }
+
+    fn dry_run(&self, spec: &Spec, data: &DataDir) -> Result<DryRun> {
+        let mut notices = Vec::new();
+        let encoder =
+            hub::resolve(&EncoderName::parse(&spec.encoder)?, &mut |message| notices.push(message))?;
+        let mut study = self.beside_training(|| Study::new(plan(spec, &encoder, data)?, &self.device))?;
+        notices.into_iter().for_each(|notice| study.note(notice));
+        match self.turns.try_take() {
+            Some(turn) => {
+                let nowhere = data.workspace("dry-run");
+                self.pool.install(|| study.rehearse(&self.device, &nowhere, &|| turn.is_wanted()));
+            }
+            None => study.note("a job has the device, so no step was measured and the time is not known"),
+        }
+        Ok(study.into_report())
     }
 
     fn train(&self, spec: &Spec, data: &DataDir, workspace: &Path, emit: &mut Emit<'_>) -> Result<Outcome> {
@@ -76,10 +96,23 @@ impl Trainer for DeviceTrainer {
         if stopped {
             return Ok(Outcome::Stopped);
         }
+        let _turn = self.turns.take();
         self.pool.install(|| {
             let plan = plan(spec, &encoder, data)?;
             train::run(&plan, &self.device, workspace, emit)
         })
+    }
+}
+
+impl DeviceTrainer {
+    /// Works on the pool beside a job that may be training. The only thread of a pool of one may be training for
+    /// hours: then another one like it does the work.
+    fn beside_training<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        if self.pool.current_num_threads() > 1 {
+            return self.pool.install(work);
+        }
+        let other = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+        other.map_err(|error| Error::internal(format!("cannot start a thread: {error}")))?.install(work)
     }
 }
 

@@ -76,6 +76,7 @@ pub fn router(services: Services, health: &Health) -> Result<HoneRouter> {
         data,
         encoder,
         stopping: stopping.clone(),
+        dry_runs: Arc::new(tokio::sync::Semaphore::new(1)),
     };
     let inference = inference::Inference { serving, stopping: stopping.clone() };
     let mut routes = Routes::default()

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use futures::Stream;
 use hone::v1::training_service_server::TrainingService;
 use hone::v1::{
-    CancelJobRequest, Event, GetJobRequest, Job, ListJobsRequest, ListJobsResponse, StartJobRequest,
-    WatchJobRequest,
+    CancelJobRequest, DryRunResponse, Event, GetJobRequest, Job, ListJobsRequest, ListJobsResponse,
+    StartJobRequest, WatchJobRequest,
 };
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::blocking;
-use super::convert::event;
+use super::convert::{dry_run, event};
 use super::stopping::Stopping;
 use crate::jobs::data_dir::DataDir;
 use crate::jobs::datasets::Datasets;
@@ -29,6 +30,8 @@ pub struct Training {
     pub(super) data: DataDir,
     pub(super) encoder: String,
     pub(super) stopping: Stopping,
+    /// One dry run at a time: each of them has a model in memory.
+    pub(super) dry_runs: Arc<Semaphore>,
 }
 
 #[tonic::async_trait]
@@ -43,6 +46,25 @@ impl TrainingService for Training {
             jobs.submit(&spec)
         });
         Ok(Response::new(job.await?.into()))
+    }
+
+    async fn dry_run(&self, request: Request<StartJobRequest>) -> Result<Response<DryRunResponse>, Status> {
+        let request = JobRequest::try_from(request.into_inner().spec.unwrap_or_default())?;
+        let (datasets, trainer) = (self.datasets.clone(), self.trainer.clone());
+        let (data, encoder) = (self.data.clone(), self.encoder.clone());
+        let turn = tokio::select! {
+            biased;
+            () = self.stopping.begun() => return Err(Stopping::error().into()),
+            turn = self.dry_runs.clone().acquire_owned() => turn,
+        };
+        let response = blocking(move || {
+            // Held to the end even if the caller goes away.
+            let _turn = turn;
+            let spec = request.resolve(&datasets, &encoder)?;
+            let report = trainer.dry_run(&spec, &data)?;
+            Ok(dry_run::response(&spec, report))
+        });
+        Ok(Response::new(response.await?))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>>;

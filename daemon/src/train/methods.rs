@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
+
 /// What a job does besides plain fine-tuning. The default is none of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -44,4 +46,84 @@ pub enum ClassWeights {
     Balanced,
     /// Given; a label that is not named has weight 1.
     Given(BTreeMap<String, f64>),
+}
+
+impl Methods {
+    /// Checks what only an encoder of so many layers and the labels of the data can tell.
+    pub fn check(&self, layers: usize, labels: &[String]) -> Result<()> {
+        let too_many = |flag: &str, count: u32| {
+            Err(Error::invalid(format!(
+                "{flag} is {count}, but the encoder has only {layers} layers; use at most {layers}"
+            )))
+        };
+        let (frozen, anew) = (self.freeze_layers, self.reinit_layers);
+        if frozen as usize > layers {
+            return too_many("--freeze-layers", frozen);
+        }
+        if anew as usize > layers {
+            return too_many("--reinit-layers", anew);
+        }
+        if frozen as usize + anew as usize > layers {
+            return Err(Error::invalid(format!(
+                "--freeze-layers {frozen} and --reinit-layers {anew} overlap in an encoder of {layers} layers, and a \
+                 layer that starts anew has to learn; together use at most {layers}"
+            )));
+        }
+        if let ClassWeights::Given(weights) = &self.class_weights
+            && let Some(unknown) = weights.keys().find(|label| !labels.contains(label))
+        {
+            let known =
+                labels.iter().take(10).map(|label| format!("\"{label}\"")).collect::<Vec<_>>().join(", ");
+            return Err(Error::invalid(format!(
+                "--class-weights names the label \"{unknown}\", but the labels are {known}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels() -> Vec<String> {
+        vec!["ham".to_owned(), "spam".to_owned()]
+    }
+
+    fn refusal(methods: Methods) -> String {
+        methods.check(6, &labels()).unwrap_err().message().to_owned()
+    }
+
+    #[test]
+    fn no_more_layers_than_there_are_can_be_frozen_or_start_anew() {
+        let frozen = |freeze_layers| Methods { freeze_layers, ..Methods::default() };
+        let anew = |reinit_layers| Methods { reinit_layers, ..Methods::default() };
+        assert!(frozen(6).check(6, &labels()).is_ok() && anew(6).check(6, &labels()).is_ok());
+        assert_eq!(
+            refusal(frozen(7)),
+            "--freeze-layers is 7, but the encoder has only 6 layers; use at most 6"
+        );
+        assert!(refusal(anew(u32::MAX)).starts_with("--reinit-layers is 4294967295"));
+    }
+
+    #[test]
+    fn a_layer_is_not_frozen_and_new_at_once() {
+        let both =
+            |freeze_layers, reinit_layers| Methods { freeze_layers, reinit_layers, ..Methods::default() };
+        assert!(both(4, 2).check(6, &labels()).is_ok());
+        assert!(refusal(both(4, 3)).starts_with("--freeze-layers 4 and --reinit-layers 3 overlap"));
+    }
+
+    #[test]
+    fn a_weight_of_a_label_that_the_data_lack_is_refused() {
+        let weigh = |label: &str| {
+            let weights = BTreeMap::from([(label.to_owned(), 2.0)]);
+            Methods { class_weights: ClassWeights::Given(weights), ..Methods::default() }
+        };
+        assert!(weigh("spam").check(6, &labels()).is_ok());
+        assert_eq!(
+            refusal(weigh("eggs")),
+            "--class-weights names the label \"eggs\", but the labels are \"ham\", \"spam\""
+        );
+    }
 }

@@ -54,7 +54,8 @@ impl Plan {
     pub fn new(spec: Spec, encoder: &Path, path_of: &dyn Fn(&str) -> PathBuf) -> Result<Self> {
         let config = checkpoint::check(encoder)?;
         let max_length = max_length(spec.hyperparameters.max_length, config.architecture.max_length())?;
-        let tokenizer = Tokenizer::from_folder(encoder, max_length)?;
+        let tokenizer =
+            Tokenizer::from_folder(encoder, max_length)?.with_truncation(spec.hyperparameters.truncation);
         if tokenizer.vocab_size() > config.architecture.vocab_size {
             return Err(Error::precondition(format!(
                 "the tokenizer in {} has {} tokens, but the encoder has embeddings for {}: they do not belong together",
@@ -69,6 +70,8 @@ impl Plan {
         let train = read(&spec.train, &spec.columns, spec.train_limit)?;
         let columns = train.used;
         let labels = Labels::of(&spec.train.name, &train.examples)?;
+        let layers = config.architecture.num_hidden_layers;
+        spec.hyperparameters.methods.check(layers, labels.names())?;
         let positive = positive(spec.hyperparameters.positive_label.as_deref(), &labels)?;
         let (train, validation, validation_name) = match &spec.validation {
             Some(source) => {
@@ -103,6 +106,28 @@ impl Plan {
             labels,
             spec,
         })
+    }
+
+    /// The same plan with these training rows alone, and nothing to evaluate.
+    pub(super) fn excerpt(&self, rows: &[usize]) -> Self {
+        let examples = rows.iter().filter_map(|&row| self.train.examples.get(row)).cloned().collect();
+        let classes = rows.iter().filter_map(|&row| self.train.classes.get(row)).copied().collect();
+        let part = |split: Split, examples: Vec<Example>, classes: Vec<u32>| Part {
+            split,
+            name: self.train.name.clone(),
+            examples,
+            classes,
+        };
+        Self {
+            spec: self.spec.clone(),
+            encoder: self.encoder.clone(),
+            labels: self.labels.clone(),
+            positive: self.positive,
+            tokenizer: self.tokenizer.clone(),
+            train: part(Split::Train, examples, classes),
+            validation: part(Split::Validation, Vec::new(), Vec::new()),
+            test: None,
+        }
     }
 
     /// Every split that the job has.

@@ -375,6 +375,42 @@ impl<'a> Run<'a> {
     }
 }
 
+/// A run whose steps are thrown away: nothing is logged, evaluated or written.
+pub(super) struct Rehearsal<'a>(Run<'a>);
+
+impl<'a> Rehearsal<'a> {
+    /// Gets ready as a run does. `nowhere` is a folder that does not exist.
+    pub(super) fn start(
+        plan: &'a Plan,
+        device: &'a Device,
+        nowhere: &'a Path,
+        emit: Emit<'a>,
+    ) -> Result<Self> {
+        match Run::start(plan, device, nowhere, emit) {
+            Ok(run) => Ok(Self(run)),
+            Err(Halt::Failed(error)) => Err(error),
+            Err(Halt::Stopped) => Err(Error::internal("a rehearsal was stopped before it began")),
+        }
+    }
+
+    /// One optimizer step over a window of micro-batches of training rows; returns its tokens once it is done.
+    pub(super) fn step(&mut self, window: &[&[usize]]) -> Result<u64> {
+        let step = self.0.step(window).map_err(|halt| match halt {
+            Halt::Failed(error) => error,
+            Halt::Stopped => Error::internal("a step was stopped"),
+        })?;
+        self.0.device.synchronize()?;
+        Ok(step.tokens)
+    }
+
+    /// A pass without gradients over training rows; returns its tokens once it is done.
+    pub(super) fn evaluate(&mut self, rows: &[usize]) -> Result<u64> {
+        let (batch, _) = self.0.prepared.train.batch(rows);
+        to_rows(&self.0.model.evaluation().logits(&batch, Mode::Evaluate)?)?;
+        Ok(batch.tokens() as u64)
+    }
+}
+
 /// One optimizer step.
 struct Step {
     loss: f64,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::methods::Methods;
 use crate::data::Columns;
+pub use crate::data::Truncation;
 
 /// A whole job. It is stored with the job and, as part of `hone.json`, with the checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,19 +107,6 @@ pub enum Precision {
     Fp32,
     /// bfloat16 factors, float32 sums.
     Bf16,
-}
-
-/// What is kept of a text that is too long.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Truncation {
-    /// Its beginning.
-    #[default]
-    Head,
-    /// Its end.
-    Tail,
-    /// A quarter of the room for its beginning, the rest for its end (Sun et al. 2019: 128 and 382 of 510).
-    HeadTail,
 }
 
 /// Which update rule.

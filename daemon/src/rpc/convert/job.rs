@@ -5,7 +5,9 @@ use hone::v1::hyperparameters::Warmup as WireWarmup;
 
 use super::all;
 use crate::jobs::registry::JobView;
-use crate::train::spec::{Hyperparameters, Keep, Metric, Optimizer, Scheduler, Source, Spec, Warmup};
+use crate::train::spec::{
+    Hyperparameters, Keep, Metric, Optimizer, Precision, Scheduler, Source, Spec, Truncation, Warmup,
+};
 
 impl From<JobView> for v1::Job {
     fn from(view: JobView) -> Self {
@@ -69,6 +71,16 @@ impl From<&Hyperparameters> for v1::Hyperparameters {
             Metric::Accuracy => v1::Metric::Accuracy,
             Metric::F1 => v1::Metric::F1,
         };
+        let precision = match h.precision {
+            Precision::Auto => v1::Precision::Auto,
+            Precision::Fp32 => v1::Precision::Fp32,
+            Precision::Bf16 => v1::Precision::Bf16,
+        };
+        let truncation = match h.truncation {
+            Truncation::Head => v1::Truncation::Head,
+            Truncation::Tail => v1::Truncation::Tail,
+            Truncation::HeadTail => v1::Truncation::HeadTail,
+        };
         let warmup = match h.warmup {
             Warmup::Steps(steps) => WireWarmup::WarmupSteps(steps),
             Warmup::Ratio(ratio) => WireWarmup::WarmupRatio(ratio),
@@ -95,6 +107,9 @@ impl From<&Hyperparameters> for v1::Hyperparameters {
             early_stopping: h.early_stopping.map(Into::into),
             max_length: h.max_length.map(Into::into),
             positive_label: h.positive_label.clone(),
+            precision: Some(precision.into()),
+            truncation: Some(truncation.into()),
+            methods: Some((&h.methods).into()),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Between the wire and the domain. What comes in is checked here, once; what goes out needs no check.
 
 pub mod dataset;
+pub mod dry_run;
 pub mod event;
 pub mod inference;
 pub mod job;
+pub mod methods;
 pub mod model;
 pub mod spec;
 

@@ -11,10 +11,12 @@ use crate::error::{Error, Result};
 use crate::jobs::datasets::check_id;
 use crate::jobs::request::{JobRequest, SourceRequest};
 use crate::serve::reference::{check_name, shown};
-use crate::train::spec::{Hyperparameters, Keep, Metric, Optimizer, Scheduler, Warmup};
+use crate::train::spec::{
+    Hyperparameters, Keep, Metric, Optimizer, Precision, Scheduler, Truncation, Warmup,
+};
 
 /// Bytes of an encoder's name or a label at most.
-const MAX_TEXT: usize = 4096;
+pub(super) const MAX_TEXT: usize = 4096;
 
 impl TryFrom<v1::JobSpec> for JobRequest {
     type Error = Error;
@@ -103,9 +105,19 @@ impl TryFrom<v1::Hyperparameters> for Hyperparameters {
             // Two special tokens and one of the text.
             max_length: count("--max-length", wire.max_length, 3, 1 << 20)?,
             positive_label: text("--positive-label", wire.positive_label)?,
-            precision: default.precision,
-            truncation: default.truncation,
-            methods: default.methods,
+            precision: match known("--precision", wire.precision)? {
+                Some(v1::Precision::Auto) => Precision::Auto,
+                Some(v1::Precision::Fp32) => Precision::Fp32,
+                Some(v1::Precision::Bf16) => Precision::Bf16,
+                Some(v1::Precision::Unspecified) | None => default.precision,
+            },
+            truncation: match known("--truncation", wire.truncation)? {
+                Some(v1::Truncation::Head) => Truncation::Head,
+                Some(v1::Truncation::Tail) => Truncation::Tail,
+                Some(v1::Truncation::HeadTail) => Truncation::HeadTail,
+                Some(v1::Truncation::Unspecified) | None => default.truncation,
+            },
+            methods: wire.methods.unwrap_or_default().try_into()?,
         })
     }
 }
@@ -134,7 +146,12 @@ fn source(flag: &str, wire: Option<v1::DataSource>) -> Result<Option<SourceReque
 }
 
 /// A finite number in its range.
-fn number(flag: &str, value: Option<f64>, range: &str, right: impl Fn(f64) -> bool) -> Result<Option<f64>> {
+pub(super) fn number(
+    flag: &str,
+    value: Option<f64>,
+    range: &str,
+    right: impl Fn(f64) -> bool,
+) -> Result<Option<f64>> {
     match value {
         Some(value) if !value.is_finite() || !right(value) => {
             Err(Error::invalid(format!("{flag} must be a number {range}; got {value}")))
@@ -269,6 +286,8 @@ mod tests {
         refused("--scheduler", |h| h.scheduler = Some(-1));
         refused("--keep", |h| h.keep = Some(3));
         refused("--metric", |h| h.metric = Some(100));
+        refused("--precision", |h| h.precision = Some(4));
+        refused("--truncation", |h| h.truncation = Some(-1));
         assert_eq!(read(|h| h.metric = Some(0)).unwrap(), Hyperparameters::default());
     }
 
@@ -295,7 +314,10 @@ mod tests {
 
     #[test]
     fn an_answered_specification_can_be_sent_again() {
-        let spec = crate::jobs::testing::spec("reviews");
+        let mut spec = crate::jobs::testing::spec("reviews");
+        spec.hyperparameters.precision = Precision::Bf16;
+        spec.hyperparameters.truncation = Truncation::HeadTail;
+        spec.hyperparameters.methods.freeze_layers = 2;
         let request = JobRequest::try_from(v1::JobSpec::from(&spec)).unwrap();
         assert_eq!(request.hyperparameters, spec.hyperparameters);
         assert_eq!(request.train.unwrap().dataset, spec.train.dataset);

@@ -1,0 +1,40 @@
+//! What a job would need, from the domain to the wire.
+
+use hone::v1;
+
+use crate::train::memory::Memory;
+use crate::train::rehearsal::{DryRun, Time};
+use crate::train::spec::Spec;
+
+/// The answer to a dry run of this job.
+pub fn response(spec: &Spec, report: DryRun) -> v1::DryRunResponse {
+    v1::DryRunResponse {
+        spec: Some(spec.into()),
+        prepared: Some((&report.prepared).into()),
+        memory: Some(report.memory.into()),
+        time: report.time.map(Into::into),
+        notices: report.notices,
+    }
+}
+
+impl From<Memory> for v1::MemoryEstimate {
+    fn from(memory: Memory) -> Self {
+        let total = memory.total();
+        let Memory { parameters, gradients, moments, activations, batch_tokens } = memory;
+        Self { parameters, gradients, moments, activations, batch_tokens, total }
+    }
+}
+
+impl From<Time> for v1::TimeEstimate {
+    fn from(time: Time) -> Self {
+        Self {
+            steps: time.steps,
+            tokens_per_second: time.tokens_per_second,
+            steps_per_second: time.steps_per_second,
+            epoch_seconds: time.epoch_seconds,
+            train_seconds: time.train_seconds,
+            evaluation_seconds: time.evaluation_seconds,
+            total_seconds: time.train_seconds + time.evaluation_seconds,
+        }
+    }
+}
