@@ -1,6 +1,6 @@
 //! Labelled files: from bytes to lines (`lines`), to rows (`row`, `delimited`, `json_lines`), to examples (`columns`,
-//! `dataset`), to labels and splits (`labels`, `split`), to what is told of them (`summary`, `quality`), to tokens
-//! (`tokenizer_files`, `frame`, `truncation`, `tokenize`), to packed batches (`batch`).
+//! `dataset`), to labels and splits (`labels`, `targets`, `split`), to what is told of them (`summary`, `quality`), to
+//! tokens (`tokenizer_files`, `frame`, `truncation`, `tokenize`), to packed batches (`batch`).
 
 pub mod batch;
 mod columns;
@@ -14,6 +14,7 @@ pub mod quality;
 mod row;
 mod split;
 mod summary;
+pub mod targets;
 pub mod tokenize;
 mod tokenizer_files;
 mod truncation;

@@ -1,5 +1,4 @@
-//! What a model is built from (`config`, `architecture`, `declaration`, `parameters`), the encoder (`bert`), the head
-//! and its loss (`classifier`), the folder they live in (`checkpoint`), and the way from names to folders (`hub`).
+//! The encoder, its head and their loss.
 
 pub mod architecture;
 pub mod bert;
@@ -8,4 +7,5 @@ pub mod classifier;
 pub mod config;
 pub mod declaration;
 pub mod hub;
+pub mod objective;
 pub mod parameters;
