@@ -33,6 +33,21 @@ impl Stream {
         Self { key: halves(seed), site: (purpose as u32) << 24 | site, position: halves(position) }
     }
 
+    /// The generator's key.
+    pub(crate) fn key(&self) -> [u32; 2] {
+        self.key
+    }
+
+    /// Purpose and site: the second word of the counter.
+    pub(crate) fn site(&self) -> u32 {
+        self.site
+    }
+
+    /// The position: the last two words of the counter.
+    pub(crate) fn position(&self) -> [u32; 2] {
+        self.position
+    }
+
     /// Four random words: those of the indices `4 * block .. 4 * block + 4`.
     #[inline]
     pub fn block(&self, block: u32) -> [u32; 4] {

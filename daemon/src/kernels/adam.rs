@@ -1,12 +1,10 @@
-//! One update of Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019) of one parameter, in place.
+//! Updates of Adam (Kingma and Ba 2015) and AdamW (Loshchilov and Hutter 2019), in place.
 
-use std::sync::Mutex;
-
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::matmul::dot;
-use super::values;
+use super::Isa;
+use super::isa::vectorised;
+use super::math::{dot, mul_add};
 
 /// Values that one task takes.
 const PIECE: usize = 1 << 14;
@@ -32,98 +30,236 @@ pub struct Update {
     pub scale: f64,
 }
 
-/// Updates `parameter` and its two moments, all contiguous float32 of one shape.
-pub fn update(
-    parameter: &Tensor,
-    gradient: &Tensor,
-    m: &mut [f32],
-    v: &mut [f32],
-    update: Update,
-) -> Result<()> {
-    if parameter.elem_count() != m.len() || m.len() != v.len() || gradient.shape() != parameter.shape() {
-        bail!("a gradient of shape {:?} does not fit its parameter", gradient.shape());
-    }
-    if !parameter.device().is_cpu() {
-        return reference(parameter, gradient, m, v, update);
-    }
-    parameter.inplace_op2(&gradient.contiguous()?, &InPlace { update, moments: Mutex::new((m, v)) })
+/// The same as the loop needs it.
+#[derive(Clone, Copy, Debug)]
+pub struct Coefficients {
+    beta1: f32,
+    beta2: f32,
+    rest1: f32,
+    rest2: f32,
+    scale: f32,
+    step_size: f32,
+    inverse_root: f32,
+    epsilon: f32,
+    shrink: f32,
+    added: f32,
 }
 
-/// The global norm's square of one gradient, summed in a fixed order.
-pub fn sum_of_squares(gradient: &Tensor) -> Result<f64> {
-    if !gradient.device().is_cpu() {
-        return Ok(f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?));
-    }
-    let gradient = gradient.contiguous()?;
-    let values = values::of(&gradient)?;
-    let parts: Vec<f64> = values.par_chunks(PIECE).map(|x| f64::from(dot(x, x))).collect();
-    Ok(parts.iter().sum())
+/// Values of a parameter and of both its moments, all of one length.
+pub struct State<'a> {
+    /// The parameter.
+    pub value: &'a mut [f32],
+    /// The mean of its gradients.
+    pub m: &'a mut [f32],
+    /// The mean of their squares.
+    pub v: &'a mut [f32],
 }
 
 impl Update {
-    fn bias_corrections(&self) -> (f64, f64) {
-        let power = |beta: f64| 1.0 - beta.powf(self.step as f64);
-        (power(self.beta1), power(self.beta2))
-    }
-
-    fn apply(&self, parameter: &mut [f32], gradient: &[f32], m: &mut [f32], v: &mut [f32]) {
-        let (correction1, correction2) = self.bias_corrections();
-        let (beta1, beta2, scale) = (self.beta1 as f32, self.beta2 as f32, self.scale as f32);
-        let step_size = (self.rate / correction1) as f32;
-        let (inverse_root, epsilon) = ((1.0 / correction2.sqrt()) as f32, self.epsilon as f32);
-        let shrink = if self.decoupled { (1.0 - self.rate * self.decay) as f32 } else { 1.0 };
-        let added = if self.decoupled { 0.0 } else { self.decay as f32 };
-        for (((p, g), m), v) in parameter.iter_mut().zip(gradient).zip(m).zip(v) {
-            let g = g * scale + added * *p;
-            *m = beta1 * *m + (1.0 - beta1) * g;
-            *v = beta2 * *v + (1.0 - beta2) * g * g;
-            *p = *p * shrink - step_size * *m / (v.sqrt() * inverse_root + epsilon);
+    /// What does not depend on the value.
+    pub fn coefficients(&self) -> Coefficients {
+        let correction = |beta: f64| 1.0 - beta.powf(self.step as f64);
+        Coefficients {
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            rest1: (1.0 - self.beta1) as f32,
+            rest2: (1.0 - self.beta2) as f32,
+            scale: self.scale as f32,
+            step_size: (self.rate / correction(self.beta1)) as f32,
+            inverse_root: (1.0 / correction(self.beta2).sqrt()) as f32,
+            epsilon: self.epsilon as f32,
+            shrink: if self.decoupled { (1.0 - self.rate * self.decay) as f32 } else { 1.0 },
+            added: if self.decoupled { 0.0 } else { self.decay as f32 },
         }
     }
 }
 
-/// The same with candle's operations, for devices without a kernel. The moments stay in the host's memory.
-fn reference(
-    parameter: &Tensor,
-    gradient: &Tensor,
-    m: &mut [f32],
-    v: &mut [f32],
-    update: Update,
-) -> Result<()> {
-    let mut values = parameter.flatten_all()?.to_vec1::<f32>()?;
-    let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
-    update.apply(&mut values, &gradient, m, v);
-    let moved = Tensor::from_vec(values, parameter.shape(), parameter.device())?;
-    candle_core::Var::from_tensor(parameter)?.set(&moved)
+impl Coefficients {
+    #[inline(always)]
+    fn apply<const FMA: bool>(&self, p: &mut f32, gradient: f32, m: &mut f32, v: &mut f32) {
+        let g = mul_add::<FMA>(self.added, *p, gradient * self.scale);
+        *m = normal(mul_add::<FMA>(self.rest1, g, self.beta1 * *m));
+        *v = normal(mul_add::<FMA>(self.rest2 * g, g, self.beta2 * *v));
+        let root = mul_add::<FMA>(v.sqrt(), self.inverse_root, self.epsilon);
+        *p = *p * self.shrink - self.step_size * *m / root;
+    }
 }
 
-struct InPlace<'a> {
-    update: Update,
-    moments: Mutex<(&'a mut [f32], &'a mut [f32])>,
+/// 0 for a number so small that it has fewer digits: the moment of a row that is not touched any more would
+/// otherwise end there, where processors are many times slower.
+#[inline(always)]
+fn normal(x: f32) -> f32 {
+    if x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
 }
 
-impl InplaceOp2 for InPlace<'_> {
-    fn name(&self) -> &'static str {
-        "adam"
+/// One update of a parameter by its gradient, on all threads of the current pool.
+pub fn update(isa: Isa, state: State<'_>, gradient: &[f32], coefficients: Coefficients) {
+    let parameters = state.value.par_chunks_mut(PIECE).zip(gradient.par_chunks(PIECE));
+    let moments = state.m.par_chunks_mut(PIECE).zip(state.v.par_chunks_mut(PIECE));
+    parameters.zip(moments).for_each(|((value, gradient), (m, v))| {
+        step(isa, value, gradient, m, v, coefficients);
+    });
+}
+
+/// One update of a few values on this thread.
+pub fn update_here(isa: Isa, state: State<'_>, gradient: &[f32], coefficients: Coefficients) {
+    step(isa, state.value, gradient, state.m, state.v, coefficients);
+}
+
+/// The updates of a few values whose gradient was 0, one after the other, to the bit as if each had been done in its
+/// turn. `until` may be shorter than what came since: only the updates that are given are done.
+pub fn coast(isa: Isa, state: State<'_>, updates: &[Coefficients]) {
+    let State { value, m, v } = state;
+    let at_rest = m.iter().chain(&*v).all(|moment| *moment == 0.0);
+    if at_rest && updates.iter().all(|update| update.added == 0.0) {
+        shrink(isa, value, updates);
+    } else {
+        steps(isa, value, m, v, updates);
+    }
+}
+
+vectorised! {
+    fn step<FMA>(value: &mut [f32], gradient: &[f32], m: &mut [f32], v: &mut [f32], by: Coefficients) {
+        for (((p, g), m), v) in value.iter_mut().zip(gradient).zip(m).zip(v) {
+            by.apply::<FMA>(p, *g, m, v);
+        }
+    }
+}
+
+/// Values that stay in registers while updates go over them.
+const HELD: usize = 32;
+
+vectorised! {
+    fn steps<FMA>(value: &mut [f32], m: &mut [f32], v: &mut [f32], updates: &[Coefficients]) {
+        let held = value.chunks_mut(HELD).zip(m.chunks_mut(HELD)).zip(v.chunks_mut(HELD));
+        for ((value, m), v) in held {
+            if value.len() == HELD {
+                let (mut p_held, mut m_held, mut v_held) = ([0f32; HELD], [0f32; HELD], [0f32; HELD]);
+                p_held.copy_from_slice(value);
+                m_held.copy_from_slice(m);
+                v_held.copy_from_slice(v);
+                for by in updates {
+                    for lane in 0..HELD {
+                        by.apply::<FMA>(&mut p_held[lane], 0.0, &mut m_held[lane], &mut v_held[lane]);
+                    }
+                }
+                value.copy_from_slice(&p_held);
+                m.copy_from_slice(&m_held);
+                v.copy_from_slice(&v_held);
+            } else {
+                for by in updates {
+                    for ((p, m), v) in value.iter_mut().zip(&mut *m).zip(&mut *v) {
+                        by.apply::<FMA>(p, 0.0, m, v);
+                    }
+                }
+            }
+        }
+    }
+}
+
+vectorised! {
+    fn shrink<FMA>(value: &mut [f32], updates: &[Coefficients]) {
+        let _ = FMA;
+        for value in value.chunks_mut(4 * HELD) {
+            for by in updates {
+                value.iter_mut().for_each(|p| *p = *p * by.shrink - 0.0);
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// `average = decay * average + (1 - decay) * value`.
+    pub fn average<FMA>(average: &mut [f32], value: &[f32], decay: f32) {
+        for (a, x) in average.iter_mut().zip(value) {
+            *a = mul_add::<FMA>(1.0 - decay, *x - *a, *a);
+        }
+    }
+}
+
+vectorised! {
+    fn squares<FMA>(x: &[f32]) -> f32 {
+        dot::<FMA>(x, x)
+    }
+}
+
+/// The sum of squares, taken in a fixed order.
+pub fn sum_of_squares(isa: Isa, x: &[f32]) -> f64 {
+    let parts: Vec<f64> = x.par_chunks(PIECE).map(|x| f64::from(squares(isa, x))).collect();
+    parts.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{isas, normal as random};
+
+    fn of(decoupled: bool, step: u64) -> Update {
+        Update {
+            rate: 1e-2 / step as f64,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            decay: 0.01,
+            decoupled,
+            step,
+            scale: 0.5,
+        }
     }
 
-    fn cpu_fwd(
-        &self,
-        p: &mut CpuStorage,
-        p_at: &Layout,
-        gradient: &CpuStorage,
-        gradient_at: &Layout,
-    ) -> Result<()> {
-        let parameter = values::of_storage_mut(p, p_at)?;
-        let gradient = values::of_storage(gradient, gradient_at)?;
-        let Ok(mut moments) = self.moments.lock() else { bail!("the moments are poisoned") };
-        let (m, v) = &mut *moments;
-        parameter
-            .par_chunks_mut(PIECE)
-            .zip(gradient.par_chunks(PIECE))
-            .zip(m.par_chunks_mut(PIECE))
-            .zip(v.par_chunks_mut(PIECE))
-            .for_each(|(((p, g), m), v)| self.update.apply(p, g, m, v));
-        Ok(())
+    /// The formulas of the papers, in float64.
+    fn formula(update: Update, p: f64, g: f64, m: f64, v: f64) -> [f64; 3] {
+        let g = g * update.scale + if update.decoupled { 0.0 } else { update.decay * p };
+        let p = if update.decoupled { p * (1.0 - update.rate * update.decay) } else { p };
+        let m = update.beta1 * m + (1.0 - update.beta1) * g;
+        let v = update.beta2 * v + (1.0 - update.beta2) * g * g;
+        let mean = m / (1.0 - update.beta1.powi(update.step as i32));
+        let square = v / (1.0 - update.beta2.powi(update.step as i32));
+        [p - update.rate * mean / (square.sqrt() + update.epsilon), m, v]
+    }
+
+    #[test]
+    fn an_update_is_that_of_the_papers() {
+        for isa in isas() {
+            for decoupled in [false, true] {
+                let (mut p, mut m, mut v) = (random(1, 101), vec![0.0; 101], vec![0.0; 101]);
+                let mut exact: Vec<[f64; 3]> = p.iter().map(|&p| [f64::from(p), 0.0, 0.0]).collect();
+                for step in 1..=5 {
+                    let gradient = random(10 + step, 101);
+                    let state = State { value: &mut p, m: &mut m, v: &mut v };
+                    update(isa, state, &gradient, of(decoupled, step).coefficients());
+                    for (exact, g) in exact.iter_mut().zip(&gradient) {
+                        *exact = formula(of(decoupled, step), exact[0], f64::from(*g), exact[1], exact[2]);
+                    }
+                }
+                for (found, exact) in p.iter().zip(&exact) {
+                    assert!((f64::from(*found) - exact[0]).abs() < 1e-6, "{isa:?}: {found} is not {}", exact[0]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn updates_without_a_gradient_can_be_made_up_for_to_the_bit() {
+        for isa in isas() {
+            for (decoupled, touched) in [(true, true), (true, false), (false, true), (false, false)] {
+                let (p, m, v) = match touched {
+                    true => (random(1, 77), random(2, 77), random(3, 77).iter().map(|x| x * x).collect()),
+                    false => (random(1, 77), vec![0.0; 77], vec![0.0; 77]),
+                };
+                let updates: Vec<Coefficients> =
+                    (1..1200).map(|step| of(decoupled, step).coefficients()).collect();
+                let mut one_by_one = [p.clone(), m.clone(), v.clone()];
+                for by in &updates {
+                    let [value, m, v] = &mut one_by_one;
+                    update(isa, State { value, m, v }, &[0.0; 77], *by);
+                }
+                let mut at_once = [p, m, v];
+                let [value, m, v] = &mut at_once;
+                coast(isa, State { value, m, v }, &updates);
+                assert_eq!(at_once, one_by_one, "{isa:?}");
+                assert!(at_once.iter().flatten().all(|x| *x == 0.0 || x.is_normal()));
+            }
+        }
     }
 }

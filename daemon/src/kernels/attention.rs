@@ -1,286 +1,331 @@
-//! Attention over packed sequences (Vaswani et al. 2017): every token attends to the tokens of its own sequence.
+//! Attention over packed sequences (Vaswani et al. 2017): every query attends to the tokens of its own sequence.
 
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cross_entropy::softmax;
-use super::matmul::{Matrix, Target, dot, multiply_here};
-use super::{Dropout, Offsets, values};
+use super::buffer::{Shared, with_scratch};
+use super::dropout::multiply;
+use super::gemm::{Matrix, Packed, Rows, Scaled, multiply_here};
+use super::isa::vectorised;
+use super::math::{dot, exp, largest, sum};
+use super::{Buffer, Compute, Dropout};
 
-/// Softmax attention: `qkv` is `[T, 3 H]`, queries, keys and values side by side, each head's columns together; the
-/// result is `[T, H]`. Probabilities go through `dropout`.
-pub fn attention(qkv: &Tensor, offsets: &Offsets, heads: usize, dropout: Option<Dropout>) -> Result<Tensor> {
-    let (tokens, width) = qkv.dims2()?;
-    if offsets.last().map(|&end| end as usize) != Some(tokens) || !width.is_multiple_of(3 * heads) {
-        bail!("attention with {heads} heads does not fit {tokens} x {width} values");
-    }
-    let operation = Attention { offsets: offsets.clone(), heads, dropout };
-    if !qkv.device().is_cpu() {
-        return operation.reference(qkv);
-    }
-    qkv.contiguous()?.apply_op1(operation)
-}
-
-struct Attention {
-    offsets: Offsets,
-    heads: usize,
-    dropout: Option<Dropout>,
+/// What attends to what.
+///
+/// Queries are `[R, H]` and keys and values `[T, 2 H]`, side by side, each head's columns together. Of sequence `s`
+/// they are the rows `queries[s]..queries[s + 1]` and `tokens[s]..tokens[s + 1]`; a layer whose other rows nobody
+/// reads may compute some queries only.
+#[derive(Clone, Copy)]
+pub struct Attention<'a> {
+    /// Where each sequence's queries start, and the end of the last.
+    pub queries: &'a [u32],
+    /// Where each sequence's tokens start, and the end of the last.
+    pub tokens: &'a [u32],
+    /// Heads.
+    pub heads: usize,
+    /// H.
+    pub width: usize,
+    /// Of the probabilities.
+    pub dropout: Option<Dropout>,
 }
 
 /// One head of one sequence.
 #[derive(Clone, Copy)]
 struct Task {
-    /// The sequence's first token.
-    start: usize,
-    /// Tokens of the sequence.
-    length: usize,
-    head: usize,
+    /// The first query.
+    query: usize,
+    queries: usize,
+    /// The first token.
+    token: usize,
+    tokens: usize,
+    /// The head's first column.
+    column: usize,
     /// The index of the first probability in the dropout's stream.
     probability: u64,
 }
 
-/// Where a head's queries, keys and values lie: columns per head, and columns of all heads.
-#[derive(Clone, Copy)]
-struct Shape3 {
-    size: usize,
-    width: usize,
-}
-
-/// Memory that is written by several tasks, each at places of its own.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-
-// SAFETY: the tasks of one pass write disjoint rows or columns, and the pass ends before the memory is read.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// A task's block of `task.length` rows that stand `row_stride` apart, from column `column` on.
-    ///
-    /// # Safety
-    /// The block must lie inside the allocation, and no other task may use it.
-    unsafe fn block(self, task: Task, column: usize, shape: Shape3, row_stride: usize) -> Target {
-        // SAFETY: promised by the caller.
-        unsafe {
-            Target::at(self.0.add(task.start * row_stride + column), task.length, shape.size, row_stride)
-        }
-    }
-}
-
-impl Attention {
+impl Attention<'_> {
     /// Every head of every sequence, the longest first, so that threads end together.
     fn tasks(&self) -> Vec<Task> {
-        let mut tasks = Vec::with_capacity(self.heads * self.offsets.len());
+        let mut tasks = Vec::with_capacity(self.heads * self.tokens.len());
         let mut probability = 0;
-        for pair in self.offsets.windows(2) {
-            let (start, length) = (pair[0] as usize, (pair[1] - pair[0]) as usize);
+        for (queries, tokens) in self.queries.windows(2).zip(self.tokens.windows(2)) {
+            let (query, token) = (queries[0] as usize, tokens[0] as usize);
+            let (queries, tokens) = (queries[1] as usize - query, tokens[1] as usize - token);
             for head in 0..self.heads {
-                tasks.push(Task { start, length, head, probability });
-                probability += (length * length) as u64;
+                tasks.push(Task { query, queries, token, tokens, column: head * self.size(), probability });
+                probability += Dropout::of_head(tokens);
             }
         }
-        tasks.sort_by_key(|task| std::cmp::Reverse(task.length));
+        tasks.sort_by_key(|task| std::cmp::Reverse(task.tokens));
         tasks
     }
 
-    fn shape(&self, qkv_width: usize) -> Shape3 {
-        Shape3 { size: qkv_width / 3 / self.heads, width: qkv_width / 3 }
+    /// Columns of a head.
+    fn size(&self) -> usize {
+        self.width / self.heads
     }
 
-    /// A head's queries (0), keys (1) or values (2): `[length, size]`.
-    fn part<'a>(&self, qkv: &'a [f32], task: Task, which: usize, shape: Shape3) -> Matrix<'a> {
-        let stride = 3 * shape.width;
-        let first = task.start * stride + which * shape.width + task.head * shape.size;
-        Matrix::new(&qkv[first..], task.length, shape.size, stride)
+    fn scale(&self) -> f32 {
+        1.0 / (self.size() as f32).sqrt()
     }
 
-    /// The probabilities of a head before dropout: `[length, length]`.
-    fn probabilities(&self, out: &mut [f32], qkv: &[f32], task: Task, shape: Shape3) {
-        let (q, k) = (self.part(qkv, task, 0, shape), self.part(qkv, task, 1, shape));
-        let scale = 1.0 / (shape.size as f32).sqrt();
-        multiply_here(Target::of(out, task.length, task.length, task.length), q, k.t(), scale);
-        out.chunks_mut(task.length).for_each(|row| {
-            softmax(row);
+    fn check(&self, q: &[f32], kv: &[f32], out: &[f32]) {
+        let end = |offsets: &[u32]| offsets.last().map_or(0, |&end| end as usize);
+        assert!(
+            q.len() == end(self.queries) * self.width
+                && kv.len() == end(self.tokens) * 2 * self.width
+                && out.len() == q.len()
+                && self.queries.len() == self.tokens.len(),
+            "queries, keys and values do not fit"
+        );
+    }
+
+    /// The rows of a head of queries, or of what has their shape: `[queries, size]`.
+    fn of_queries<'v>(&self, values: &'v [f32], task: Task) -> Matrix<'v> {
+        let first = task.query * self.width + task.column;
+        Matrix::new(values.get(first..).unwrap_or_default(), task.queries, self.size(), self.width)
+    }
+
+    /// A head's keys (0) or values (1): `[tokens, size]`.
+    fn of_tokens<'v>(&self, kv: &'v [f32], task: Task, which: usize) -> Matrix<'v> {
+        let first = task.token * 2 * self.width + which * self.width + task.column;
+        Matrix::new(kv.get(first..).unwrap_or_default(), task.tokens, self.size(), 2 * self.width)
+    }
+
+    /// The softmax of a head before dropout: `[queries, tokens]`.
+    fn probabilities(&self, compute: Compute, q: &[f32], kv: &[f32], task: Task, work: &mut Work<'_>) {
+        let p = work.p.reserve(task.queries * task.tokens);
+        work.factor.pack_here(compute, self.of_tokens(kv, task, 0).t());
+        let epilogue = Scaled { out: Rows::new(p, 0, task.tokens), scale: 1.0 };
+        multiply_here(compute, self.of_queries(q, task), work.factor, work.scratch, &epilogue);
+        softmax_rows(compute.isa(), p, task.tokens, self.scale());
+    }
+
+    /// `out = dropout(softmax(q k^T / sqrt(size))) v`, `[R, H]`.
+    pub fn forward(&self, compute: Compute, q: &[f32], kv: &[f32], out: &mut [f32]) {
+        self.check(q, kv, out);
+        let isa = compute.isa();
+        let shared = Shared::new(out);
+        self.tasks().into_par_iter().with_max_len(1).for_each(|task| {
+            Work::with(|work| {
+                self.probabilities(compute, q, kv, task, work);
+                if let Some(dropout) = self.dropout {
+                    let factors = work.factors.reserve(work.p.len());
+                    dropout.factors(isa, task.probability, factors);
+                    multiply(isa, work.p, factors);
+                }
+                work.factor.pack_here(compute, self.of_tokens(kv, task, 1));
+                // The columns of this head in the rows of this sequence are this task's alone.
+                let out = Rows::within(shared, task.query * self.width + task.column, self.width);
+                let p = Matrix::dense(work.p, task.queries, task.tokens);
+                multiply_here(compute, p, work.factor, work.scratch, &Scaled { out, scale: 1.0 });
+            });
         });
     }
 
-    fn drop(&self, probabilities: &mut [f32], task: Task) {
-        if let Some(dropout) = &self.dropout {
-            dropout.apply(probabilities, task.probability);
-        }
-    }
+    /// The gradients of queries and of keys and values, for the gradient `grad` of the result.
+    pub fn backward(
+        &self,
+        compute: Compute,
+        q: &[f32],
+        kv: &[f32],
+        grad: &[f32],
+        grad_q: &mut [f32],
+        grad_kv: &mut [f32],
+    ) {
+        self.check(q, kv, grad);
+        self.check(grad_q, grad_kv, grad);
+        let isa = compute.isa();
+        let (grad_q, grad_kv) = (Shared::new(grad_q), Shared::new(grad_kv));
+        self.tasks().into_par_iter().with_max_len(1).for_each(|task| {
+            Work::with(|work| {
+                let (rows, columns, width) = (task.queries, task.tokens, self.width);
+                self.probabilities(compute, q, kv, task, work);
+                // The columns of this head in the rows of this sequence are this task's alone.
+                let grad_q = Rows::within(grad_q, task.query * width + task.column, width);
+                let of_tokens = |which: usize| {
+                    let start = task.token * 2 * width + which * width + task.column;
+                    Scaled { out: Rows::within(grad_kv, start, 2 * width), scale: 1.0 }
+                };
+                let dropped = work.dropped.reserve(work.p.len());
+                dropped.copy_from_slice(work.p);
+                let factors = match self.dropout {
+                    Some(dropout) => {
+                        let factors = work.factors.reserve(dropped.len());
+                        dropout.factors(isa, task.probability, factors);
+                        multiply(isa, dropped, factors);
+                        &*factors
+                    }
+                    None => &[],
+                };
+                let grad = self.of_queries(grad, task);
+                work.factor.pack_here(compute, grad);
+                let turned = Matrix::dense(dropped, rows, columns).t();
+                multiply_here(compute, turned, work.factor, work.scratch, &of_tokens(1));
 
-    fn forward(&self, qkv: &[f32], shape: Shape3) -> Vec<f32> {
-        let mut out = vec![0f32; qkv.len() / 3];
-        let shared = Shared(out.as_mut_ptr());
-        self.tasks().into_par_iter().with_max_len(1).for_each_init(Vec::new, |p, task| {
-            p.resize(task.length * task.length, 0.0);
-            self.probabilities(p, qkv, task, shape);
-            self.drop(p, task);
-            // SAFETY: the columns of this head in the rows of this sequence are this task's alone.
-            let target = unsafe { { shared }.block(task, task.head * shape.size, shape, shape.width) };
-            let p = Matrix::dense(p, task.length, task.length);
-            multiply_here(target, p, self.part(qkv, task, 2, shape), 1.0);
+                let scores = dropped;
+                work.factor.pack_here(compute, self.of_tokens(kv, task, 1).t());
+                let out = Scaled { out: Rows::new(scores, 0, columns), scale: 1.0 };
+                multiply_here(compute, grad, work.factor, work.scratch, &out);
+                softmax_rows_backward(isa, scores, work.p, factors, columns, self.scale());
+
+                work.factor.pack_here(compute, self.of_tokens(kv, task, 0));
+                let scores = Matrix::dense(scores, rows, columns);
+                multiply_here(compute, scores, work.factor, work.scratch, &Scaled { out: grad_q, scale: 1.0 });
+                work.factor.pack_here(compute, self.of_queries(q, task));
+                multiply_here(compute, scores.t(), work.factor, work.scratch, &of_tokens(0));
+            });
         });
-        out
-    }
-
-    fn backward(&self, qkv: &[f32], grad: &[f32], shape: Shape3) -> Vec<f32> {
-        let mut out = vec![0f32; qkv.len()];
-        let shared = Shared(out.as_mut_ptr());
-        let scale = 1.0 / (shape.size as f32).sqrt();
-        self.tasks().into_par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, task| {
-            let n = task.length;
-            let Scratch { p, dropped, grad_p } = scratch;
-            for values in [&mut *p, &mut *dropped, &mut *grad_p] {
-                values.resize(n * n, 0.0);
-            }
-            self.probabilities(p, qkv, task, shape);
-            dropped.copy_from_slice(p);
-            self.drop(dropped, task);
-            // SAFETY: these columns of q, k and v in the rows of this sequence are this task's alone.
-            let part = |which: usize| unsafe {
-                let column = which * shape.width + task.head * shape.size;
-                { shared }.block(task, column, shape, 3 * shape.width)
-            };
-            let grad_out = Matrix::new(
-                &grad[task.start * shape.width + task.head * shape.size..],
-                n,
-                shape.size,
-                shape.width,
-            );
-            multiply_here(part(2), Matrix::dense(dropped, n, n).t(), grad_out, 1.0);
-            multiply_here(Target::of(grad_p, n, n, n), grad_out, self.part(qkv, task, 2, shape).t(), 1.0);
-            self.drop(grad_p, task);
-            for (grad_row, p_row) in grad_p.chunks_mut(n).zip(p.chunks(n)) {
-                let along = dot(grad_row, p_row);
-                grad_row.iter_mut().zip(p_row).for_each(|(g, p)| *g = p * (*g - along));
-            }
-            let grad_scores = Matrix::dense(grad_p, n, n);
-            multiply_here(part(0), grad_scores, self.part(qkv, task, 1, shape), scale);
-            multiply_here(part(1), grad_scores.t(), self.part(qkv, task, 0, shape), scale);
-        });
-        out
-    }
-
-    /// One sequence after the other, with candle's own differentiable operations.
-    fn reference(&self, qkv: &Tensor) -> Result<Tensor> {
-        let shape = self.shape(qkv.dim(1)?);
-        let mut probability = 0;
-        let mut outputs = Vec::with_capacity(self.offsets.len());
-        for pair in self.offsets.windows(2) {
-            let (start, length) = (pair[0] as usize, (pair[1] - pair[0]) as usize);
-            let part = |which: usize| {
-                qkv.narrow(0, start, length)?
-                    .narrow(1, which * shape.width, shape.width)?
-                    .reshape((length, self.heads, shape.size))?
-                    .transpose(0, 1)?
-                    .contiguous()
-            };
-            let scores = (part(0)?.matmul(&part(1)?.t()?)? / (shape.size as f64).sqrt())?;
-            let mut p = candle_nn::ops::softmax(&scores, D::Minus1)?;
-            let count = self.heads * length * length;
-            if let Some(dropout) = &self.dropout {
-                let mut mask = vec![1f32; count];
-                dropout.apply(&mut mask, probability);
-                p = (&p * Tensor::from_vec(mask, p.shape(), p.device())?)?;
-            }
-            probability += count as u64;
-            outputs.push(p.matmul(&part(2)?)?.transpose(0, 1)?.reshape((length, shape.width))?);
-        }
-        Tensor::cat(&outputs, 0)
     }
 }
 
-#[derive(Default)]
-struct Scratch {
-    p: Vec<f32>,
-    dropped: Vec<f32>,
-    grad_p: Vec<f32>,
+/// A thread's memory for a head.
+struct Work<'a> {
+    p: &'a mut Buffer,
+    dropped: &'a mut Buffer,
+    factors: &'a mut Buffer,
+    scratch: &'a mut Buffer,
+    factor: &'a mut Packed,
 }
 
-impl CustomOp1 for Attention {
-    fn name(&self) -> &'static str {
-        "packed-attention"
+impl Work<'_> {
+    fn with(work: impl FnOnce(&mut Work<'_>)) {
+        thread_local! {
+            static FACTOR: std::cell::RefCell<Packed> = std::cell::RefCell::default();
+        }
+        let mut factor = FACTOR.take();
+        with_scratch(|[p, dropped, factors, scratch]| {
+            work(&mut Work { p, dropped, factors, scratch, factor: &mut factor });
+        });
+        FACTOR.set(factor);
     }
+}
 
-    fn cpu_fwd(&self, qkv: &CpuStorage, at: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (tokens, width) = at.shape().dims2()?;
-        let out = self.forward(values::of_storage(qkv, at)?, self.shape(width));
-        Ok((CpuStorage::F32(out), (tokens, width / 3).into()))
+vectorised! {
+    /// The softmax of `scale` times each row.
+    fn softmax_rows<FMA>(scores: &mut [f32], columns: usize, scale: f32) {
+        for row in scores.chunks_mut(columns) {
+            let most = largest(row);
+            row.iter_mut().for_each(|x| *x = exp::<FMA>((*x - most) * scale));
+            let inverse = 1.0 / sum(row);
+            row.iter_mut().for_each(|x| *x *= inverse);
+        }
     }
+}
 
-    fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let grad = grad.contiguous()?;
-        let out = self.backward(&values::of(qkv)?, &values::of(&grad)?, self.shape(qkv.dim(1)?));
-        Ok(Some(Tensor::from_vec(out, qkv.shape(), qkv.device())?))
+vectorised! {
+    /// From the gradient of the dropped probabilities to that of the products of queries and keys, in place.
+    fn softmax_rows_backward<FMA>(grad: &mut [f32], p: &[f32], factors: &[f32], columns: usize, scale: f32) {
+        for (row, (grad, p)) in grad.chunks_mut(columns).zip(p.chunks(columns)).enumerate() {
+            if let Some(factors) = factors.get(row * columns..(row + 1) * columns) {
+                grad.iter_mut().zip(factors).for_each(|(grad, f)| *grad *= f);
+            }
+            let along = dot::<FMA>(grad, p);
+            grad.iter_mut().zip(p).for_each(|(grad, p)| *grad = (*grad - along) * (p * scale));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::{D, Result, Tensor};
+
     use super::*;
-    use crate::kernels::testing::{assert_gradients, assert_same, in_pool, variable};
+    use crate::kernels::testing::{assert_close, computes, in_pool, normal, values, variable};
     use crate::random::{Purpose, Stream};
+
+    const WIDTH: usize = 64;
 
     fn some_dropout() -> Option<Dropout> {
         Dropout::new(0.25, Stream::new(5, Purpose::Dropout, 3, 1))
     }
 
-    fn offsets(lengths: &[u32]) -> Offsets {
-        let mut end = 0;
-        std::iter::once(0)
-            .chain(lengths.iter().map(|length| {
-                end += length;
-                end
-            }))
-            .collect()
+    fn run(compute: Compute, attention: Attention<'_>, q: &[f32], kv: &[f32], grad: &[f32]) -> [Vec<f32>; 3] {
+        let (mut out, mut grad_q, mut grad_kv) =
+            (vec![f32::NAN; q.len()], vec![f32::NAN; q.len()], vec![f32::NAN; kv.len()]);
+        attention.forward(compute, q, kv, &mut out);
+        attention.backward(compute, q, kv, grad, &mut grad_q, &mut grad_kv);
+        [out, grad_q, grad_kv]
+    }
+
+    /// One sequence after the other, with candle's own differentiable operations.
+    fn reference(attention: Attention<'_>, q: &Tensor, kv: &Tensor) -> Result<Tensor> {
+        let (heads, size) = (attention.heads, attention.size());
+        let mut outputs = Vec::new();
+        let mut probability = 0;
+        for (queries, tokens) in attention.queries.windows(2).zip(attention.tokens.windows(2)) {
+            let (queries, tokens) = (queries[0] as usize..queries[1] as usize, tokens[0] as usize..tokens[1] as usize);
+            let (rows, columns) = (queries.len(), tokens.len());
+            let head = |x: Tensor, rows: usize| x.reshape((rows, heads, size))?.transpose(0, 1)?.contiguous();
+            let part = |which: usize| kv.narrow(0, tokens.start, columns)?.narrow(1, which * WIDTH, WIDTH);
+            let q = head(q.narrow(0, queries.start, rows)?, rows)?;
+            let (k, v) = (head(part(0)?, columns)?, head(part(1)?, columns)?);
+            let scores = (q.matmul(&k.t()?)? / (size as f64).sqrt())?;
+            let mut p = candle_nn::ops::softmax(&scores, D::Minus1)?;
+            if let Some(dropout) = attention.dropout {
+                let mut mask = Vec::new();
+                for _ in 0..heads {
+                    mask.extend((0..(rows * columns) as u64).map(|index| dropout.factor(probability + index)));
+                    probability += Dropout::of_head(columns);
+                }
+                p = (&p * Tensor::from_vec(mask, p.shape(), p.device())?)?;
+            }
+            outputs.push(p.matmul(&v)?.transpose(0, 1)?.reshape((rows, WIDTH))?);
+        }
+        Tensor::cat(&outputs, 0)
+    }
+
+    const TOKENS: [u32; 6] = [0, 1, 8, 41, 174, 176];
+
+    fn all<'a>(queries: &'a [u32], dropout: Option<Dropout>) -> Attention<'a> {
+        Attention { queries, tokens: &TOKENS, heads: 2, width: WIDTH, dropout }
     }
 
     #[test]
-    fn agrees_with_the_reference() -> Result<()> {
-        for (lengths, heads, size) in
-            [(&[1u32][..], 1, 4), (&[5, 1, 17, 64], 4, 8), (&[512, 3], 2, 32), (&[2; 300], 2, 4)]
-        {
-            let offsets = offsets(lengths);
-            let tokens: u32 = lengths.iter().sum();
-            let qkv = variable(1, (tokens as usize, 3 * heads * size));
-            for dropout in [None, some_dropout()] {
-                assert_same(&[&qkv], &|v| attention(v[0], &offsets, heads, dropout), &|v| {
-                    Attention { offsets: offsets.clone(), heads, dropout }.reference(v[0])
-                })?;
+    fn agrees_with_candle_s_own_operations() -> Result<()> {
+        for dropout in [None, some_dropout()] {
+            for queries in [&TOKENS[..], &[0, 1, 2, 3, 4, 5]] {
+                let attention = all(queries, dropout);
+                let rows = queries[5] as usize;
+                let (q, kv) = (variable(1, (rows, WIDTH)), variable(2, (176, 2 * WIDTH)));
+                let grad = normal(3, rows * WIDTH);
+                let result = reference(attention, q.as_tensor(), kv.as_tensor())?;
+                let seed = Tensor::from_vec(grad.clone(), (rows, WIDTH), result.device())?;
+                let gradients = (&result * seed)?.sum_all()?.backward()?;
+                let of = |x: &Tensor| gradients.get(x).map(values).expect("a gradient");
+                let expected = [values(&result), of(q.as_tensor()), of(kv.as_tensor())];
+                for compute in computes() {
+                    let found = run(compute, attention, &values(&q), &values(&kv), &grad);
+                    for (what, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                        let tolerance = 1e-5_f64.max(3.0 * compute.epsilon());
+                        assert_close(found, expected, tolerance, &format!("{compute:?}: {what}"));
+                    }
+                }
             }
         }
         Ok(())
     }
 
     #[test]
-    fn gradients_agree_with_finite_differences() -> Result<()> {
-        let qkv = variable(1, (6, 3 * 2 * 3));
-        assert_gradients(&[&qkv], &|v| attention(v[0], &offsets(&[4, 2]), 2, some_dropout()))
+    fn is_the_same_to_the_bit_on_any_number_of_threads() {
+        let (q, kv, grad) = (normal(1, 176 * WIDTH), normal(2, 176 * 2 * WIDTH), normal(3, 176 * WIDTH));
+        for compute in computes() {
+            let on = |threads| {
+                in_pool(threads, || run(compute, all(&TOKENS, some_dropout()), &q, &kv, &grad))
+            };
+            assert_eq!(on(1), on(3), "{compute:?}");
+        }
     }
 
     #[test]
-    fn a_sequence_is_answered_alike_alone_and_in_a_batch() -> Result<()> {
-        let qkv = variable(1, (40, 3 * 32));
-        let together = attention(&qkv, &offsets(&[13, 27]), 4, None)?;
-        let alone = attention(&qkv.narrow(0, 13, 27)?, &offsets(&[27]), 4, None)?;
-        assert_eq!(together.narrow(0, 13, 27)?.to_vec2::<f32>()?, alone.to_vec2::<f32>()?);
-        Ok(())
-    }
-
-    #[test]
-    fn the_number_of_threads_changes_no_bit() -> Result<()> {
-        let qkv = variable(1, (70, 3 * 32));
-        let on = |threads| {
-            in_pool(threads, || -> Result<_> {
-                let out = attention(&qkv, &offsets(&[30, 1, 39]), 4, some_dropout())?;
-                let grad = out.sqr()?.sum_all()?.backward()?.get(&qkv).cloned();
-                Ok((out.to_vec2::<f32>()?, grad.map(|g| g.to_vec2::<f32>()).transpose()?))
-            })
-        };
-        assert_eq!(on(1)?, on(3)?);
-        Ok(())
+    fn a_sequence_does_not_depend_on_its_neighbours() {
+        let (q, kv, grad) = (normal(1, 176 * WIDTH), normal(2, 176 * 2 * WIDTH), normal(3, 176 * WIDTH));
+        for compute in computes() {
+            let together = run(compute, all(&TOKENS, None), &q, &kv, &grad);
+            let alone = Attention { queries: &[0, 33], tokens: &[0, 33], ..all(&TOKENS, None) };
+            let alone = run(compute, alone, &q[8 * WIDTH..41 * WIDTH], &kv[16 * WIDTH..82 * WIDTH], &grad[8 * WIDTH..41 * WIDTH]);
+            assert_eq!(alone[0], together[0][8 * WIDTH..41 * WIDTH], "{compute:?}");
+            assert_eq!(alone[2], together[2][16 * WIDTH..82 * WIDTH], "{compute:?}");
+        }
     }
 }

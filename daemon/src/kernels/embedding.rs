@@ -1,162 +1,228 @@
-//! The sum of word, position and token-type embeddings.
+//! The sum of embeddings, and its backward pass, which costs what the batch touched.
 
-use std::sync::Arc;
-
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{ROWS, values};
+use super::buffer::Shared;
+use super::layer_norm::add;
+use super::{Buffer, Compute, ROWS};
 
-/// Rows of a table that one task of the backward pass takes.
-const TABLE_ROWS: usize = 512;
-
-/// Which row of each table a token takes: word, position, token type, each `[T]`.
-#[derive(Clone, Debug)]
-pub struct Indices {
-    /// Rows of the word table.
-    pub words: Arc<[u32]>,
-    /// Rows of the position table.
-    pub positions: Arc<[u32]>,
-    /// Rows of the token-type table.
-    pub types: Arc<[u32]>,
+/// One row of each table for every token.
+#[derive(Clone, Copy)]
+pub struct Lookup<'a> {
+    /// `[rows, H]`
+    pub table: &'a [f32],
+    /// The row of each token, `[T]`. Every row must be in the table.
+    pub rows: &'a [u32],
 }
 
-/// The sum of three rows a token: the tables are `[rows, H]`, the result `[T, H]`.
-pub fn embedding(indices: &Indices, words: &Tensor, positions: &Tensor, types: &Tensor) -> Result<Tensor> {
-    for (index, table) in indices.all().into_iter().zip([words, positions, types]) {
-        let rows = table.dim(0)?;
-        if let Some(row) = index.iter().find(|&&row| row as usize >= rows) {
-            bail!("row {row} is beyond an embedding of {rows} rows");
-        }
-    }
-    if !words.device().is_cpu() {
-        return reference(indices, words, positions, types);
-    }
-    words.apply_op3(positions, types, indices.clone())
-}
-
-fn reference(indices: &Indices, words: &Tensor, positions: &Tensor, types: &Tensor) -> Result<Tensor> {
-    let rows = |table: &Tensor, index: &[u32]| table.index_select(&Tensor::new(index, table.device())?, 0);
-    (rows(words, &indices.words)? + rows(positions, &indices.positions)?)? + rows(types, &indices.types)?
-}
-
-impl Indices {
-    fn all(&self) -> [&[u32]; 3] {
-        [&self.words, &self.positions, &self.types]
-    }
-}
-
-/// Adds each token's gradient to its row of a table. Tokens of a row are added in their order, whatever the number
-/// of threads: each task owns a range of rows.
-fn scatter(index: &[u32], grad: &[f32], rows: usize, width: usize) -> Vec<f32> {
-    let mut order: Vec<u32> = (0..index.len() as u32).collect();
-    order.sort_by_key(|&token| index[token as usize]);
-    let mut table = vec![0f32; rows * width];
-    table.par_chunks_mut(TABLE_ROWS * width).enumerate().for_each(|(piece, table)| {
-        let first = piece * TABLE_ROWS;
-        let start = order.partition_point(|&token| (index[token as usize] as usize) < first);
-        for &token in &order[start..] {
-            let (token, row) = (token as usize, index[token as usize] as usize - first);
-            let Some(row) = table.get_mut(row * width..(row + 1) * width) else { break };
-            row.iter_mut().zip(&grad[token * width..(token + 1) * width]).for_each(|(sum, x)| *sum += x);
+/// `out = sum of the tables' rows`, `[T, H]`.
+pub fn embed(compute: Compute, lookups: &[Lookup<'_>], width: usize, out: &mut [f32]) {
+    out.par_chunks_mut(width * ROWS).enumerate().for_each(|(index, out)| {
+        for (token, out) in (index * ROWS..).zip(out.chunks_mut(width)) {
+            out.fill(0.0);
+            for lookup in lookups {
+                let start = lookup.rows[token] as usize * width;
+                add(compute.isa(), out, &lookup.table[start..start + width]);
+            }
         }
     });
-    table
 }
 
-impl CustomOp3 for Indices {
-    fn name(&self) -> &'static str {
-        "embedding"
+/// Tokens in groups that share a row of a table, in the order of the rows.
+#[derive(Clone, Debug, Default)]
+pub struct Groups {
+    /// Row and token, sorted.
+    pairs: Vec<u64>,
+    /// Where each group starts in `pairs`, and the end of the last.
+    starts: Vec<usize>,
+}
+
+impl Groups {
+    /// Groups tokens by their rows, `[T]`.
+    pub fn group(&mut self, rows: &[u32]) {
+        self.pairs.clear();
+        self.pairs.extend(rows.iter().zip(0u64..).map(|(&row, token)| u64::from(row) << 32 | token));
+        self.pairs.sort_unstable();
+        self.starts.clear();
+        let mut before = None;
+        for (place, pair) in self.pairs.iter().enumerate() {
+            if before != Some(pair >> 32) {
+                self.starts.push(place);
+                before = Some(pair >> 32);
+            }
+        }
+        self.starts.push(self.pairs.len());
     }
 
-    fn cpu_fwd(
-        &self,
-        words: &CpuStorage,
-        words_at: &Layout,
-        positions: &CpuStorage,
-        positions_at: &Layout,
-        types: &CpuStorage,
-        types_at: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (_, width) = words_at.shape().dims2()?;
-        let tables = [
-            values::of_storage(words, words_at)?,
-            values::of_storage(positions, positions_at)?,
-            values::of_storage(types, types_at)?,
-        ];
-        let mut y = vec![0f32; self.words.len() * width];
-        y.par_chunks_mut(width * ROWS).enumerate().for_each(|(piece, rows)| {
-            for (row, y) in rows.chunks_mut(width).enumerate() {
-                let token = piece * ROWS + row;
-                for (index, table) in self.all().into_iter().zip(tables) {
-                    let at = index[token] as usize * width;
-                    y.iter_mut().zip(&table[at..at + width]).for_each(|(y, x)| *y += x);
-                }
+    /// The rows that are touched, in order.
+    pub fn rows(&self) -> impl Iterator<Item = u32> + '_ {
+        self.starts.windows(2).map(|pair| (self.pairs[pair[0]] >> 32) as u32)
+    }
+
+    /// Adds each group's rows of `grad`, `[T, H]`, to the row of `out` that `place` gives for the group's row.
+    fn scatter(&self, compute: Compute, grad: &[f32], width: usize, out: &mut [f32], place: impl Fn(u32) -> usize + Sync) {
+        let shared = Shared::new(out);
+        self.starts.par_windows(2).with_min_len(8).for_each(|pair| {
+            let group = &self.pairs[pair[0]..pair[1]];
+            let row = (group[0] >> 32) as u32;
+            // SAFETY: each group has a row of its own.
+            let out = unsafe { shared.slice(place(row) * width, width) };
+            for pair in group {
+                let token = (pair & 0xffff_ffff) as usize;
+                add(compute.isa(), out, &grad[token * width..(token + 1) * width]);
             }
         });
-        Ok((CpuStorage::F32(y), (self.words.len(), width).into()))
     }
 
-    fn bwd(
-        &self,
-        words: &Tensor,
-        positions: &Tensor,
-        types: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let grad = values::of(&grad)?;
-        let table_gradient = |index: &[u32], table: &Tensor| -> Result<Option<Tensor>> {
-            let (rows, width) = table.dims2()?;
-            Ok(Some(Tensor::from_vec(scatter(index, &grad, rows, width), table.shape(), table.device())?))
-        };
-        Ok((
-            table_gradient(&self.words, words)?,
-            table_gradient(&self.positions, positions)?,
-            table_gradient(&self.types, types)?,
-        ))
+    /// Adds to the gradient of a whole table.
+    pub fn add_to_table(&self, compute: Compute, grad: &[f32], width: usize, table: &mut [f32]) {
+        self.scatter(compute, grad, width, table, |row| row as usize);
+    }
+}
+
+/// The gradient of a table of which few rows were touched.
+#[derive(Clone, Debug, Default)]
+pub struct RowGradients {
+    /// The place of each row's gradient and one; 0 for rows that were not touched.
+    places: Vec<u32>,
+    rows: Vec<u32>,
+    values: Buffer,
+    width: usize,
+}
+
+impl RowGradients {
+    /// No gradient yet of a table of so many rows.
+    pub fn new(rows: usize, width: usize) -> Self {
+        Self { places: vec![0; rows], width, ..Self::default() }
+    }
+
+    /// Forgets all gradients.
+    pub fn clear(&mut self) {
+        for row in self.rows.drain(..) {
+            self.places[row as usize] = 0;
+        }
+        self.values.reserve(0);
+    }
+
+    /// Adds the gradient `grad`, `[T, H]`, of the tokens in `groups`.
+    pub fn add(&mut self, compute: Compute, groups: &Groups, grad: &[f32]) {
+        let known = self.rows.len();
+        for row in groups.rows() {
+            let place = &mut self.places[row as usize];
+            if *place == 0 {
+                self.rows.push(row);
+                *place = self.rows.len() as u32;
+            }
+        }
+        let values = self.values.reserve(self.rows.len() * self.width);
+        values[known * self.width..].fill(0.0);
+        let places = &self.places;
+        groups.scatter(compute, grad, self.width, values, |row| places[row as usize] as usize - 1);
+    }
+
+    /// Adds the rows `words` of the gradient of a whole table.
+    pub fn add_from_table(&mut self, words: &[u32], table: &[f32]) {
+        let mut rows = words.to_vec();
+        rows.sort_unstable();
+        rows.dedup();
+        for row in rows {
+            let place = &mut self.places[row as usize];
+            if *place == 0 {
+                self.rows.push(row);
+                *place = self.rows.len() as u32;
+                let known = self.values.len();
+                self.values.reserve(known + self.width)[known..].fill(0.0);
+            }
+            let at = (*place as usize - 1) * self.width;
+            let from = &table[row as usize * self.width..][..self.width];
+            self.values[at..at + self.width].iter_mut().zip(from).for_each(|(sum, x)| *sum += x);
+        }
+    }
+
+    /// The touched rows, each once.
+    pub fn rows(&self) -> &[u32] {
+        &self.rows
+    }
+
+    /// Their gradients, in the order of `rows`: `[rows, H]`.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.values.bytes() + self.places.len() * size_of::<u32>()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::{assert_gradients, assert_same, variable};
+    use crate::kernels::testing::{computes, in_pool, normal};
 
-    fn indices(tokens: usize, rows: [u32; 3]) -> Indices {
-        let index = |factor: u32, rows: u32| (0..tokens as u32).map(|token| token * factor % rows).collect();
-        Indices { words: index(7919, rows[0]), positions: index(1, rows[1]), types: index(3, rows[2]) }
-    }
+    const WIDTH: usize = 33;
+    const TOKENS: [u32; 7] = [5, 2, 5, 0, 2, 5, 8];
 
     #[test]
-    fn agrees_with_the_reference() -> Result<()> {
-        for (tokens, rows) in [(1, [5, 5, 1]), (300, [1500, 64, 2]), (2000, [1100, 512, 2])] {
-            let indices = indices(tokens, rows);
-            let tables = [
-                variable(1, (rows[0] as usize, 8)),
-                variable(2, (rows[1] as usize, 8)),
-                variable(3, (rows[2] as usize, 8)),
-            ];
-            assert_same(
-                &[&tables[0], &tables[1], &tables[2]],
-                &|v| embedding(&indices, v[0], v[1], v[2]),
-                &|v| reference(&indices, v[0], v[1], v[2]),
-            )?;
+    fn a_token_is_the_sum_of_its_rows() {
+        let (words, types) = (normal(1, 9 * WIDTH), normal(2, 2 * WIDTH));
+        let kinds = [0, 1, 1, 0, 0, 1, 0];
+        for compute in computes() {
+            let mut out = vec![f32::NAN; 7 * WIDTH];
+            let lookups =
+                [Lookup { table: &words, rows: &TOKENS }, Lookup { table: &types, rows: &kinds }];
+            embed(compute, &lookups, WIDTH, &mut out);
+            for (token, out) in out.chunks(WIDTH).enumerate() {
+                let (word, kind) = (TOKENS[token] as usize, kinds[token] as usize);
+                for (column, x) in out.iter().enumerate() {
+                    assert_eq!(*x, words[word * WIDTH + column] + types[kind * WIDTH + column]);
+                }
+            }
         }
-        Ok(())
     }
 
     #[test]
-    fn gradients_agree_with_finite_differences() -> Result<()> {
-        let indices = indices(6, [4, 3, 2]);
-        let tables = [variable(1, (4, 2)), variable(2, (3, 2)), variable(3, (2, 2))];
-        assert_gradients(&[&tables[0], &tables[1], &tables[2]], &|v| embedding(&indices, v[0], v[1], v[2]))
+    fn gradients_by_row_are_those_of_the_whole_table() {
+        let grad = normal(3, 7 * WIDTH);
+        for compute in computes() {
+            let mut groups = Groups::default();
+            let mut by_row = RowGradients::new(9, WIDTH);
+            let mut dense = vec![0.0; 9 * WIDTH];
+            // A second micro-batch adds to the first, a cleared gradient starts anew.
+            for tokens in [&TOKENS[..], &[1, 2], &[8, 8, 8]] {
+                if tokens.len() == 3 {
+                    by_row.clear();
+                    dense.fill(0.0);
+                }
+                groups.group(tokens);
+                by_row.add(compute, &groups, &grad[..tokens.len() * WIDTH]);
+                groups.add_to_table(compute, &grad[..tokens.len() * WIDTH], WIDTH, &mut dense);
+                let mut found = vec![0.0; 9 * WIDTH];
+                for (&row, values) in by_row.rows().iter().zip(by_row.values().chunks(WIDTH)) {
+                    found[row as usize * WIDTH..][..WIDTH].copy_from_slice(values);
+                }
+                assert_eq!(found, dense);
+            }
+            let expected: Vec<f32> = (0..WIDTH).map(|i| grad[i] + grad[WIDTH + i] + grad[2 * WIDTH + i]).collect();
+            assert_eq!(dense[8 * WIDTH..], expected);
+        }
     }
 
     #[test]
-    fn a_row_beyond_the_table_is_an_error() {
-        let tables = [variable(1, (4, 2)), variable(2, (3, 2)), variable(3, (2, 2))];
-        assert!(embedding(&indices(6, [5, 3, 2]), &tables[0], &tables[1], &tables[2]).is_err());
+    fn is_the_same_to_the_bit_on_any_number_of_threads() {
+        let tokens: Vec<u32> = (0..500).map(|i| i * 7919 % 97).collect();
+        let grad = normal(1, 500 * WIDTH);
+        for compute in computes() {
+            let on = |threads| {
+                in_pool(threads, || {
+                    let mut groups = Groups::default();
+                    groups.group(&tokens);
+                    let mut by_row = RowGradients::new(97, WIDTH);
+                    by_row.add(compute, &groups, &grad);
+                    by_row.values().to_vec()
+                })
+            };
+            assert_eq!(on(1), on(3));
+        }
     }
 }

@@ -1,267 +1,285 @@
-//! Layer norm (Ba, Kiros and Hinton 2016), alone and as the end of a block: `norm(residual + dropout(x))`.
+//! Layer norm (Ba, Kiros and Hinton 2016) at the end of a block: `norm(residual + dropout(x))`.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::matmul::{dot, sum};
-use super::{Dropout, ROWS, values};
+use super::buffer::with_scratch;
+use super::isa::vectorised;
+use super::math::{dot, mul_add, sum};
+use super::{Buffer, Compute, Dropout, ROWS};
 
 /// The parameters of a layer norm.
-#[derive(Clone, Debug)]
-pub struct LayerNorm {
+#[derive(Clone, Copy)]
+pub struct LayerNorm<'a> {
     /// `[H]`
-    pub weight: Tensor,
+    pub weight: &'a [f32],
     /// `[H]`
-    pub bias: Tensor,
+    pub bias: &'a [f32],
     /// Added to the variance.
-    pub eps: f64,
+    pub eps: f32,
 }
 
-impl LayerNorm {
-    /// `norm(x)`: x is `[T, H]`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if !x.device().is_cpu() {
-            return self.reference(x, None, None);
-        }
-        x.contiguous()?.apply_op2(&self.parameters()?, self.operation(None))
+/// What the backward pass needs of the forward one.
+#[derive(Clone, Debug, Default)]
+pub struct Normal {
+    /// The normalised rows, before weight and bias: `[T, H]`.
+    pub(super) values: Buffer,
+    /// One over the deviation of each row: `[T]`.
+    pub(super) inverse: Buffer,
+}
+
+impl Normal {
+    /// Makes room, and gives the rows to write `x` into.
+    pub fn reserve(&mut self, rows: usize, width: usize) -> &mut [f32] {
+        self.inverse.reserve(rows);
+        self.values.reserve(rows * width)
     }
 
-    /// `norm(residual + dropout(x))`: x and residual are `[T, H]`.
-    pub fn forward_residual(
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.values.bytes() + self.inverse.bytes()
+    }
+}
+
+/// Gradients of a layer norm's parameters, `[H]` each, which are added to.
+pub struct LayerNormGradients<'a> {
+    /// Of the weight.
+    pub weight: &'a mut [f32],
+    /// Of the bias.
+    pub bias: &'a mut [f32],
+}
+
+impl LayerNorm<'_> {
+    /// `out = norm(residual + dropout(x))`, where `x` is what `normal` holds, replaced by the normalised rows.
+    pub fn forward(
         &self,
-        x: &Tensor,
-        residual: &Tensor,
+        compute: Compute,
+        normal: &mut Normal,
+        residual: Option<&[f32]>,
         dropout: Option<Dropout>,
-    ) -> Result<Tensor> {
-        if !x.device().is_cpu() {
-            return self.reference(x, Some(residual), dropout);
-        }
-        x.contiguous()?.apply_op3(&residual.contiguous()?, &self.parameters()?, self.operation(dropout))
+        out: &mut [f32],
+    ) {
+        let (width, isa) = (self.weight.len(), compute.isa());
+        let piece = width * ROWS;
+        let rows = normal.values.par_chunks_mut(piece).zip(normal.inverse.par_chunks_mut(ROWS));
+        rows.zip(out.par_chunks_mut(piece)).enumerate().for_each(|(index, ((x, inverse), out))| {
+            let start = index * piece;
+            with_scratch(|[factors]| {
+                let factors = match dropout {
+                    Some(dropout) => {
+                        let factors = factors.reserve(x.len());
+                        dropout.factors(isa, start as u64, factors);
+                        &*factors
+                    }
+                    None => &[],
+                };
+                let residual = residual.map_or(&[][..], |residual| &residual[start..start + x.len()]);
+                forward_rows(isa, self.weight, self.bias, self.eps, x, residual, factors, inverse, out);
+            });
+        });
     }
 
-    fn reference(&self, x: &Tensor, residual: Option<&Tensor>, dropout: Option<Dropout>) -> Result<Tensor> {
-        let mut x = super::dropout::dropout(x, dropout)?;
-        if let Some(residual) = residual {
-            x = (x + residual)?;
-        }
-        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?;
-        centred.broadcast_div(&deviation)?.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)
-    }
-
-    /// Weight and bias as one tensor, `[2, H]`: a custom operation takes at most three.
-    fn parameters(&self) -> Result<Tensor> {
-        Tensor::stack(&[&self.weight, &self.bias], 0)
-    }
-
-    fn operation(&self, dropout: Option<Dropout>) -> Operation {
-        Operation { eps: self.eps as f32, dropout }
-    }
-}
-
-struct Operation {
-    eps: f32,
-    dropout: Option<Dropout>,
-}
-
-/// What the backward pass returns: the gradient before dropout is undone, and that of the parameters.
-struct Gradients {
-    sum: Vec<f32>,
-    parameters: Vec<f32>,
-}
-
-impl Operation {
-    /// `residual + dropout(x)` of one row into `row`.
-    fn add(&self, row: &mut [f32], x: &[f32], residual: Option<&[f32]>, start: usize) {
-        row.copy_from_slice(x);
-        if let Some(dropout) = &self.dropout {
-            dropout.apply(row, start as u64);
-        }
-        if let Some(residual) = residual {
-            row.iter_mut().zip(residual).for_each(|(y, r)| *y += r);
-        }
-    }
-
-    /// Turns a row into `(row - mean) / deviation` and returns `1 / deviation`.
-    fn normalise(&self, row: &mut [f32]) -> f32 {
-        let width = row.len() as f32;
-        let mean = sum(row) / width;
-        row.iter_mut().for_each(|x| *x -= mean);
-        let inverse = 1.0 / (dot(row, row) / width + self.eps).sqrt();
-        row.iter_mut().for_each(|x| *x *= inverse);
-        inverse
-    }
-
-    fn forward(&self, x: &[f32], residual: Option<&[f32]>, parameters: &[f32]) -> Vec<f32> {
-        let width = parameters.len() / 2;
-        let (weight, bias) = parameters.split_at(width);
-        let mut y = vec![0f32; x.len()];
-        y.par_chunks_mut(width * ROWS).enumerate().for_each(|(piece, rows)| {
-            for (row, y) in rows.chunks_mut(width).enumerate() {
-                let start = (piece * ROWS + row) * width;
-                let at = start..start + width;
-                self.add(y, &x[at.clone()], residual.map(|r| &r[at]), start);
-                self.normalise(y);
-                y.iter_mut().zip(weight).zip(bias).for_each(|((y, w), b)| *y = *y * w + b);
+    /// The gradients of `residual` (in place of `grad`, that of the result) and of `x` (into `grad_x`; the same when
+    /// there is no dropout), and of the parameters, which are added to what is in `gradients`.
+    pub fn backward(
+        &self,
+        compute: Compute,
+        normal: &Normal,
+        dropout: Option<Dropout>,
+        grad: &mut [f32],
+        grad_x: &mut [f32],
+        gradients: Option<LayerNormGradients<'_>>,
+    ) {
+        let (width, isa) = (self.weight.len(), compute.isa());
+        let piece = width * ROWS;
+        let pieces = normal.inverse.len().div_ceil(ROWS);
+        with_scratch(|[parts]| {
+            let parts = parts.reserve(pieces * 2 * width);
+            let rows = normal.values.par_chunks(piece).zip(normal.inverse.par_chunks(ROWS));
+            let grads = grad.par_chunks_mut(piece).zip(grad_x.par_chunks_mut(piece));
+            parts.par_chunks_mut(2 * width).zip(rows).zip(grads).enumerate().for_each(
+                |(index, ((part, (normal, inverse)), (grad, grad_x)))| {
+                    match dropout {
+                        Some(dropout) => dropout.factors(isa, (index * piece) as u64, grad_x),
+                        None => grad_x.fill(1.0),
+                    }
+                    let (part_weight, part_bias) = part.split_at_mut(width);
+                    backward_rows(isa, self.weight, normal, inverse, grad, grad_x, part_weight, part_bias);
+                },
+            );
+            if let Some(gradients) = gradients {
+                for part in parts.chunks(2 * width) {
+                    add(isa, gradients.weight, &part[..width]);
+                    add(isa, gradients.bias, &part[width..]);
+                }
             }
         });
-        y
-    }
-
-    fn backward(&self, x: &[f32], residual: Option<&[f32]>, parameters: &[f32], grad: &[f32]) -> Gradients {
-        let width = parameters.len() / 2;
-        let weight = &parameters[..width];
-        let mut grad_sum = vec![0f32; x.len()];
-        let parts: Vec<Vec<f32>> = grad_sum
-            .par_chunks_mut(width * ROWS)
-            .enumerate()
-            .map(|(piece, rows)| {
-                let mut part = vec![0f32; 2 * width];
-                let (part_weight, part_bias) = part.split_at_mut(width);
-                let mut normal = vec![0f32; width];
-                for (row, out) in rows.chunks_mut(width).enumerate() {
-                    let start = (piece * ROWS + row) * width;
-                    let at = start..start + width;
-                    let grad = &grad[at.clone()];
-                    self.add(&mut normal, &x[at.clone()], residual.map(|r| &r[at]), start);
-                    let inverse = self.normalise(&mut normal);
-                    for i in 0..width {
-                        part_weight[i] += grad[i] * normal[i];
-                        part_bias[i] += grad[i];
-                        out[i] = grad[i] * weight[i];
-                    }
-                    let mean = sum(out) / width as f32;
-                    let along = dot(out, &normal) / width as f32;
-                    out.iter_mut()
-                        .zip(&normal)
-                        .for_each(|(out, n)| *out = inverse * (*out - mean - n * along));
-                }
-                part
-            })
-            .collect();
-        let mut grad_parameters = vec![0f32; 2 * width];
-        for part in parts {
-            grad_parameters.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
-        }
-        Gradients { sum: grad_sum, parameters: grad_parameters }
-    }
-
-    fn undo_dropout(&self, grad: &[f32], width: usize) -> Vec<f32> {
-        let mut grad_x = grad.to_vec();
-        if let Some(dropout) = &self.dropout {
-            let piece = width * ROWS;
-            grad_x
-                .par_chunks_mut(piece)
-                .enumerate()
-                .for_each(|(index, rows)| dropout.apply(rows, (index * piece) as u64));
-        }
-        grad_x
     }
 }
 
-impl CustomOp2 for Operation {
-    fn name(&self) -> &'static str {
-        "layer-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_at: &Layout,
-        p: &CpuStorage,
-        p_at: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let y = self.forward(values::of_storage(x, x_at)?, None, values::of_storage(p, p_at)?);
-        Ok((CpuStorage::F32(y), x_at.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        p: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let gradients = self.backward(&values::of(x)?, None, &values::of(p)?, &values::of(&grad)?);
-        let grad_x = Tensor::from_vec(gradients.sum, x.shape(), x.device())?;
-        Ok((Some(grad_x), Some(Tensor::from_vec(gradients.parameters, p.shape(), x.device())?)))
+vectorised! {
+    /// `sum += part`.
+    pub(super) fn add<FMA>(sum: &mut [f32], part: &[f32]) {
+        let _ = FMA;
+        sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
     }
 }
 
-impl CustomOp3 for Operation {
-    fn name(&self) -> &'static str {
-        "residual-dropout-layer-norm"
+vectorised! {
+    fn forward_rows<FMA>(
+        weight: &[f32],
+        bias: &[f32],
+        eps: f32,
+        x: &mut [f32],
+        residual: &[f32],
+        factors: &[f32],
+        inverse: &mut [f32],
+        out: &mut [f32],
+    ) {
+        let width = weight.len();
+        for (row, x) in x.chunks_mut(width).enumerate() {
+            let at = row * width..(row + 1) * width;
+            if let Some(factors) = factors.get(at.clone()) {
+                x.iter_mut().zip(factors).for_each(|(x, f)| *x *= f);
+            }
+            if let Some(residual) = residual.get(at.clone()) {
+                x.iter_mut().zip(residual).for_each(|(x, r)| *x += r);
+            }
+            inverse[row] = normalise::<FMA>(x, eps);
+            let out = &mut out[at];
+            for (((out, x), w), b) in out.iter_mut().zip(&*x).zip(weight).zip(bias) {
+                *out = mul_add::<FMA>(*x, *w, *b);
+            }
+        }
     }
+}
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_at: &Layout,
-        residual: &CpuStorage,
-        residual_at: &Layout,
-        p: &CpuStorage,
-        p_at: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let residual = values::of_storage(residual, residual_at)?;
-        let y = self.forward(values::of_storage(x, x_at)?, Some(residual), values::of_storage(p, p_at)?);
-        Ok((CpuStorage::F32(y), x_at.shape().clone()))
-    }
+/// Turns a row into `(row - mean) / deviation` and returns `1 / deviation`.
+#[inline(always)]
+fn normalise<const FMA: bool>(row: &mut [f32], eps: f32) -> f32 {
+    let width = row.len() as f32;
+    let mean = sum(row) / width;
+    row.iter_mut().for_each(|x| *x -= mean);
+    let inverse = 1.0 / (dot::<FMA>(row, row) / width + eps).sqrt();
+    row.iter_mut().for_each(|x| *x *= inverse);
+    inverse
+}
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        residual: &Tensor,
-        p: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let residual_values = values::of(residual)?;
-        let gradients =
-            self.backward(&values::of(x)?, Some(&residual_values), &values::of(p)?, &values::of(&grad)?);
-        let grad_x = self.undo_dropout(&gradients.sum, p.dim(1)?);
-        Ok((
-            Some(Tensor::from_vec(grad_x, x.shape(), x.device())?),
-            Some(Tensor::from_vec(gradients.sum, x.shape(), x.device())?),
-            Some(Tensor::from_vec(gradients.parameters, p.shape(), x.device())?),
-        ))
+vectorised! {
+    /// `grad_x` holds the dropout's factors first.
+    fn backward_rows<FMA>(
+        weight: &[f32],
+        normal: &[f32],
+        inverse: &[f32],
+        grad: &mut [f32],
+        grad_x: &mut [f32],
+        part_weight: &mut [f32],
+        part_bias: &mut [f32],
+    ) {
+        let width = weight.len();
+        part_weight.fill(0.0);
+        part_bias.fill(0.0);
+        let rows = normal.chunks(width).zip(inverse);
+        for ((normal, inverse), (grad, grad_x)) in rows.zip(grad.chunks_mut(width).zip(grad_x.chunks_mut(width))) {
+            for ((part, g), n) in part_weight.iter_mut().zip(&*grad).zip(normal) {
+                *part = mul_add::<FMA>(*g, *n, *part);
+            }
+            for ((part, g), w) in part_bias.iter_mut().zip(&mut *grad).zip(weight) {
+                *part += *g;
+                *g *= w;
+            }
+            let mean = sum(grad) / width as f32;
+            let along = dot::<FMA>(grad, normal) / width as f32;
+            for ((g, grad_x), n) in grad.iter_mut().zip(grad_x).zip(normal) {
+                *g = inverse * (mul_add::<FMA>(-along, *n, *g) - mean);
+                *grad_x *= *g;
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::kernels::testing::{assert_gradients, assert_same, variable};
-    use crate::random::{Purpose, Stream};
+    use candle_core::{D, Tensor, Var};
 
-    fn norm(v: &[&Tensor]) -> LayerNorm {
-        LayerNorm { weight: v[0].clone(), bias: v[1].clone(), eps: 1e-12 }
-    }
+    use super::*;
+    use crate::kernels::Isa;
+    use crate::kernels::testing::{assert_close, computes, in_pool, normal, values, variable};
+    use crate::random::{Purpose, Stream};
 
     fn some_dropout() -> Option<Dropout> {
         Dropout::new(0.25, Stream::new(5, Purpose::Dropout, 3, 1))
     }
 
+    /// Result, and the gradients of residual, x, weight and bias, for the gradient `grad` of the result.
+    fn run(
+        compute: Compute,
+        [x, residual, weight, bias]: [&[f32]; 4],
+        grad: &[f32],
+        dropout: Option<Dropout>,
+    ) -> [Vec<f32>; 5] {
+        let norm = LayerNorm { weight, bias, eps: 1e-12 };
+        let width = weight.len();
+        let mut state = Normal::default();
+        state.reserve(x.len() / width, width).copy_from_slice(x);
+        let mut out = vec![f32::NAN; x.len()];
+        norm.forward(compute, &mut state, Some(residual), dropout, &mut out);
+        let (mut grad, mut grad_x) = (grad.to_vec(), vec![f32::NAN; x.len()]);
+        let (mut grad_weight, mut grad_bias) = (vec![1.0; width], vec![1.0; width]);
+        let gradients = LayerNormGradients { weight: &mut grad_weight, bias: &mut grad_bias };
+        norm.backward(compute, &state, dropout, &mut grad, &mut grad_x, Some(gradients));
+        // What was there is kept.
+        grad_weight.iter_mut().chain(&mut grad_bias).for_each(|x| *x -= 1.0);
+        [out, grad, grad_x, grad_weight, grad_bias]
+    }
+
     #[test]
-    fn agrees_with_the_reference() -> Result<()> {
+    fn agrees_with_candle_s_own_operations() -> candle_core::Result<()> {
         for (rows, width) in [(1, 4), (17, 33), (100, 384)] {
-            let (w, b) = (variable(1, width), variable(2, width));
-            let (x, r) = (variable(3, (rows, width)), variable(4, (rows, width)));
-            assert_same(&[&w, &b, &x], &|v| norm(v).forward(v[2]), &|v| norm(v).reference(v[2], None, None))?;
             for dropout in [None, some_dropout()] {
-                assert_same(&[&w, &b, &x, &r], &|v| norm(v).forward_residual(v[2], v[3], dropout), &|v| {
-                    norm(v).reference(v[2], Some(v[3]), dropout)
-                })?;
+                let inputs: Vec<Var> = vec![
+                    variable(3, (rows, width)),
+                    variable(4, (rows, width)),
+                    variable(1, width),
+                    variable(2, width),
+                ];
+                let mut factors = vec![1.0; rows * width];
+                if let Some(dropout) = dropout {
+                    dropout.factors(Isa::Portable, 0, &mut factors);
+                }
+                let mask = Tensor::from_vec(factors, (rows, width), inputs[0].device())?;
+                let sum = ((inputs[0].as_tensor() * mask)? + inputs[1].as_tensor())?;
+                let centred = sum.broadcast_sub(&sum.mean_keepdim(D::Minus1)?)?;
+                let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + 1e-12)?.sqrt()?;
+                let result =
+                    centred.broadcast_div(&deviation)?.broadcast_mul(&inputs[2])?.broadcast_add(&inputs[3])?;
+                let grad = normal(9, rows * width);
+                let seed = Tensor::from_vec(grad.clone(), (rows, width), result.device())?;
+                let gradients = (&result * seed)?.sum_all()?.backward()?;
+                let of = |input: &Var| gradients.get(input.as_tensor()).map(values).expect("a gradient");
+                let expected =
+                    [values(&result), of(&inputs[1]), of(&inputs[0]), of(&inputs[2]), of(&inputs[3])];
+                let plain: Vec<Vec<f32>> = inputs.iter().map(|input| values(input)).collect();
+                for compute in computes() {
+                    let found =
+                        run(compute, [&plain[0], &plain[1], &plain[2], &plain[3]], &grad, dropout);
+                    for (what, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                        assert_close(found, expected, 1e-5, &format!("{compute:?} {rows} x {width}: {what}"));
+                    }
+                }
             }
         }
         Ok(())
     }
 
     #[test]
-    fn gradients_agree_with_finite_differences() -> Result<()> {
-        let (w, b) = (variable(1, 6), variable(2, 6));
-        let (x, r) = (variable(3, (3, 6)), variable(4, (3, 6)));
-        assert_gradients(&[&w, &b, &x, &r], &|v| norm(v).forward_residual(v[2], v[3], some_dropout()))
+    fn is_the_same_to_the_bit_on_any_number_of_threads() {
+        let (x, residual, grad) = (normal(1, 100 * 65), normal(2, 100 * 65), normal(5, 100 * 65));
+        let (weight, bias) = (normal(3, 65), normal(4, 65));
+        for compute in computes() {
+            let on = |threads| {
+                in_pool(threads, || run(compute, [&x, &residual, &weight, &bias], &grad, some_dropout()))
+            };
+            assert_eq!(on(1), on(3));
+        }
     }
 }

@@ -1,166 +1,229 @@
-//! The linear layer: `y = x wᵀ + b`.
+//! Linear layers, `y = x W^T + b`, alone or followed by GELU, and their backward passes.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::ROWS;
-use super::matmul::{Matrix, multiply};
-use super::values;
+use super::buffer::with_scratch;
+use super::gemm::{Added, Epilogue, Matrix, Packed, Rows, Scaled, multiply};
+use super::isa::vectorised;
+use super::layer_norm::add;
+use super::math::{erf, exp, mul_add};
+use super::Compute;
 
-/// `x wᵀ + bias`: x is `[T, I]`, w `[O, I]`, bias `[O]`; the result is `[T, O]`.
-pub fn linear(x: &Tensor, w: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return reference(x, w)?.broadcast_add(bias);
-    }
-    x.contiguous()?.apply_op3(w, bias, Linear)
+/// Rows whose columns one task sums.
+const SUMMED: usize = 64;
+
+/// A linear layer's parameters: `weight` is `[outputs, inputs]`, `bias` `[outputs]`.
+#[derive(Clone, Copy)]
+pub struct Linear<'a> {
+    /// `[outputs, inputs]`
+    pub weight: &'a [f32],
+    /// `[outputs]`
+    pub bias: &'a [f32],
 }
 
-/// `x wᵀ`: x is `[T, I]`, w `[O, I]`; the result is `[T, O]`.
-pub fn project(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return reference(x, w);
-    }
-    x.contiguous()?.apply_op2(w, Linear)
+/// The gradients of a linear layer's parameters.
+pub struct LinearGradients<'a> {
+    /// `[outputs, inputs]`
+    pub weight: &'a mut [f32],
+    /// `[outputs]`
+    pub bias: &'a mut [f32],
+    /// Whether gradients are added to what is there, or take its place.
+    pub add: bool,
 }
 
-fn reference(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    x.matmul(&w.t()?)
+/// A weight as the products of the forward pass and of the backward pass read it.
+#[derive(Clone, Debug, Default)]
+pub struct Prepared {
+    forward: Packed,
+    backward: Packed,
 }
 
-struct Linear;
-
-fn forward(
-    x: &[f32],
-    w: &[f32],
-    bias: Option<&[f32]>,
-    (rows, inputs, outputs): (usize, usize, usize),
-) -> Vec<f32> {
-    let mut y = vec![0f32; rows * outputs];
-    multiply(&mut y, Matrix::dense(x, rows, inputs), Matrix::dense(w, outputs, inputs).t(), 1.0);
-    if let Some(bias) = bias {
-        y.par_chunks_mut(outputs * ROWS).for_each(|rows| {
-            for row in rows.chunks_mut(outputs) {
-                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-            }
-        });
-    }
-    y
-}
-
-/// The gradients of `x` and `w`.
-fn backward(x: &Tensor, w: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)> {
-    let ((rows, inputs), (outputs, _)) = (x.dims2()?, w.dims2()?);
-    let (x_values, w_values, grad_values) = (values::of(x)?, values::of(w)?, values::of(grad)?);
-    let grad_matrix = Matrix::dense(&grad_values, rows, outputs);
-    let mut grad_x = vec![0f32; rows * inputs];
-    multiply(&mut grad_x, grad_matrix, Matrix::dense(&w_values, outputs, inputs), 1.0);
-    let mut grad_w = vec![0f32; outputs * inputs];
-    multiply(&mut grad_w, grad_matrix.t(), Matrix::dense(&x_values, rows, inputs), 1.0);
-    Ok((
-        Tensor::from_vec(grad_x, (rows, inputs), x.device())?,
-        Tensor::from_vec(grad_w, (outputs, inputs), x.device())?,
-    ))
-}
-
-/// The sums of the columns of `grad`, `[T, O]`: the gradient of a bias.
-pub(super) fn column_sums(grad: &[f32], columns: usize) -> Vec<f32> {
-    let add = |mut sums: Vec<f32>, row: &[f32]| {
-        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-        sums
-    };
-    let parts: Vec<Vec<f32>> = grad
-        .par_chunks(columns * ROWS)
-        .map(|rows| rows.chunks(columns).fold(vec![0f32; columns], add))
-        .collect();
-    parts.iter().map(Vec::as_slice).fold(vec![0f32; columns], add)
-}
-
-impl CustomOp2 for Linear {
-    fn name(&self) -> &'static str {
-        "project"
+impl Prepared {
+    /// Prepares a weight for `y = x W^T`.
+    pub fn forward(&mut self, compute: Compute, of: Linear<'_>) {
+        self.forward.pack(compute, of.matrix().t());
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_at: &Layout,
-        w: &CpuStorage,
-        w_at: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let ((rows, inputs), (outputs, _)) = (x_at.shape().dims2()?, w_at.shape().dims2()?);
-        let (x, w) = (values::of_storage(x, x_at)?, values::of_storage(w, w_at)?);
-        let y = forward(x, w, None, (rows, inputs, outputs));
-        Ok((CpuStorage::F32(y), (rows, outputs).into()))
+    /// Prepares a weight for the backward pass, too.
+    pub fn backward(&mut self, compute: Compute, of: Linear<'_>) {
+        self.backward.pack(compute, of.matrix());
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (grad_x, grad_w) = backward(x, w, &grad.contiguous()?)?;
-        Ok((Some(grad_x), Some(grad_w)))
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.forward.bytes() + self.backward.bytes()
+    }
+
+    /// `y = x W^T + b`: x is `[rows, inputs]`, y `[rows, outputs]`.
+    pub fn apply(&self, compute: Compute, x: &[f32], bias: &[f32], y: &mut [f32]) {
+        let (rows, inputs, outputs) = fit(x.len(), y.len(), bias.len());
+        let epilogue = Biased { out: Rows::new(y, 0, outputs), bias };
+        multiply(compute, Matrix::dense(x, rows, inputs), &self.forward, &epilogue);
+    }
+
+    /// `inner = x W^T + b` and `y = gelu(inner)`.
+    pub fn apply_gelu(&self, compute: Compute, x: &[f32], bias: &[f32], inner: &mut [f32], y: &mut [f32]) {
+        let (rows, inputs, outputs) = fit(x.len(), y.len(), bias.len());
+        assert_eq!(inner.len(), y.len());
+        let epilogue =
+            BiasedGelu { inner: Some(Rows::new(inner, 0, outputs)), out: Rows::new(y, 0, outputs), bias };
+        multiply(compute, Matrix::dense(x, rows, inputs), &self.forward, &epilogue);
+    }
+
+    /// `y = gelu(x W^T + b)`, for passes that have no way back.
+    pub fn answer_gelu(&self, compute: Compute, x: &[f32], bias: &[f32], y: &mut [f32]) {
+        let (rows, inputs, outputs) = fit(x.len(), y.len(), bias.len());
+        let epilogue = BiasedGelu { inner: None, out: Rows::new(y, 0, outputs), bias };
+        multiply(compute, Matrix::dense(x, rows, inputs), &self.forward, &epilogue);
+    }
+
+    /// The gradient of x, `grad W`, into `grad_x`.
+    pub fn pull(&self, compute: Compute, grad: &[f32], outputs: usize, grad_x: &mut [f32]) {
+        let rows = grad.len() / outputs;
+        let epilogue = Scaled { out: Rows::new(grad_x, 0, grad_x.len() / rows.max(1)), scale: 1.0 };
+        multiply(compute, Matrix::dense(grad, rows, outputs), &self.backward, &epilogue);
+    }
+
+    /// The same, added to what is in `grad_x`.
+    pub fn pull_added(&self, compute: Compute, grad: &[f32], outputs: usize, grad_x: &mut [f32]) {
+        let rows = grad.len() / outputs;
+        let epilogue = Added { out: Rows::new(grad_x, 0, grad_x.len() / rows.max(1)) };
+        multiply(compute, Matrix::dense(grad, rows, outputs), &self.backward, &epilogue);
+    }
+
+    /// The gradient of `inner` where `y = gelu(inner)` was this layer's input, in place of `inner`.
+    pub fn pull_gelu(&self, compute: Compute, grad: &[f32], outputs: usize, inner: &mut [f32]) {
+        let rows = grad.len() / outputs;
+        let epilogue = GeluSlope { inner: Rows::new(inner, 0, inner.len() / rows.max(1)) };
+        multiply(compute, Matrix::dense(grad, rows, outputs), &self.backward, &epilogue);
     }
 }
 
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_at: &Layout,
-        w: &CpuStorage,
-        w_at: &Layout,
-        bias: &CpuStorage,
-        bias_at: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let ((rows, inputs), (outputs, _)) = (x_at.shape().dims2()?, w_at.shape().dims2()?);
-        let (x, w) = (values::of_storage(x, x_at)?, values::of_storage(w, w_at)?);
-        let y = forward(x, w, Some(values::of_storage(bias, bias_at)?), (rows, inputs, outputs));
-        Ok((CpuStorage::F32(y), (rows, outputs).into()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let (grad_x, grad_w) = backward(x, w, &grad)?;
-        let grad_bias =
-            Tensor::from_vec(column_sums(&values::of(&grad)?, bias.dim(0)?), bias.shape(), x.device())?;
-        Ok((Some(grad_x), Some(grad_w), Some(grad_bias)))
+impl<'a> Linear<'a> {
+    fn matrix(self) -> Matrix<'a> {
+        let outputs = self.bias.len();
+        Matrix::dense(self.weight, outputs, self.weight.len() / outputs.max(1))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kernels::testing::{assert_gradients, assert_same, variable};
-
-    #[test]
-    fn agrees_with_the_reference() -> Result<()> {
-        for (rows, inputs, outputs) in [(1, 3, 2), (37, 32, 96), (130, 48, 16)] {
-            let (x, w, b) =
-                (variable(1, (rows, inputs)), variable(2, (outputs, inputs)), variable(3, outputs));
-            let plain = |v: &[&Tensor]| reference(v[0], v[1])?.broadcast_add(v[2]);
-            assert_same(&[&x, &w, &b], &|v| linear(v[0], v[1], v[2]), &plain)?;
-            assert_same(&[&x, &w], &|v| project(v[0], v[1]), &|v| reference(v[0], v[1]))?;
+impl LinearGradients<'_> {
+    /// The gradients of weight, `grad^T x`, and bias, the sum of `grad`'s rows. `scratch` is memory for a factor.
+    pub fn push(&mut self, compute: Compute, grad: &[f32], x: &[f32], scratch: &mut Packed) {
+        let outputs = self.bias.len();
+        let (rows, inputs) = (grad.len() / outputs, self.weight.len() / outputs);
+        scratch.pack(compute, Matrix::dense(x, rows, inputs));
+        let factor = Matrix::dense(grad, rows, outputs).t();
+        let out = Rows::new(self.weight, 0, inputs);
+        if self.add {
+            multiply(compute, factor, scratch, &Added { out });
+        } else {
+            multiply(compute, factor, scratch, &Scaled { out, scale: 1.0 });
+            self.bias.fill(0.0);
         }
-        Ok(())
-    }
-
-    #[test]
-    fn gradients_agree_with_finite_differences() -> Result<()> {
-        let (x, w, b) = (variable(1, (5, 4)), variable(2, (3, 4)), variable(3, 3));
-        assert_gradients(&[&x, &w, &b], &|v| linear(v[0], v[1], v[2]))
+        add_column_sums(compute, grad, self.bias);
     }
 }
+
+/// Rows, inputs and outputs of a layer that takes so many values to so many.
+fn fit(x: usize, y: usize, outputs: usize) -> (usize, usize, usize) {
+    let rows = y / outputs.max(1);
+    assert!(rows * outputs == y && (rows == 0 || x.is_multiple_of(rows)), "a layer's values do not fit");
+    (rows, x / rows.max(1), outputs)
+}
+
+/// Adds the sum of the rows of `x`, `[rows, columns]`, to `sums`.
+pub(super) fn add_column_sums(compute: Compute, x: &[f32], sums: &mut [f32]) {
+    let columns = sums.len();
+    let piece = columns * SUMMED;
+    with_scratch(|[parts]| {
+        let parts = parts.reserve(x.len().div_ceil(piece) * columns);
+        parts.par_chunks_mut(columns).zip(x.par_chunks(piece)).for_each(|(part, rows)| {
+            part.fill(0.0);
+            rows.chunks(columns).for_each(|row| add(compute.isa(), part, row));
+        });
+        parts.chunks(columns).for_each(|part| add(compute.isa(), sums, part));
+    });
+}
+
+/// Stores `product + bias`.
+struct Biased<'a> {
+    out: Rows,
+    bias: &'a [f32],
+}
+
+impl Epilogue for Biased<'_> {
+    #[inline(always)]
+    fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
+        // SAFETY: each place of a product is stored once, by one task.
+        let out = unsafe { self.out.at(row, column, values.len()) };
+        let bias = &self.bias[column..column + values.len()];
+        out.iter_mut().zip(values).zip(bias).for_each(|((out, x), b)| *out = x + b);
+    }
+}
+
+/// Stores `product + bias` and its GELU (Hendrycks and Gimpel 2016), `u Φ(u)`.
+struct BiasedGelu<'a> {
+    inner: Option<Rows>,
+    out: Rows,
+    bias: &'a [f32],
+}
+
+impl Epilogue for BiasedGelu<'_> {
+    #[inline(always)]
+    fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
+        // SAFETY: each place of a product is stored once, by one task.
+        let out = unsafe { self.out.at(row, column, values.len()) };
+        let bias = &self.bias[column..column + values.len()];
+        if let Some(inner) = self.inner {
+            // SAFETY: as above.
+            let inner = unsafe { inner.at(row, column, values.len()) };
+            inner.iter_mut().zip(values).zip(bias).for_each(|((inner, x), b)| *inner = x + b);
+        }
+        for ((out, x), b) in out.iter_mut().zip(values).zip(bias) {
+            let u = x + b;
+            *out = u * normal_cdf::<FMA>(u);
+        }
+    }
+}
+
+/// Replaces the input of a GELU by its gradient: the product is that of the result.
+struct GeluSlope {
+    inner: Rows,
+}
+
+impl Epilogue for GeluSlope {
+    #[inline(always)]
+    fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
+        // SAFETY: each place of a product is stored once, by one task.
+        let inner = unsafe { self.inner.at(row, column, values.len()) };
+        inner.iter_mut().zip(values).for_each(|(u, grad)| *u = grad * slope::<FMA>(*u));
+    }
+}
+
+/// Φ(u), the standard normal distribution function.
+#[inline(always)]
+fn normal_cdf<const FMA: bool>(u: f32) -> f32 {
+    mul_add::<FMA>(0.5, erf::<FMA>(u * std::f32::consts::FRAC_1_SQRT_2), 0.5)
+}
+
+/// The derivative of GELU: Φ(u) + u φ(u).
+#[inline(always)]
+fn slope<const FMA: bool>(u: f32) -> f32 {
+    const INVERSE_ROOT_TAU: f32 = 0.398_942_3;
+    mul_add::<FMA>(u * INVERSE_ROOT_TAU, exp::<FMA>(-0.5 * u * u), normal_cdf::<FMA>(u))
+}
+
+vectorised! {
+    /// `y = tanh(y)`, through the exponential.
+    pub fn tanh<FMA>(y: &mut [f32]) {
+        for y in y.iter_mut() {
+            let e = exp::<FMA>(-2.0 * y.abs());
+            let t = (1.0 - e) / (1.0 + e);
+            // Near 0 the difference above loses digits; the series does not.
+            let square = *y * *y;
+            let series = mul_add::<FMA>(square, mul_add::<FMA>(square, 2.0 / 15.0, -1.0 / 3.0), 1.0) * y.abs();
+            *y = if square < 1e-3 { series } else { t }.copysign(*y);
+        }
+    }
+}
+

@@ -1,33 +1,91 @@
-//! Differentiable operations over packed sequences: one a file, with its CPU code, its backward pass and its test
-//! against a plain reference.
+//! The operations of the model on the CPU, forward and backward, over packed sequences: one a file, each with its test
+//! against candle's own differentiable operations.
 //!
-//! Every operation is a candle custom operation with a backward of its own, multi-threaded on the current rayon
-//! pool. Work is cut into pieces that depend on the shapes alone, never on the number of threads, so a result is
-//! the same to the bit on any number of them. On other devices than the CPU each function falls back to its
-//! `reference`, which is written with candle's own differentiable operations.
+//! An operation reads and writes slices that its caller keeps from step to step, is multi-threaded on the current
+//! rayon pool, and is compiled for several instruction sets (`isa`). Work is cut into pieces that depend on the
+//! shapes alone, never on the number of threads, so a result is the same to the bit on any number of them.
 //!
-//! Hidden states are `[T, H]`: T tokens of all sequences, one behind the other.
+//! Hidden states are `[T, H]`, row by row: T tokens of all sequences, one behind the other.
 
 #![allow(unsafe_code)]
 
 pub mod adam;
 pub mod attention;
+pub mod buffer;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;
-pub mod gelu;
+mod gemm;
+pub mod isa;
 pub mod layer_norm;
 pub mod linear;
-mod matmul;
-mod values;
+mod math;
 
+pub use buffer::Buffer;
 pub use dropout::Dropout;
+pub use gemm::Packed;
+pub use isa::Isa;
 
-/// Where a batch's sequences start, and the end of the last: `[B + 1]`.
-pub type Offsets = std::sync::Arc<[u32]>;
+use gemm::Format;
 
 /// Rows that one task takes: a constant, so that results do not depend on the number of threads.
 const ROWS: usize = 16;
 
+/// What the factors of matrix products are. Sums, and everything else, are float32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// float32
+    Fp32,
+    /// Factors are rounded to bfloat16.
+    Bf16,
+}
+
+/// How this process computes: with which instructions, and at which precision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compute {
+    isa: Isa,
+    precision: Precision,
+}
+
+impl Compute {
+    /// The instruction set must be one that the processor has.
+    pub fn new(isa: Isa, precision: Precision) -> Self {
+        assert!(isa.is_available(), "the processor lacks an instruction set");
+        Self { isa, precision }
+    }
+
+    /// The instruction set.
+    pub fn isa(self) -> Isa {
+        self.isa
+    }
+
+    /// The precision.
+    pub fn precision(self) -> Precision {
+        self.precision
+    }
+
+    fn format(self) -> Format {
+        match (self.isa, self.precision) {
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, Precision::Fp32) => Format::Pair { planes: 3 },
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx | Isa::Avx512Bf16, Precision::Bf16) => Format::Pair { planes: 1 },
+            (_, precision) => Format::Float { rounded: precision == Precision::Bf16 },
+        }
+    }
+}
+
+/// The precision at which this processor multiplies fastest: bfloat16 where it has a unit for it that is faster
+/// than the one for float32.
+pub fn fastest_precision(isa: Isa) -> Precision {
+    match isa {
+        Isa::Amx => Precision::Bf16,
+        // Of the processors with AVX-512-BF16 but without AMX, AMD's multiply bfloat16 at twice the rate of float32;
+        // Intel's at no higher one.
+        Isa::Avx512Bf16 if isa::is_amd() => Precision::Bf16,
+        _ => Precision::Fp32,
+    }
+}
+
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -1,8 +1,29 @@
-//! What the operations' tests share: random tensors, comparison with a reference, finite differences.
+//! What the operations' tests share: random numbers, comparison with a reference, every way of computing.
 
-use candle_core::{Device, Result, Shape, Tensor, Var};
+use candle_core::{Device, Shape, Tensor, Var};
 
+use super::{Compute, Isa, Precision};
 use crate::random::{Purpose, Stream};
+
+/// Every instruction set that this processor has.
+pub(crate) fn isas() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|isa| isa.is_available())
+}
+
+/// Every way of computing that this processor has.
+pub(crate) fn computes() -> impl Iterator<Item = Compute> {
+    isas().flat_map(|isa| [Precision::Fp32, Precision::Bf16].map(|precision| Compute::new(isa, precision)))
+}
+
+impl Compute {
+    /// How far a factor may be from the number that it stands for.
+    pub(crate) fn epsilon(self) -> f64 {
+        match self.precision() {
+            Precision::Fp32 => 2f64.powi(-23),
+            Precision::Bf16 => 2f64.powi(-8),
+        }
+    }
+}
 
 /// Runs `work` on a pool with this many threads.
 pub(crate) fn in_pool<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
@@ -22,67 +43,16 @@ pub(crate) fn variable(seed: u64, shape: impl Into<Shape>) -> Var {
     Var::from_vec(values, shape, &Device::Cpu).expect("a variable")
 }
 
-type Operation<'a> = &'a dyn Fn(&[&Tensor]) -> Result<Tensor>;
-
-/// The result of `operation`, and the gradients of its sum weighted with fixed random numbers.
-fn run(inputs: &[&Var], operation: Operation<'_>) -> Result<(Tensor, Vec<Tensor>)> {
-    let tensors: Vec<&Tensor> = inputs.iter().map(|input| input.as_tensor()).collect();
-    let result = operation(&tensors)?;
-    let weights = Tensor::from_vec(normal(99, result.elem_count()), result.shape(), &Device::Cpu)?;
-    let gradients = (&result * weights)?.sum_all()?.backward()?;
-    let gradient =
-        |input: &&Var| gradients.get(input).cloned().ok_or_else(|| candle_core::Error::msg("no gradient"));
-    Ok((result, inputs.iter().map(gradient).collect::<Result<_>>()?))
+/// A tensor's values, row by row.
+pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().and_then(|tensor| tensor.to_vec1()).expect("values")
 }
 
-fn distance(a: &Tensor, b: &Tensor) -> Result<f64> {
-    let (a, b) = (a.flatten_all()?.to_vec1::<f32>()?, b.flatten_all()?.to_vec1::<f32>()?);
-    assert_eq!(a.len(), b.len());
+/// Asserts that the distance to the expected values is at most this share of their norm.
+pub(crate) fn assert_close(found: &[f32], expected: &[f32], tolerance: f64, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
-    let difference = norm(&mut a.iter().zip(&b).map(|(x, y)| f64::from(*x) - f64::from(*y)));
-    Ok(difference / norm(&mut b.iter().map(|x| f64::from(*x))).max(1e-6))
-}
-
-/// Asserts that an operation and its reference have the same result and the same gradients, up to rounding, and
-/// that the operation gives the same bits on one thread and on three.
-pub(crate) fn assert_same(inputs: &[&Var], operation: Operation<'_>, reference: Operation<'_>) -> Result<()> {
-    let (expected, expected_gradients) = run(inputs, reference)?;
-    let (result, gradients) = run(inputs, operation)?;
-    assert_eq!(result.dims(), expected.dims());
-    let far = distance(&result, &expected)?;
-    assert!(far < 2e-6, "the result is {far} away from the reference");
-    for (index, (gradient, expected)) in gradients.iter().zip(&expected_gradients).enumerate() {
-        let far = distance(gradient, expected)?;
-        assert!(far < 1e-5, "gradient {index} is {far} away from the reference");
-    }
-    Ok(())
-}
-
-/// Asserts that the gradients agree with central differences.
-pub(crate) fn assert_gradients(inputs: &[&Var], operation: Operation<'_>) -> Result<()> {
-    let (_, gradients) = run(inputs, operation)?;
-    let weighted_sum = || -> Result<f64> {
-        let tensors: Vec<&Tensor> = inputs.iter().map(|input| input.as_tensor()).collect();
-        let result = operation(&tensors)?.flatten_all()?.to_vec1::<f32>()?;
-        Ok(result.iter().zip(normal(99, result.len())).map(|(x, w)| f64::from(*x) * f64::from(w)).sum())
-    };
-    let step = 1e-2f32;
-    for (input, gradient) in inputs.iter().zip(&gradients) {
-        let values = input.flatten_all()?.to_vec1::<f32>()?;
-        let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
-        for index in 0..values.len() {
-            let moved = |by: f32| -> Result<f64> {
-                let mut moved = values.clone();
-                moved[index] += by;
-                input.set(&Tensor::from_vec(moved, input.shape(), &Device::Cpu)?)?;
-                weighted_sum()
-            };
-            let numeric = (moved(step)? - moved(-step)?) / f64::from(2.0 * step);
-            let analytic = f64::from(gradient[index]);
-            let tolerance = 5e-3 * (1.0 + numeric.abs());
-            assert!((numeric - analytic).abs() < tolerance, "value {index}: {analytic} is not {numeric}");
-        }
-        input.set(&Tensor::from_vec(values, input.shape(), &Device::Cpu)?)?;
-    }
-    Ok(())
+    let difference = norm(&mut found.iter().zip(expected).map(|(x, y)| f64::from(*x) - f64::from(*y)));
+    let far = difference / norm(&mut expected.iter().map(|x| f64::from(*x))).max(1e-6);
+    assert!(far <= tolerance, "{what}: {far} away from the reference");
 }

@@ -117,8 +117,8 @@ pub fn write(
     let json = format!("{:#}\n", config.classifier_json(labels, head_dropout));
     write_file(&folder.join("config.json"), json.as_bytes())?;
     let mut tensors = Vec::new();
-    for parameter in parameters.iter() {
-        tensors.extend(parameter.split(parameter.value.as_tensor())?);
+    for (index, parameter) in parameters.iter().enumerate() {
+        tensors.extend(parameter.split(parameters.of(index))?);
     }
     let bytes = serialize(tensors)?;
     write_file(&folder.join(WEIGHTS), &bytes)?;

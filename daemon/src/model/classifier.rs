@@ -1,58 +1,58 @@
-//! The classification head, its loss, and the whole classifier.
+//! A classifier that learns, and one that answers.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Device;
 
-use super::bert::{Bert, Linear, Mode, Site, Supply};
 use super::checkpoint::Checkpoint;
-use super::config::{Activation, Config, Head};
-use super::declaration::declare;
+use super::config::Config;
+use super::declaration::{Place, declare};
+use super::engine::Engine;
+use super::gradients::Gradients;
+use super::noise::Mode;
 use super::parameters::Parameters;
 use crate::data::batch::Batch;
 use crate::error::{Error, Result};
-use crate::kernels::cross_entropy::{cross_entropy, softmax};
-use crate::kernels::dropout::dropout;
+use crate::kernels::Precision;
+use crate::kernels::cross_entropy::softmax;
 
-/// Encoder and head: `output(dropout(activation(dense(h[CLS]))))`.
-#[derive(Clone, Debug)]
-pub struct Network {
-    bert: Bert,
-    head: Head,
-    dense: Linear,
-    output: Linear,
+/// How a classifier that learns is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Of new parameters.
+    pub seed: u64,
+    /// Of matrix products.
+    pub precision: Precision,
+    /// Keep less of the forward pass, and compute it again.
+    pub checkpointing: bool,
+    /// The embeddings stay as they are.
+    pub freeze_embeddings: bool,
+    /// So many of the lowest layers stay as they are.
+    pub freeze_layers: usize,
+    /// So many of the highest layers, and the pooler, start anew.
+    pub reinit_layers: usize,
 }
 
-impl Network {
-    fn new(config: &Config, parameters: &Parameters, as_constants: bool) -> candle_core::Result<Self> {
-        let mut supply = Supply::new(parameters, as_constants);
-        Ok(Self {
-            bert: Bert::new(&config.architecture, &mut supply)?,
-            head: config.architecture.head(),
-            dense: supply.linear()?,
-            output: supply.linear()?,
-        })
+impl Setup {
+    /// Plain fine-tuning.
+    pub fn new(seed: u64, precision: Precision) -> Self {
+        Self {
+            seed,
+            precision,
+            checkpointing: false,
+            freeze_embeddings: false,
+            freeze_layers: 0,
+            reinit_layers: 0,
+        }
     }
 
-    /// The encoder.
-    pub fn encoder(&self) -> &Bert {
-        &self.bert
-    }
-
-    /// The logits of each sequence: `[B, labels]`.
-    pub fn logits(&self, batch: &Batch, mode: Mode) -> candle_core::Result<Tensor> {
-        let hidden = self.bert.forward(batch, mode)?;
-        let starts = batch.offsets.get(..batch.len()).unwrap_or_default();
-        let first = hidden.index_select(&Tensor::new(starts, hidden.device())?, 0)?;
-        let site = self.head.input_dropout.then_some(Site::HeadInput);
-        let first = dropout(&first, site.and_then(|site| mode.dropout(site)))?;
-        let inner = self.dense.forward(&first)?;
-        let inner = match self.head.activation {
-            Activation::Tanh => inner.tanh()?,
-            Activation::Relu => inner.relu()?,
-        };
-        self.output.forward(&dropout(&inner, mode.dropout(Site::Head))?)
+    fn freezes(&self, place: Place) -> bool {
+        match place {
+            Place::Embeddings => self.freeze_embeddings || self.freeze_layers > 0,
+            Place::Layer(layer) => layer < self.freeze_layers,
+            Place::Head => false,
+        }
     }
 }
 
@@ -61,52 +61,113 @@ impl Network {
 pub struct Trainable {
     /// Of the encoder it started from.
     pub config: Config,
-    /// What the optimizer moves.
-    pub parameters: Parameters,
-    training: Network,
-    evaluation: Network,
+    parameters: Parameters,
+    gradients: Gradients,
+    engine: Engine,
+    checkpointing: bool,
+    has_gradients: bool,
 }
 
 impl Trainable {
     /// Starts from an encoder's checkpoint. The head is taken from it when it has one for the same labels; else it
-    /// is new, drawn with `seed`.
-    pub fn start(checkpoint: &Checkpoint, labels: &[String], seed: u64, device: &Device) -> Result<Self> {
+    /// is new.
+    pub fn start(checkpoint: &Checkpoint, labels: &[String], setup: &Setup, device: &Device) -> Result<Self> {
         let config = checkpoint.config().clone();
+        let architecture = &config.architecture;
         let same_labels = config.labels().is_some_and(|known| known == labels);
-        let declared = declare(&config.architecture, labels.len());
-        let output_layer = config.architecture.family.output_layer();
+        let output_layer = architecture.family.output_layer();
         let mut stored = |name: &str| match name.starts_with(output_layer) && !same_labels {
             true => Ok(None),
             false => checkpoint.tensor(name),
         };
-        let parameters = Parameters::build(declared, &mut stored, seed, device)?;
-        let training = Network::new(&config, &parameters, false)?;
-        let evaluation = Network::new(&config, &parameters, true)?;
-        Ok(Self { config, parameters, training, evaluation })
+        let declared = declare(architecture, labels.len());
+        let mut parameters = Parameters::build(declared, &mut stored, setup.seed)?;
+        let first_new = architecture.num_hidden_layers.saturating_sub(setup.reinit_layers);
+        let list = parameters.list().clone();
+        for (index, parameter) in list.iter().enumerate() {
+            let starts_anew = match parameter.place {
+                Place::Embeddings => false,
+                Place::Layer(layer) => layer >= first_new,
+                // The first two parameters of the head are the pooler's.
+                Place::Head => setup.reinit_layers > 0 && index + 4 >= list.len() && index + 2 < list.len(),
+            };
+            if starts_anew {
+                parameters.draw(index, setup.seed);
+            }
+        }
+        let trainable = list.iter().map(|parameter| !setup.freezes(parameter.place)).collect();
+        Ok(Self {
+            gradients: Gradients::new(&list, trainable),
+            engine: Engine::new(architecture, labels.len(), setup.precision, device)?,
+            checkpointing: setup.checkpointing,
+            has_gradients: false,
+            parameters,
+            config,
+        })
     }
 
-    /// Logits `[B, labels]` and mean cross-entropy of a batch, recorded for a backward pass.
-    pub fn loss(
-        &self,
-        batch: &Batch,
-        classes: Arc<[u32]>,
-        mode: Mode,
-    ) -> candle_core::Result<(Tensor, Tensor)> {
-        let logits = self.training.logits(batch, mode)?;
-        let loss = cross_entropy(&logits, classes)?;
-        Ok((logits, loss))
+    /// What the optimizer moves.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
     }
 
-    /// The same parameters without dropout and without a record.
-    pub fn evaluation(&self) -> &Network {
-        &self.evaluation
+    /// The gradients of the backward passes so far.
+    pub fn gradients(&self) -> &Gradients {
+        &self.gradients
+    }
+
+    /// What computes.
+    pub fn engine_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// The logits of each sequence, `[B, labels]` row by row, for which there is a way back.
+    pub fn forward(&mut self, batch: &Batch, mode: Mode) -> Result<Vec<f32>> {
+        self.engine.train(&self.parameters, batch, mode, self.checkpointing)
+    }
+
+    /// Adds the gradients of the parameters, given that of the last pass's logits.
+    pub fn backward(&mut self, grad_logits: &[f32]) -> Result<()> {
+        let add = self.has_gradients;
+        self.has_gradients = true;
+        self.engine.backward(&self.parameters, grad_logits, &mut self.gradients, add)
+    }
+
+    /// Lets the parameters be changed. With `step`, the gradients are used up.
+    pub fn change<R>(&mut self, step: bool, change: impl FnOnce(&mut Parameters, &Gradients) -> R) -> R {
+        let result = change(&mut self.parameters, &self.gradients);
+        self.engine.moved();
+        if step {
+            self.has_gradients = false;
+        }
+        result
+    }
+
+    /// Brings rows of the embeddings up to date, which matrix products do not read.
+    pub fn refresh<R>(&mut self, refresh: impl FnOnce(&mut Parameters) -> R) -> R {
+        if let Engine::Device(reference) = &mut self.engine {
+            reference.moved();
+        }
+        refresh(&mut self.parameters)
+    }
+
+    /// The logits of each sequence, `[B, labels]` row by row, without dropout.
+    pub fn answer(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        self.engine.answer(&self.parameters, batch)
+    }
+
+    /// Bytes of parameters, gradients, prepared weights and activations.
+    pub fn bytes(&self) -> usize {
+        self.parameters.values().bytes() + self.gradients.bytes() + self.engine.bytes()
     }
 }
 
 /// A trained classifier that answers: encoder, head and labels from a checkpoint folder.
 #[derive(Debug)]
 pub struct Classifier {
-    network: Network,
+    parameters: Parameters,
+    /// Its passes share memory, so that they take turns.
+    engine: Mutex<Engine>,
     labels: Vec<String>,
     max_length: usize,
 }
@@ -127,10 +188,10 @@ impl Classifier {
             Some(tensor) => Ok(Some(tensor)),
             None => Err(Error::precondition(format!("{}: the weights have no {name}", folder.display()))),
         };
-        let parameters = Parameters::build(declared, &mut stored, 0, device)?;
+        let parameters = Parameters::build(declared, &mut stored, 0)?;
         let max_length = checkpoint.max_length()?;
-        let network = Network::new(config, &parameters, true)?;
-        Ok(Self { network, labels, max_length })
+        let engine = Engine::new(&config.architecture, labels.len(), Precision::Fp32, device)?;
+        Ok(Self { parameters, engine: Mutex::new(engine), labels, max_length })
     }
 
     /// In class order.
@@ -143,23 +204,19 @@ impl Classifier {
         self.max_length
     }
 
-    /// Encoder and head.
-    pub fn network(&self) -> &Network {
-        &self.network
+    /// The logits of each sequence, `[B, labels]` row by row.
+    pub fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner).answer(&self.parameters, batch)
     }
 
     /// The probability of each label for each sequence, in order: `[B][labels]`.
     pub fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
-        let logits = self.network.logits(batch, Mode::Evaluate)?;
-        let mut rows = to_rows(&logits)?;
-        rows.iter_mut().for_each(|row| {
-            softmax(row);
-        });
-        Ok(rows)
+        let logits = self.logits(batch)?;
+        let row = |logits: &[f32]| {
+            let mut row = logits.to_vec();
+            softmax(&mut row);
+            row
+        };
+        Ok(logits.chunks(self.labels.len()).map(row).collect())
     }
-}
-
-/// A matrix's values, row by row.
-pub fn to_rows(matrix: &Tensor) -> candle_core::Result<Vec<Vec<f32>>> {
-    matrix.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec2()
 }

@@ -1,11 +1,21 @@
-//! The encoder, its head and their loss.
+//! The encoder and its head (`architecture`, `config`, `declaration`, `parameters`, `gradients`), what computes them (on
+//! the CPU `noise`, `layer`, `encoder`, `head` and `network`; elsewhere `reference`; `engine` is either), the loss
+//! (`objective`), the classifier that learns or answers (`classifier`), the folder it lives in (`checkpoint`), and the
+//! way from names to folders (`hub`).
 
 pub mod architecture;
-pub mod bert;
 pub mod checkpoint;
 pub mod classifier;
 pub mod config;
 pub mod declaration;
+mod encoder;
+pub mod engine;
+pub mod gradients;
+mod head;
 pub mod hub;
+mod layer;
+pub mod network;
+pub mod noise;
 pub mod objective;
 pub mod parameters;
+pub mod reference;

@@ -4,7 +4,7 @@
 use super::methods::Methods;
 use super::spec::{Hyperparameters, Precision};
 use crate::model::config::Architecture;
-use crate::model::parameters::{Declared, declare};
+use crate::model::declaration::{Declared, Place, declare};
 
 /// Bytes of a float32.
 const FLOAT: u64 = 4;
@@ -73,17 +73,11 @@ impl Count {
 }
 
 fn is_frozen(declared: &Declared, methods: &Methods) -> bool {
-    let name = declared.parts.first().map(String::as_str).unwrap_or_default();
-    match layer(name) {
-        Some(layer) => layer < methods.freeze_layers,
-        None => !declared.head && (methods.freeze_embeddings || methods.freeze_layers > 0),
+    match declared.place {
+        Place::Embeddings => methods.freeze_embeddings || methods.freeze_layers > 0,
+        Place::Layer(layer) => layer < methods.freeze_layers as usize,
+        Place::Head => false,
     }
-}
-
-/// The layer that a parameter belongs to, by its name in a checkpoint: `….layer.3.attention…`.
-fn layer(name: &str) -> Option<u32> {
-    let (_, rest) = name.split_once("layer.")?;
-    rest.split('.').next()?.parse().ok()
 }
 
 /// Tokens of the batch that would hold the longest rows.

@@ -1,73 +1,208 @@
 //! Adam and AdamW over all parameters at once, with moments in float32 that can be saved.
+//!
+//! The words of the encoder are most of a small model's parameters, and a batch touches few of them. The others have
+//! no gradient, but they still move, by their moments and by weight decay. These updates wait until their row is read
+//! again, and are then done one after the other: the same to the bit as if each had been done in its turn.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::spec::{self, Hyperparameters};
 use crate::error::{Error, Result};
-use crate::kernels::adam::{self, Update};
-use crate::model::parameters::Parameters;
+use crate::kernels::adam::{self, Coefficients, State, Update};
+use crate::kernels::{Buffer, Isa};
+use crate::model::declaration::Place;
+use crate::model::gradients::Gradients;
+use crate::model::parameters::{Parameter, Parameters};
+
+/// Updates that a row of the words may lag behind.
+const MOST_BEHIND: usize = 1024;
 
 /// The moments of every parameter, and how to use them.
 ///
 /// Parameters are in two groups: those that weight decay applies to, and biases and layer-norm parameters.
 pub struct Optimizer {
     hyperparameters: Hyperparameters,
-    moments: Vec<Moments>,
+    list: Arc<[Parameter]>,
+    layers: usize,
+    m: Buffer,
+    v: Buffer,
     step: u64,
+    words: Lag,
 }
 
-#[derive(Clone)]
-struct Moments {
-    m: Vec<f32>,
-    v: Vec<f32>,
+/// How far each row of the words is.
+struct Lag {
+    /// The updates from `start` on, as the words need them.
+    updates: Vec<Coefficients>,
+    start: u64,
+    /// Updates that each row has seen.
+    seen: Vec<u64>,
+    width: usize,
+}
+
+impl Lag {
+    /// The updates that a row lacks.
+    fn missing(&self, row: usize) -> &[Coefficients] {
+        let seen = self.seen.get(row).copied().unwrap_or_default();
+        self.updates.get((seen.saturating_sub(self.start)) as usize..).unwrap_or_default()
+    }
 }
 
 impl Optimizer {
     /// Before the first step: all moments are 0.
     pub fn new(hyperparameters: &Hyperparameters, parameters: &Parameters) -> Self {
-        let zeros = |count: usize| Moments { m: vec![0.0; count], v: vec![0.0; count] };
-        let moments = parameters.iter().map(|parameter| zeros(parameter.value.elem_count())).collect();
-        Self { hyperparameters: hyperparameters.clone(), moments, step: 0 }
+        let list = parameters.list().clone();
+        let (rows, width) = match list.first().map(|words| words.shape.as_slice()) {
+            Some(&[rows, width]) => (rows, width),
+            _ => (0, 1),
+        };
+        let layer = |parameter: &Parameter| match parameter.place {
+            Place::Layer(layer) => layer + 1,
+            _ => 0,
+        };
+        Self {
+            hyperparameters: hyperparameters.clone(),
+            layers: list.iter().map(layer).max().unwrap_or(0),
+            m: Buffer::zeros(parameters.values().len()),
+            v: Buffer::zeros(parameters.values().len()),
+            step: 0,
+            words: Lag { updates: Vec::new(), start: 0, seen: vec![0; rows], width },
+            list,
+        }
     }
 
-    /// Moves every parameter once and returns the gradient's global norm before clipping.
+    /// Brings the words of a batch up to date, before they are read.
+    pub fn refresh(&mut self, parameters: &mut Parameters, words: &[u32]) -> Result<()> {
+        let mut rows = words.to_vec();
+        rows.sort_unstable();
+        rows.dedup();
+        rows.retain(|&row| !self.words.missing(row as usize).is_empty());
+        self.catch_up(parameters, &rows)
+    }
+
+    /// Brings all words up to date.
+    pub fn settle(&mut self, parameters: &mut Parameters) -> Result<()> {
+        let rows: Vec<u32> = (0..self.words.seen.len() as u32)
+            .filter(|&row| !self.words.missing(row as usize).is_empty())
+            .collect();
+        self.catch_up(parameters, &rows)?;
+        self.words.updates.clear();
+        self.words.start = self.step;
+        Ok(())
+    }
+
+    /// Does what some rows lack. `rows` are sorted and each stands there once.
+    fn catch_up(&mut self, parameters: &mut Parameters, rows: &[u32]) -> Result<()> {
+        let (isa, width, step) = (Isa::chosen()?, self.words.width, self.step);
+        let Some(words) = self.list.first() else { return Ok(()) };
+        let range = words.range.clone();
+        let values = rows_of(&mut parameters.values_mut()[range.clone()], rows, width);
+        let m = rows_of(&mut self.m[range.clone()], rows, width);
+        let v = rows_of(&mut self.v[range], rows, width);
+        let lag = &self.words;
+        rows.par_iter().zip(values).zip(m).zip(v).with_min_len(8).for_each(|(((&row, value), m), v)| {
+            adam::coast(isa, State { value, m, v }, lag.missing(row as usize));
+        });
+        for &row in rows {
+            if let Some(seen) = self.words.seen.get_mut(row as usize) {
+                *seen = step;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves every trainable parameter once and returns the gradient's global norm before clipping. The words that have a
+    /// gradient must be up to date.
     ///
     /// The norm is clipped as in `torch.nn.utils.clip_grad_norm_`: times `max / (norm + 1e-6)` when that is below 1.
-    /// Fails when a parameter has no gradient, and changes nothing when the norm is not finite.
-    pub fn step(&mut self, parameters: &Parameters, gradients: &GradStore, rate: f64) -> Result<f64> {
-        let mut list = Vec::with_capacity(self.moments.len());
-        let mut squares = 0.0;
-        for parameter in parameters.iter() {
-            let gradient = gradients.get(parameter.value.as_tensor()).ok_or_else(|| {
-                Error::internal(format!("{} received no gradient", parameter.parts.join(", ")))
-            })?;
-            squares += adam::sum_of_squares(gradient)?;
-            list.push((parameter, gradient));
-        }
-        let norm = squares.sqrt();
+    /// Changes nothing when the norm is not finite.
+    pub fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, rate: f64) -> Result<f64> {
+        let isa = Isa::chosen()?;
+        let norm = norm(isa, gradients, self.list.len());
         if !norm.is_finite() {
             return Ok(norm);
         }
+        if self.words.updates.len() >= MOST_BEHIND {
+            self.settle(parameters)?;
+        }
         self.step += 1;
-        let of = &self.hyperparameters;
-        let scale = of.max_grad_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
-        for ((parameter, gradient), moments) in list.into_iter().zip(&mut self.moments) {
-            let update = Update {
-                rate,
-                beta1: of.beta1,
-                beta2: of.beta2,
-                epsilon: of.epsilon,
-                decay: if parameter.decays { of.weight_decay } else { 0.0 },
-                decoupled: of.optimizer == spec::Optimizer::AdamW,
-                step: self.step,
-                scale,
+        let clip = self.hyperparameters.max_grad_norm;
+        let scale = clip.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
+        let list = self.list.clone();
+        for (index, parameter) in list.iter().enumerate().filter(|(index, _)| gradients.is_trainable(*index)) {
+            let by = self.update(parameter, rate, scale).coefficients();
+            if index == 0 {
+                self.step_words(isa, parameters, gradients, parameter, by);
+                continue;
+            }
+            let range = parameter.range.clone();
+            let state = State {
+                value: &mut parameters.values_mut()[range.clone()],
+                m: &mut self.m[range.clone()],
+                v: &mut self.v[range],
             };
-            adam::update(parameter.value.as_tensor(), gradient, &mut moments.m, &mut moments.v, update)?;
+            adam::update(isa, state, gradients.of(index), by);
         }
         Ok(norm)
+    }
+
+    /// Moves the touched rows of the words, and remembers the update for the others.
+    fn step_words(
+        &mut self,
+        isa: Isa,
+        parameters: &mut Parameters,
+        gradients: &Gradients,
+        parameter: &Parameter,
+        by: Coefficients,
+    ) {
+        let (width, range) = (self.words.width, parameter.range.clone());
+        let mut touched: Vec<(u32, &[f32])> = {
+            let rows = gradients.words().rows().iter().copied();
+            rows.zip(gradients.words().values().chunks(width)).collect()
+        };
+        touched.sort_unstable_by_key(|(row, _)| *row);
+        let rows: Vec<u32> = touched.iter().map(|(row, _)| *row).collect();
+        let values = rows_of(&mut parameters.values_mut()[range.clone()], &rows, width);
+        let m = rows_of(&mut self.m[range.clone()], &rows, width);
+        let v = rows_of(&mut self.v[range], &rows, width);
+        touched.par_iter().zip(values).zip(m).zip(v).with_min_len(8).for_each(|((((_, gradient), value), m), v)| {
+            adam::update_here(isa, State { value, m, v }, gradient, by);
+        });
+        self.words.updates.push(by);
+        for row in rows {
+            if let Some(seen) = self.words.seen.get_mut(row as usize) {
+                *seen = self.step;
+            }
+        }
+    }
+
+    fn update(&self, parameter: &Parameter, rate: f64, scale: f64) -> Update {
+        let of = &self.hyperparameters;
+        Update {
+            rate: rate * self.share(parameter.place),
+            beta1: of.beta1,
+            beta2: of.beta2,
+            epsilon: of.epsilon,
+            decay: if parameter.decays { of.weight_decay } else { 0.0 },
+            decoupled: of.optimizer == spec::Optimizer::AdamW,
+            step: self.step,
+            scale,
+        }
+    }
+
+    /// The share of the rate that a place learns at: layer-wise decay (Sun et al. 2019).
+    fn share(&self, place: Place) -> f64 {
+        let Some(decay) = self.hyperparameters.methods.layer_decay else { return 1.0 };
+        let below_top = match place {
+            Place::Head => 0,
+            Place::Layer(layer) => self.layers - 1 - layer,
+            Place::Embeddings => self.layers,
+        };
+        decay.powi(below_top as i32)
     }
 
     /// Updates done.
@@ -75,13 +210,18 @@ impl Optimizer {
         self.step
     }
 
-    /// Both moments of every parameter, named `m.` and `v.` before the parameter's names in a checkpoint.
-    pub fn state(&self, parameters: &Parameters) -> Result<Vec<(String, Tensor)>> {
+    /// Bytes of both moments.
+    pub fn bytes(&self) -> usize {
+        self.m.bytes() + self.v.bytes()
+    }
+
+    /// Both moments of every parameter, named `m.` and `v.` before the parameter's names in a checkpoint. The words must
+    /// be settled.
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let mut state = Vec::new();
-        for (parameter, moments) in parameters.iter().zip(&self.moments) {
-            for (prefix, values) in [("m", &moments.m), ("v", &moments.v)] {
-                let tensor = Tensor::from_slice(values, parameter.value.shape(), &Device::Cpu)?;
-                let parts = parameter.split(&tensor)?;
+        for parameter in self.list.iter() {
+            for (prefix, values) in [("m", &self.m), ("v", &self.v)] {
+                let parts = parameter.split(&values[parameter.range.clone()])?;
                 state.extend(parts.into_iter().map(|(name, part)| (format!("{prefix}.{name}"), part)));
             }
         }
@@ -96,23 +236,45 @@ impl Optimizer {
         state: &HashMap<String, Tensor>,
     ) -> Result<Self> {
         let mut restored = Self { step, ..Self::new(hyperparameters, parameters) };
-        for (parameter, moments) in parameters.iter().zip(&mut restored.moments) {
-            for (prefix, values) in [("m", &mut moments.m), ("v", &mut moments.v)] {
-                let part = |name: &String| {
+        restored.words.start = step;
+        restored.words.seen.fill(step);
+        let list = restored.list.clone();
+        for parameter in list.iter() {
+            for (prefix, values) in [("m", &mut restored.m), ("v", &mut restored.v)] {
+                let mut start = parameter.range.start;
+                for name in &parameter.parts {
                     let name = format!("{prefix}.{name}");
-                    state
+                    let part = state
                         .get(&name)
-                        .ok_or_else(|| Error::corrupt(format!("the saved optimizer has no {name}")))
-                };
-                let parts: Vec<&Tensor> = parameter.parts.iter().map(part).collect::<Result<_>>()?;
-                let joined = Tensor::cat(&parts, 0)?;
-                if joined.shape() != parameter.value.shape() {
-                    let name = parameter.parts.join(", ");
-                    return Err(Error::corrupt(format!("the saved moments of {name} have another shape")));
+                        .filter(|part| part.dims() == parameter.part_shape())
+                        .ok_or_else(|| Error::corrupt(format!("the saved optimizer has no {name} that fits")))?;
+                    let part = part.flatten_all()?.to_vec1::<f32>()?;
+                    values[start..start + part.len()].copy_from_slice(&part);
+                    start += part.len();
                 }
-                *values = joined.flatten_all()?.to_vec1()?;
             }
         }
         Ok(restored)
     }
+}
+
+/// The global norm of all gradients, summed in a fixed order.
+fn norm(isa: Isa, gradients: &Gradients, count: usize) -> f64 {
+    let dense = (1..count).filter(|&index| gradients.is_trainable(index)).map(|index| gradients.of(index));
+    let words = gradients.is_trainable(0).then(|| gradients.words().values());
+    words.into_iter().chain(dense).map(|values| adam::sum_of_squares(isa, values)).sum::<f64>().sqrt()
+}
+
+/// Some rows of a table, each for itself. `rows` are sorted and each stands there once.
+fn rows_of<'a>(table: &'a mut [f32], rows: &[u32], width: usize) -> Vec<&'a mut [f32]> {
+    let (mut rest, mut start) = (table, 0);
+    let mut found = Vec::with_capacity(rows.len());
+    for &row in rows {
+        let row = row as usize;
+        let (_, from) = rest.split_at_mut((row - start) * width);
+        let (values, after) = from.split_at_mut(width);
+        found.push(values);
+        (rest, start) = (after, row + 1);
+    }
+    found
 }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
-use candle_core::backprop::GradStore;
 use serde_json::json;
 
 use super::event::{EpochMetrics, Event, Metrics, Split, StepMetrics, TestMetrics};
@@ -19,9 +18,15 @@ use super::state::{self, Position};
 use crate::data::batch::{by_tokens, epoch_order};
 use crate::digest;
 use crate::error::{Error, Kind, Result};
-use crate::model::bert::{Mode, Noise};
 use crate::model::checkpoint::{self, Checkpoint};
-use crate::model::classifier::{Classifier, Network, Trainable, to_rows};
+use crate::model::classifier::{Classifier, Setup, Trainable};
+use crate::model::gradients::Gradients;
+use crate::model::noise::{Mode, Noise};
+use crate::model::objective::{Kind as LabelKind, Objective};
+use crate::model::parameters::Parameters;
+use crate::data::targets::Targets;
+use crate::kernels::{Isa, Precision, fastest_precision};
+use super::spec;
 
 /// Events of one sort are this far apart at least.
 const THROTTLE: Duration = Duration::from_millis(250);
@@ -98,13 +103,13 @@ impl<'a> Run<'a> {
         let of = &plan.spec.hyperparameters;
         let schedule = Schedule::new(of, plan.total_steps(), plan.steps_per_epoch());
         let encoder = Checkpoint::open(&plan.encoder)?;
-        let model = Trainable::start(&encoder, plan.labels.names(), of.seed, device)?;
-        let prepared = prepare(plan, &encoder, model.parameters.count(), schedule.warmup_steps(), device)?;
-        let (position, optimizer) = match state::load(workspace, &plan.spec, &model.parameters)? {
+        let mut model = Trainable::start(&encoder, plan.labels.names(), &setup(of, device)?, device)?;
+        let prepared = prepare(plan, &encoder, model.parameters().count(), schedule.warmup_steps(), device)?;
+        let (position, optimizer) = match state::load(workspace, &plan.spec, &mut model)? {
             Some(saved) => saved,
             None => (
                 Position::start(&plan.spec, plan.labels.names().len()),
-                Optimizer::new(of, &model.parameters),
+                Optimizer::new(of, model.parameters()),
             ),
         };
         if emit(Event::Prepared(prepared.report.clone())).is_break() {
@@ -117,7 +122,7 @@ impl<'a> Run<'a> {
         while !self.is_done() {
             if let Err(halt) = self.epoch() {
                 if matches!(halt, Halt::Stopped) {
-                    state::save(self.workspace, &self.position, &self.model.parameters, &self.optimizer)?;
+                    self.save()?;
                 }
                 return Err(halt);
             }
@@ -128,7 +133,8 @@ impl<'a> Run<'a> {
     fn epoch(&mut self) -> Result<(), Halt> {
         let started = Instant::now();
         let trained = self.train_epoch()?;
-        let validation = self.evaluate(Split::Validation, &self.model.evaluation().clone())?;
+        self.settle()?;
+        let validation = self.evaluate(Split::Validation, None)?;
         self.end_epoch(trained, validation, started)
     }
 
@@ -175,39 +181,46 @@ impl<'a> Run<'a> {
 
     /// One optimizer step over a window of micro-batches.
     fn step(&mut self, window: &[&[usize]]) -> Result<Step, Halt> {
+        let objective = Objective::plain(LabelKind::SingleLabel);
         let (mut loss, mut rows, mut tokens) = (0.0, 0, 0);
-        let mut gradients: Option<GradStore> = None;
         for (index, batch) in window.iter().enumerate() {
             let (batch, classes) = self.prepared.train.batch(batch);
+            let targets = Targets::Classes(classes.clone());
             let mode = Mode::Train(self.noise(index as u64));
-            let (logits, mean) = self.model.loss(&batch, classes.as_slice().into(), mode)?;
-            let added = self.position.tally.add(&to_rows(&logits)?, &classes);
-            self.check_finite(added, "loss")?;
-            loss += added;
-            rows += classes.len();
+            let optimizer = &mut self.optimizer;
+            self.model.refresh(|parameters| optimizer.refresh(parameters, &batch.ids))?;
+            let logits = self.model.forward(&batch, mode)?;
+            let micro = objective.evaluate(&logits, &targets);
+            let plain = self.position.tally.add(&rows_of(&logits, targets.len()), &classes);
+            self.check_finite(plain + micro.mean, "loss")?;
+            loss += micro.mean * targets.len() as f64;
+            rows += targets.len();
             tokens += batch.tokens() as u64;
-            let fresh = (mean / window.len() as f64)?.backward()?;
-            gradients = Some(match gradients {
-                None => fresh,
-                Some(mut sum) => {
-                    for parameter in self.model.parameters.iter() {
-                        let value = parameter.value.as_tensor();
-                        if let (Some(a), Some(b)) = (sum.get(value), fresh.get(value)) {
-                            let added = (a + b)?;
-                            sum.insert(value, added);
-                        }
-                    }
-                    sum
-                }
-            });
+            let share = 1.0 / window.len() as f32;
+            self.model.backward(&micro.gradient.iter().map(|grad| grad * share).collect::<Vec<f32>>())?;
         }
-        let Some(gradients) = gradients else { return Err(Error::internal("a step without a batch").into()) };
+        if rows == 0 {
+            return Err(Error::internal("a step without a batch").into());
+        }
         let rate = self.schedule.rate(self.position.step);
-        let gradient_norm = self.optimizer.step(&self.model.parameters, &gradients, rate)?;
+        let optimizer = &mut self.optimizer;
+        let step = |parameters: &mut Parameters, gradients: &Gradients| optimizer.step(parameters, gradients, rate);
+        let gradient_norm = self.model.change(true, step)?;
         self.check_finite(gradient_norm, "gradient")?;
         self.position.step += 1;
         self.position.step_in_epoch += 1;
         Ok(Step { loss: loss / rows as f64, rate, gradient_norm, tokens })
+    }
+
+    /// Brings every parameter up to date.
+    fn settle(&mut self) -> Result<()> {
+        let optimizer = &mut self.optimizer;
+        self.model.refresh(|parameters| optimizer.settle(parameters))
+    }
+
+    fn save(&mut self) -> Result<()> {
+        self.settle()?;
+        state::save(self.workspace, &self.position, self.model.parameters(), &self.optimizer)
     }
 
     /// The dropout of micro-batch `index` of the step that comes next.
@@ -260,15 +273,19 @@ impl<'a> Run<'a> {
         tally.metrics(self.plan.labels.names(), self.plan.positive)
     }
 
-    /// The metrics of a network over a split.
-    fn evaluate(&mut self, split: Split, network: &Network) -> Result<Metrics, Halt> {
+    /// The metrics over a split of the model that learns, or of another one.
+    fn evaluate(&mut self, split: Split, other: Option<&Classifier>) -> Result<Metrics, Halt> {
         let mut tally = Tally::new(self.plan.labels.names().len());
         let Some(rows) = self.prepared.rows(split) else { return Ok(self.metrics(&tally)) };
         let lengths: Vec<usize> = rows.tokens.iter().map(|tokens| tokens.ids.len()).collect();
         let (mut told, mut rows_done) = (Instant::now(), 0);
         for group in by_tokens(&lengths, EVALUATION_TOKENS) {
             let (batch, classes) = rows.batch(&group);
-            tally.add(&to_rows(&network.logits(&batch, Mode::Evaluate)?)?, &classes);
+            let logits = match other {
+                Some(other) => other.logits(&batch)?,
+                None => self.model.answer(&batch)?,
+            };
+            tally.add(&rows_of(&logits, classes.len()), &classes);
             rows_done += group.len() as u64;
             if told.elapsed() >= THROTTLE {
                 told = Instant::now();
@@ -307,7 +324,7 @@ impl<'a> Run<'a> {
         if best || self.hyperparameters().keep == Keep::Last {
             self.keep_checkpoint()?;
         }
-        state::save(self.workspace, &self.position, &self.model.parameters, &self.optimizer)?;
+        self.save()?;
         // Only now: until the new position is on disk, the saved one names the checkpoint before.
         if let Some(old) = kept_before.filter(|_| kept_before != self.position.kept) {
             let _ = std::fs::remove_dir_all(self.checkpoint_folder(old));
@@ -329,7 +346,7 @@ impl<'a> Run<'a> {
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, &error))?;
         let (config, labels) = (&self.model.config, self.plan.labels.names());
-        checkpoint::write(&folder, config, labels, self.head_dropout(), &self.model.parameters)?;
+        checkpoint::write(&folder, config, labels, self.head_dropout(), self.model.parameters())?;
         self.plan.tokenizer.write_files(&self.plan.encoder, &folder)?;
         self.position.kept = Some(epoch);
         Ok(())
@@ -344,7 +361,7 @@ impl<'a> Run<'a> {
             Some(_) => {
                 let started = Instant::now();
                 let classifier = Classifier::load(&folder, self.device)?;
-                let metrics = self.evaluate(Split::Test, classifier.network())?;
+                let metrics = self.evaluate(Split::Test, Some(&classifier))?;
                 let test =
                     TestMetrics { metrics, epoch: epoch.epoch, seconds: started.elapsed().as_secs_f64() };
                 let _ = (self.emit)(Event::Test(test.clone()));
@@ -373,6 +390,30 @@ impl<'a> Run<'a> {
             max_length: self.plan.tokenizer.max_length() as u32,
         })
     }
+}
+
+/// How the model is set up.
+fn setup(of: &Hyperparameters, device: &Device) -> Result<Setup> {
+    let methods = &of.methods;
+    let precision = match of.precision {
+        spec::Precision::Fp32 => Precision::Fp32,
+        spec::Precision::Bf16 => Precision::Bf16,
+        spec::Precision::Auto if device.is_cpu() => fastest_precision(Isa::chosen()?),
+        spec::Precision::Auto => Precision::Fp32,
+    };
+    Ok(Setup {
+        seed: of.seed,
+        precision,
+        checkpointing: methods.gradient_checkpointing,
+        freeze_embeddings: methods.freeze_embeddings,
+        freeze_layers: methods.freeze_layers as usize,
+        reinit_layers: methods.reinit_layers as usize,
+    })
+}
+
+/// Logits of so many rows, each for itself.
+fn rows_of(logits: &[f32], rows: usize) -> Vec<Vec<f32>> {
+    logits.chunks((logits.len() / rows.max(1)).max(1)).map(<[f32]>::to_vec).collect()
 }
 
 /// A run whose steps are thrown away: nothing is logged, evaluated or written.
@@ -406,7 +447,7 @@ impl<'a> Rehearsal<'a> {
     /// A pass without gradients over training rows; returns its tokens once it is done.
     pub(super) fn evaluate(&mut self, rows: &[usize]) -> Result<u64> {
         let (batch, _) = self.0.prepared.train.batch(rows);
-        to_rows(&self.0.model.evaluation().logits(&batch, Mode::Evaluate)?)?;
+        self.0.model.answer(&batch)?;
         Ok(batch.tokens() as u64)
     }
 }

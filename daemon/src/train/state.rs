@@ -17,6 +17,7 @@ use super::optimizer::Optimizer;
 use super::spec::Spec;
 use crate::error::{Error, Result};
 use crate::model::checkpoint::{serialize, write_file};
+use crate::model::classifier::Trainable;
 use crate::model::parameters::Parameters;
 
 /// The version of the format.
@@ -73,9 +74,9 @@ pub(super) fn save(
     std::fs::create_dir_all(&fresh).map_err(failed("create a folder in"))?;
     let json = serde_json::to_vec_pretty(position).map_err(|error| Error::internal(error.to_string()))?;
     write_file(&fresh.join(POSITION), &json)?;
-    let mut tensors = optimizer.state(parameters)?;
-    for parameter in parameters.iter() {
-        tensors.extend(parameter.split(parameter.value.as_tensor())?);
+    let mut tensors = optimizer.state()?;
+    for (index, parameter) in parameters.iter().enumerate() {
+        tensors.extend(parameter.split(parameters.of(index))?);
     }
     write_file(&fresh.join(TENSORS), &serialize(tensors)?)?;
     let sync = |folder: &Path| File::open(folder).and_then(|folder| folder.sync_all());
@@ -92,11 +93,11 @@ pub(super) fn save(
     Ok(())
 }
 
-/// The saved position of a run, if there is one, its parameters put into `parameters`.
+/// The saved position of a run, if there is one, its parameters put into `model`.
 pub(super) fn load(
     workspace: &Path,
     spec: &Spec,
-    parameters: &Parameters,
+    model: &mut Trainable,
 ) -> Result<Option<(Position, Optimizer)>> {
     let folder =
         ["state", "state.old"].map(|name| workspace.join(name)).into_iter().find(|folder| folder.exists());
@@ -111,13 +112,18 @@ pub(super) fn load(
     let path = folder.join(TENSORS);
     let tensors: HashMap<String, Tensor> = candle_core::safetensors::load(&path, &Device::Cpu)
         .map_err(|error| Error::corrupt(format!("{} is damaged: {error}", path.display())))?;
-    for parameter in parameters.iter() {
-        let part = |name: &String| {
-            tensors.get(name).ok_or_else(|| Error::corrupt(format!("{} has no {name}", path.display())))
-        };
-        let parts: Vec<&Tensor> = parameter.parts.iter().map(part).collect::<Result<_>>()?;
-        parameter.value.set(&Tensor::cat(&parts, 0)?.to_device(parameter.value.device())?)?;
-    }
-    let optimizer = Optimizer::restore(&spec.hyperparameters, parameters, position.step, &tensors)?;
+    model.change(true, |parameters, _| {
+        let list = parameters.list().clone();
+        for parameter in list.iter() {
+            let part = |name: &String| {
+                let found = tensors.get(name).cloned();
+                found.ok_or_else(|| Error::corrupt(format!("{} has no {name}", path.display())))
+            };
+            let parts: Vec<Tensor> = parameter.parts.iter().map(part).collect::<Result<_>>()?;
+            parameters.put(parameter, &parts)?;
+        }
+        Ok::<_, Error>(())
+    })?;
+    let optimizer = Optimizer::restore(&spec.hyperparameters, model.parameters(), position.step, &tensors)?;
     Ok(Some((position, optimizer)))
 }

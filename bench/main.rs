@@ -1,0 +1,331 @@
+//! Measures training and evaluation on this machine, one JSON object a line: `hone-bench step | epoch | evaluate`.
+//!
+//! `compare.py` runs it in turn with the same on PyTorch and prints the ratio.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use candle_core::Device;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use hone_daemon::data::batch::{Batch, by_tokens};
+use hone_daemon::data::dataset::Dataset;
+use hone_daemon::data::tokenize::{Tokenizer, Tokens};
+use hone_daemon::error::{Error, Result};
+use hone_daemon::kernels::{Isa, Precision, fastest_precision};
+use hone_daemon::model::checkpoint::Checkpoint;
+use hone_daemon::model::classifier::{Setup, Trainable};
+use hone_daemon::model::noise::{Mode, Noise};
+use hone_daemon::train::event::Event;
+use hone_daemon::train::optimizer::Optimizer;
+use hone_daemon::train::spec::{self, Hyperparameters, Source, Spec};
+use hone_daemon::train::{Outcome, Plan, run};
+use serde_json::{Value, json};
+
+#[derive(Parser)]
+#[command(about)]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Optimizer steps on sequences of one length.
+    Step {
+        #[command(flatten)]
+        common: Common,
+        /// Sequences in a batch.
+        #[arg(long, default_value_t = 16)]
+        batch: u32,
+        /// Tokens of a sequence.
+        #[arg(long, default_value_t = 128)]
+        length: u32,
+        /// Steps that are measured, after two that are not.
+        #[arg(long, default_value_t = 7)]
+        steps: usize,
+    },
+    /// One epoch on the first rows of a labelled file, as a job does it.
+    Epoch {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long)]
+        train: PathBuf,
+        #[arg(long)]
+        limit: Option<u64>,
+        #[arg(long, default_value_t = 256)]
+        max_length: u32,
+        #[arg(long, default_value_t = 16)]
+        batch: u32,
+        #[arg(long, default_value_t = 1)]
+        epochs: u32,
+        /// Scored at the end.
+        #[arg(long)]
+        test: Option<PathBuf>,
+        #[arg(long)]
+        validation: Option<PathBuf>,
+        #[arg(long, default_value_t = 2e-5)]
+        lr: f64,
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+    },
+    /// A pass without gradients over a labelled file.
+    Evaluate {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long)]
+        file: PathBuf,
+        #[arg(long)]
+        limit: Option<u64>,
+        #[arg(long, default_value_t = 256)]
+        max_length: u32,
+        /// Passes that are measured, after one that is not.
+        #[arg(long, default_value_t = 5)]
+        passes: usize,
+    },
+}
+
+#[derive(Args)]
+struct Common {
+    /// A folder in Hugging Face layout.
+    #[arg(long)]
+    model: PathBuf,
+    #[arg(long, value_enum, default_value_t = Products::Auto)]
+    precision: Products,
+    /// Threads that compute; default: one a core.
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Products {
+    Auto,
+    Fp32,
+    Bf16,
+}
+
+impl Products {
+    fn precision(self) -> Result<Precision> {
+        Ok(match self {
+            Self::Auto => fastest_precision(Isa::chosen()?),
+            Self::Fp32 => Precision::Fp32,
+            Self::Bf16 => Precision::Bf16,
+        })
+    }
+
+    fn asked(self) -> spec::Precision {
+        match self {
+            Self::Auto => spec::Precision::Auto,
+            Self::Fp32 => spec::Precision::Fp32,
+            Self::Bf16 => spec::Precision::Bf16,
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let (What::Step { common, .. } | What::Epoch { common, .. } | What::Evaluate { common, .. }) = &cli.what;
+    let threads = common.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|error| Error::internal(error.to_string()))?;
+    let mut measured = pool.install(|| measure(&cli.what))?;
+    if let Value::Object(fields) = &mut measured {
+        let precision = format!("{:?}", common.precision.precision()?).to_lowercase();
+        fields.insert("precision".into(), precision.into());
+        fields.insert("threads".into(), threads.into());
+        fields.insert("isa".into(), Isa::chosen()?.name().into());
+        fields.insert("peak_rss_bytes".into(), peak_memory().into());
+        fields.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+    }
+    #[allow(clippy::print_stdout)]
+    {
+        println!("{measured}");
+    }
+    Ok(())
+}
+
+fn measure(what: &What) -> Result<Value> {
+    match what {
+        What::Step { common, batch, length, steps } => step(common, *batch, *length, *steps),
+        What::Epoch { common, train, limit, max_length, batch, epochs, test, validation, lr, seed } => {
+            let hyperparameters = Hyperparameters {
+                learning_rate: *lr,
+                seed: *seed,
+                epochs: (*epochs).try_into().map_err(|_| Error::invalid("--epochs is 0"))?,
+                batch_size: (*batch).try_into().map_err(|_| Error::invalid("--batch is 0"))?,
+                max_length: std::num::NonZeroU32::new(*max_length),
+                precision: common.precision.asked(),
+                ..Hyperparameters::default()
+            };
+            epoch(common, hyperparameters, train, *limit, validation.as_deref(), test.as_deref())
+        }
+        What::Evaluate { common, file, limit, max_length, passes } => {
+            evaluate(common, file, *limit, *max_length, *passes)
+        }
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// A classifier with two labels.
+fn model(common: &Common) -> Result<Trainable> {
+    let checkpoint = Checkpoint::open(&common.model)?;
+    let labels = ["a".to_owned(), "b".to_owned()];
+    Trainable::start(&checkpoint, &labels, &Setup::new(42, common.precision.precision()?), &Device::Cpu)
+}
+
+fn step(common: &Common, batch: u32, length: u32, steps: usize) -> Result<Value> {
+    let mut model = model(common)?;
+    let architecture = model.config.architecture.clone();
+    let mut optimizer = Optimizer::new(&Hyperparameters::default(), model.parameters());
+    let mut times: [Vec<f64>; 4] = Default::default();
+    for step in 0..steps + 2 {
+        let word = |place: u32| {
+            let mixed = (place + 1).wrapping_mul(2_654_435_761).wrapping_add((step as u32) * 97);
+            1000 + (mixed >> 8) % (architecture.vocab_size as u32 - 1000)
+        };
+        let tokens: Vec<Tokens> = (0..batch)
+            .map(|row| Tokens {
+                ids: (0..length).map(|place| word(row * length + place)).collect(),
+                types: vec![0; length as usize],
+                full_length: length as usize,
+            })
+            .collect();
+        let packed = Batch::pack(&tokens);
+        let noise = Noise {
+            seed: 42,
+            position: step as u64,
+            hidden: architecture.hidden_dropout_prob,
+            attention: architecture.attention_probs_dropout_prob,
+            head: architecture.head_dropout(),
+        };
+        let begin = Instant::now();
+        model.refresh(|parameters| optimizer.refresh(parameters, &packed.ids))?;
+        let logits = model.forward(&packed, Mode::Train(noise))?;
+        let forward = begin.elapsed();
+        // Cross-entropy of the first label.
+        let gradient: Vec<f32> = logits
+            .chunks(2)
+            .flat_map(|row| {
+                let other = 1.0 / (1.0 + (row[0] - row[1]).exp());
+                [-other / batch as f32, other / batch as f32]
+            })
+            .collect();
+        model.backward(&gradient)?;
+        let backward = begin.elapsed();
+        model.change(true, |parameters, gradients| optimizer.step(parameters, gradients, 2e-5))?;
+        let all = begin.elapsed();
+        if step >= 2 {
+            let parts = [all, forward, backward - forward, all - backward];
+            times.iter_mut().zip(parts).for_each(|(times, part)| times.push(part.as_secs_f64()));
+        }
+    }
+    let gflop = flop(&architecture, f64::from(batch), f64::from(length)) / 1e9;
+    Ok(json!({
+        "what": "step", "batch": batch, "length": length,
+        "seconds_median": median(&times[0]), "seconds": times[0],
+        "forward": median(&times[1]), "backward": median(&times[2]), "optimizer": median(&times[3]),
+        "gflop": gflop, "gflop_per_second": gflop / median(&times[0]), "model_bytes": model.bytes(),
+    }))
+}
+
+/// Operations of a step's matrix products, counted as if the last layer computed every token, as the peer does.
+fn flop(of: &hone_daemon::model::config::Architecture, batch: f64, length: f64) -> f64 {
+    let (hidden, inner, layers) =
+        (of.hidden_size as f64, of.intermediate_size as f64, of.num_hidden_layers as f64);
+    let linear = 2.0 * batch * length * (4.0 * hidden * hidden + 2.0 * hidden * inner);
+    let attention = 4.0 * batch * length * length * hidden;
+    3.0 * layers * (linear + attention)
+}
+
+fn epoch(
+    common: &Common,
+    hyperparameters: Hyperparameters,
+    train: &Path,
+    limit: Option<u64>,
+    validation: Option<&Path>,
+    test: Option<&Path>,
+) -> Result<Value> {
+    let source = |path: &Path| {
+        let name = path.display().to_string();
+        Source { dataset: name.clone(), name }
+    };
+    let spec = Spec {
+        name: "bench".into(),
+        encoder: common.model.display().to_string(),
+        train: source(train),
+        // Something must be validated; two rows do not count.
+        validation: Some(source(validation.unwrap_or(train))),
+        test: test.map(source),
+        validation_split: 0.2,
+        columns: Default::default(),
+        train_limit: limit.and_then(std::num::NonZeroU64::new),
+        validation_limit: if validation.is_some() { None } else { std::num::NonZeroU64::new(2) },
+        test_limit: None,
+        hyperparameters,
+    };
+    let plan = Plan::new(spec, &common.model, &|path| PathBuf::from(path))?;
+    let workspace = tempfile::tempdir().map_err(|error| Error::internal(error.to_string()))?;
+    let (mut epochs, mut memory) = (Vec::new(), Vec::new());
+    let outcome = run(&plan, &Device::Cpu, workspace.path(), &mut |event| {
+        if let Event::Epoch(epoch) = event {
+            epochs.push(epoch);
+            memory.push(peak_memory());
+        }
+        ControlFlow::Continue(())
+    })?;
+    let Outcome::Finished(finished) = outcome else { return Err(Error::internal("the run was stopped")) };
+    let rows = plan.train.examples.len() as f64;
+    let seconds: Vec<f64> = epochs.iter().map(|epoch| epoch.train_seconds).collect();
+    let tokens: Vec<f64> = epochs.iter().map(|epoch| epoch.tokens_per_second * epoch.train_seconds).collect();
+    Ok(json!({
+        "what": "epoch", "rows": rows, "tokens": tokens.first().map(|tokens| tokens.round()),
+        "samples_per_second": rows / median(&seconds), "seconds": median(&seconds),
+        "seconds_of_each_epoch": seconds, "steps": plan.total_steps(),
+        "peak_rss_bytes_after_each_epoch": memory,
+        "validation_accuracy": epochs.iter().map(|epoch| epoch.validation.accuracy).collect::<Vec<_>>(),
+        "test_accuracy": finished.test.map(|test| test.metrics.accuracy),
+    }))
+}
+
+fn evaluate(
+    common: &Common,
+    file: &Path,
+    limit: Option<u64>,
+    max_length: u32,
+    passes: usize,
+) -> Result<Value> {
+    let dataset = Dataset::read(file, &file.display().to_string(), None, &Default::default(), limit)?;
+    let tokenizer = Tokenizer::from_folder(&common.model, max_length as usize)?;
+    let rows = tokenizer.encode_examples(&dataset.examples)?;
+    let lengths: Vec<usize> = rows.iter().map(|tokens| tokens.ids.len()).collect();
+    let mut model = model(common)?;
+    let mut seconds = Vec::new();
+    for pass in 0..=passes {
+        let begin = Instant::now();
+        for group in by_tokens(&lengths, 4096) {
+            model.answer(&Batch::pack(group.iter().map(|&row| &rows[row])))?;
+        }
+        if pass > 0 {
+            seconds.push(begin.elapsed().as_secs_f64());
+        }
+    }
+    Ok(json!({
+        "what": "evaluate", "rows": rows.len(), "tokens": lengths.iter().sum::<usize>(),
+        "samples_per_second": rows.len() as f64 / median(&seconds), "seconds": median(&seconds),
+    }))
+}
+
+/// The most memory that this process has had, in bytes; 0 where the system does not tell.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}

@@ -1,0 +1,110 @@
+//! Memory that is kept and used again, aligned to cache lines, and memory that several tasks write at once.
+
+use std::cell::RefCell;
+
+/// A cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// Float32 values aligned to a cache line. It grows when it must and never shrinks.
+#[derive(Clone, Default)]
+pub struct Buffer {
+    lines: Vec<Line>,
+    length: usize,
+}
+
+impl Buffer {
+    /// Zeros.
+    pub fn zeros(length: usize) -> Self {
+        let mut buffer = Self::default();
+        buffer.reserve(length);
+        buffer
+    }
+
+    /// Makes it hold `length` values. What they are is not said: old ones, or 0.
+    pub fn reserve(&mut self, length: usize) -> &mut [f32] {
+        let lines = length.div_ceil(16);
+        if lines > self.lines.len() {
+            self.lines.resize(lines, Line([0.0; 16]));
+        }
+        self.length = length;
+        self
+    }
+
+    /// Gives the memory back.
+    pub fn release(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.lines.len() * size_of::<Line>()
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({} values)", self.length)
+    }
+}
+
+impl std::ops::Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: a line is sixteen float32 values without padding, and `length` values lie inside the lines.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.length) }
+    }
+}
+
+impl std::ops::DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.length) }
+    }
+}
+
+/// Runs `work` with this thread's `N` buffers, which keep their memory from call to call.
+pub(super) fn with_scratch<const N: usize, R>(work: impl FnOnce(&mut [Buffer; N]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
+    }
+    let mut taken: [Buffer; N] = SCRATCH.with_borrow_mut(|kept| {
+        // The last one that was put back comes first, so that a buffer serves one purpose and grows once.
+        std::array::from_fn(|_| kept.pop().unwrap_or_default())
+    });
+    let result = work(&mut taken);
+    SCRATCH.with_borrow_mut(|kept| kept.extend(taken.into_iter().rev()));
+    result
+}
+
+/// Memory that is written by several tasks, each at places of its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shared {
+    values: *mut f32,
+    length: usize,
+}
+
+// SAFETY: whoever takes a slice of it promises that no other task uses those places.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// All of a slice, for as long as nothing else uses it.
+    pub(super) fn new(values: &mut [f32]) -> Self {
+        Self { values: values.as_mut_ptr(), length: values.len() }
+    }
+
+    /// A part of it.
+    ///
+    /// # Safety
+    /// The slice that it was made of must still be borrowed, and no other task may use these places meanwhile.
+    #[inline(always)]
+    pub(super) unsafe fn slice<'a>(self, start: usize, length: usize) -> &'a mut [f32] {
+        assert!(start <= self.length && length <= self.length - start, "a task reaches beyond its memory");
+        // SAFETY: inside the slice by the assertion; not aliased by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.values.add(start), length) }
+    }
+}

@@ -1,0 +1,437 @@
+//! Matrix products on the CPU.
+//!
+//! The right factor is packed into panels first ([`Packed`]: weights once a step, or once for all when they are only
+//! served); tasks then take blocks of rows of the left factor, pack them in memory of their own, and compute tile by
+//! tile (`float`, `pair`). A finished tile goes through an [`Epilogue`] while it is in the cache. Blocks depend on
+//! the shapes alone and a sum is never cut, so that a result is the same to the bit on any number of threads.
+//!
+//! Factors are packed as float32, or as pairs of bfloat16 where the processor multiplies those. With AMX a float32
+//! factor is three bfloat16 values whose sum it is, and a product the six partial products that matter (Henry, Tang
+//! and Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations"):
+//! as exact as float32 and faster.
+
+mod float;
+mod matrix;
+#[cfg(target_arch = "x86_64")]
+mod pair;
+
+use rayon::prelude::*;
+
+pub(super) use matrix::Matrix;
+
+use super::Compute;
+use super::buffer::{Buffer, Shared, with_scratch};
+use super::isa::Isa;
+
+/// How factors are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// Float32 values; with `rounded`, such as bfloat16 has too.
+    Float { rounded: bool },
+    /// Pairs of bfloat16 values; a float32 value is the sum of so many.
+    #[cfg(target_arch = "x86_64")]
+    Pair { planes: usize },
+}
+
+/// What becomes of a finished part of a product.
+pub(super) trait Epilogue: Sync {
+    /// Takes the values of a row from `column` on. It must be inlined.
+    fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]);
+}
+
+/// Rows of `width` values, `stride` apart, that are written by several tasks.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    values: Shared,
+    start: usize,
+    stride: usize,
+}
+
+impl Rows {
+    /// Rows inside a slice, the first at `start`.
+    pub(super) fn new(values: &mut [f32], start: usize, stride: usize) -> Self {
+        Self { values: Shared::new(values), start, stride }
+    }
+
+    /// The same memory from another place on.
+    pub(super) fn within(values: Shared, start: usize, stride: usize) -> Self {
+        Self { values, start, stride }
+    }
+
+    /// `count` values of a row from `column` on.
+    ///
+    /// # Safety
+    /// As for [`Shared::slice`].
+    #[inline(always)]
+    pub(super) unsafe fn at<'a>(self, row: usize, column: usize, count: usize) -> &'a mut [f32] {
+        // SAFETY: promised by the caller.
+        unsafe { self.values.slice(self.start + row * self.stride + column, count) }
+    }
+}
+
+/// Stores `scale * product`.
+pub(super) struct Scaled {
+    pub(super) out: Rows,
+    pub(super) scale: f32,
+}
+
+impl Epilogue for Scaled {
+    #[inline(always)]
+    fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
+        // SAFETY: each place of a product is stored once, by one task.
+        let out = unsafe { self.out.at(row, column, values.len()) };
+        out.iter_mut().zip(values).for_each(|(out, x)| *out = x * self.scale);
+    }
+}
+
+/// Adds the product to what is there.
+pub(super) struct Added {
+    pub(super) out: Rows,
+}
+
+impl Epilogue for Added {
+    #[inline(always)]
+    fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
+        // SAFETY: each place of a product is stored once, by one task.
+        let out = unsafe { self.out.at(row, column, values.len()) };
+        out.iter_mut().zip(values).for_each(|(out, x)| *out += x);
+    }
+}
+
+/// A right factor, `[inner, columns]`, in panels.
+#[derive(Clone, Debug, Default)]
+pub struct Packed {
+    buffer: Buffer,
+    inner: usize,
+    columns: usize,
+}
+
+impl Packed {
+    /// Packs a factor on all threads of the current pool, into the memory of the one before.
+    pub(super) fn pack(&mut self, compute: Compute, factor: Matrix<'_>) {
+        let width = compute.panel_width();
+        let stride = compute.panel_values(factor.rows);
+        (self.inner, self.columns) = (factor.rows, factor.columns);
+        let panels = factor.columns.div_ceil(width);
+        let buffer = self.buffer.reserve(panels * stride);
+        if stride > 0 {
+            // A task takes some panels, so that small factors are not cut into too many.
+            let group = (1_usize << 14).div_ceil(stride);
+            buffer.par_chunks_mut(group * stride).enumerate().for_each(|(index, panels)| {
+                for (panel, out) in panels.chunks_mut(stride).enumerate() {
+                    pack_panel(compute, factor, (index * group + panel) * width, out);
+                }
+            });
+        }
+    }
+
+    /// The same on this thread alone.
+    pub(super) fn pack_here(&mut self, compute: Compute, factor: Matrix<'_>) {
+        let width = compute.panel_width();
+        let stride = compute.panel_values(factor.rows);
+        (self.inner, self.columns) = (factor.rows, factor.columns);
+        let buffer = self.buffer.reserve(factor.columns.div_ceil(width) * stride);
+        if stride > 0 {
+            for (panel, out) in buffer.chunks_mut(stride).enumerate() {
+                pack_panel(compute, factor, panel * width, out);
+            }
+        }
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.buffer.bytes()
+    }
+}
+
+impl Compute {
+    /// Columns of a panel of the right factor.
+    fn panel_width(self) -> usize {
+        match self.format() {
+            Format::Float { .. } => float::shape(self.isa()).1,
+            #[cfg(target_arch = "x86_64")]
+            Format::Pair { .. } => pair::WIDTH,
+        }
+    }
+
+    /// Float32 places that a panel takes.
+    fn panel_values(self, inner: usize) -> usize {
+        match self.format() {
+            Format::Float { .. } => inner * float::shape(self.isa()).1,
+            #[cfg(target_arch = "x86_64")]
+            Format::Pair { planes } => pair::panel_values(inner, planes),
+        }
+    }
+
+    /// Rows of the left factor that a task multiplies: as many as stay in a second-level cache.
+    fn block_rows(self, inner: usize) -> usize {
+        let rows = match self.format() {
+            Format::Float { .. } => float::shape(self.isa()).0 * 8,
+            #[cfg(target_arch = "x86_64")]
+            Format::Pair { .. } => 128,
+        };
+        let bytes = self.left_values(rows, inner) * size_of::<f32>();
+        if bytes > 1 << 20 { rows / 2 } else { rows }
+    }
+
+    /// Rows of the left factor that are packed together.
+    fn piece_rows(self) -> usize {
+        match self.format() {
+            Format::Float { .. } => float::shape(self.isa()).0,
+            #[cfg(target_arch = "x86_64")]
+            Format::Pair { .. } => pair::SIDE,
+        }
+    }
+
+    /// Float32 places that packed rows of the left factor take.
+    fn left_values(self, rows: usize, inner: usize) -> usize {
+        match self.format() {
+            Format::Float { .. } => rows.next_multiple_of(self.piece_rows()) * inner,
+            #[cfg(target_arch = "x86_64")]
+            Format::Pair { planes } => pair::left_values(rows, inner, planes),
+        }
+    }
+}
+
+fn pack_panel(compute: Compute, factor: Matrix<'_>, first: usize, out: &mut [f32]) {
+    match compute.format() {
+        Format::Float { rounded } => {
+            let width = float::shape(compute.isa()).1;
+            float::pack(factor.t(), first, width, rounded, out);
+        }
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: this format is only chosen when the processor has AVX-512 and its bfloat16 part.
+        Format::Pair { planes } => unsafe { pair::pack_right(factor, first, planes, out) },
+    }
+}
+
+/// The product `a b` on all threads of the current pool, each finished part given to `epilogue`.
+pub(super) fn multiply<E: Epilogue>(compute: Compute, a: Matrix<'_>, b: &Packed, epilogue: &E) {
+    assert!(a.columns == b.inner, "the factors of a product do not fit");
+    let panels = b.columns.div_ceil(compute.panel_width());
+    if a.rows == 0 || panels == 0 {
+        return;
+    }
+    let height = compute.block_rows(a.columns);
+    let blocks = a.rows.div_ceil(height);
+    // Two dozen tasks, unless they became tiny: enough for many threads.
+    let groups = if blocks >= 12 { 1 } else { 24_usize.div_ceil(blocks).min(panels.div_ceil(2)) };
+    let group = panels.div_ceil(groups);
+    let groups = panels.div_ceil(group);
+    let rows_of = |block: usize| block * height..((block + 1) * height).min(a.rows);
+    if groups == 1 {
+        (0..blocks).into_par_iter().with_max_len(1).for_each(|block| {
+            with_scratch(|[scratch]| {
+                let packed = scratch.reserve(compute.left_values(rows_of(block).len(), a.columns));
+                pack_left(compute, a, rows_of(block), packed);
+                block_product(compute, a, packed, b, rows_of(block), 0..panels, epilogue);
+            });
+        });
+        return;
+    }
+    // Several tasks read the same rows: they are packed once, before.
+    with_scratch(|[scratch]| {
+        let stride = compute.left_values(height, a.columns);
+        let packed = scratch.reserve(blocks * stride);
+        // Rows are packed in smaller pieces than they are multiplied in.
+        let pieces = height / compute.piece_rows();
+        if stride > 0 {
+            packed.par_chunks_mut(stride / pieces).enumerate().for_each(|(piece, out)| {
+                let first = (piece * compute.piece_rows()).min(a.rows);
+                pack_left(compute, a, first..(first + compute.piece_rows()).min(a.rows), out);
+            });
+        }
+        let packed = &*packed;
+        (0..blocks * groups).into_par_iter().with_max_len(1).for_each(|task| {
+            let (block, index) = (task / groups, task % groups);
+            let panels = index * group..((index + 1) * group).min(panels);
+            let packed = &packed[block * stride..(block + 1) * stride];
+            block_product(compute, a, packed, b, rows_of(block), panels, epilogue);
+        });
+    });
+}
+
+/// The same on this thread alone.
+pub(super) fn multiply_here<E: Epilogue>(
+    compute: Compute,
+    a: Matrix<'_>,
+    b: &Packed,
+    scratch: &mut Buffer,
+    epilogue: &E,
+) {
+    assert!(a.columns == b.inner, "the factors of a product do not fit");
+    let panels = b.columns.div_ceil(compute.panel_width());
+    let height = compute.block_rows(a.columns);
+    for first in (0..a.rows).step_by(height) {
+        let rows = first..(first + height).min(a.rows);
+        let packed = scratch.reserve(compute.left_values(rows.len(), a.columns));
+        pack_left(compute, a, rows.clone(), packed);
+        block_product(compute, a, packed, b, rows, 0..panels, epilogue);
+    }
+}
+
+/// Packs rows of a left factor.
+fn pack_left(compute: Compute, a: Matrix<'_>, rows: std::ops::Range<usize>, out: &mut [f32]) {
+    match compute.format() {
+        Format::Float { rounded } => {
+            let height = float::shape(compute.isa()).0;
+            if a.columns > 0 {
+                for (first, out) in rows.step_by(height).zip(out.chunks_mut(height * a.columns)) {
+                    float::pack(a, first, height, rounded, out);
+                }
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: this format is only chosen when the processor has AVX-512 and its bfloat16 part.
+        Format::Pair { planes } => unsafe { pair::pack_left(a, rows, planes, out) },
+    }
+}
+
+/// The rows `rows` of a product, which are packed, in the columns of the panels `panels`.
+fn block_product<E: Epilogue>(
+    compute: Compute,
+    a: Matrix<'_>,
+    packed: &[f32],
+    b: &Packed,
+    rows: std::ops::Range<usize>,
+    panels: std::ops::Range<usize>,
+    epilogue: &E,
+) {
+    let stride = compute.panel_values(b.inner);
+    let panel = |index: usize| &b.buffer[index * stride..(index + 1) * stride];
+    let place = Block { a, first_row: rows.start, rows: rows.len(), columns: b.columns };
+    match (compute.format(), compute.isa()) {
+        // SAFETY: an `Isa` is only chosen when the processor has it.
+        #[cfg(target_arch = "x86_64")]
+        (Format::Float { .. }, Isa::Avx2) => unsafe { float::avx2(&place, packed, panels, panel, epilogue) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        (Format::Float { .. }, isa) if isa > Isa::Avx2 => unsafe {
+            float::avx512(&place, packed, panels, panel, epilogue);
+        },
+        (Format::Float { .. }, _) => float::portable(&place, packed, panels, panel, epilogue),
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        (Format::Pair { planes }, Isa::Amx) => unsafe {
+            pair::amx(&place, planes, packed, panels, panel, epilogue);
+        },
+        // SAFETY: this format is only chosen when the processor has AVX-512 and its bfloat16 part.
+        #[cfg(target_arch = "x86_64")]
+        (Format::Pair { .. }, _) => unsafe { pair::avx512(&place, packed, panels, panel, epilogue) },
+    }
+}
+
+/// Where a task's block lies in the product.
+struct Block<'a> {
+    a: Matrix<'a>,
+    first_row: usize,
+    rows: usize,
+    columns: usize,
+}
+
+impl Block<'_> {
+    /// Gives the finished rows of a tile, whose rows stand `stride` apart, to the epilogue.
+    #[inline(always)]
+    fn store<const FMA: bool, E: Epilogue>(
+        &self,
+        epilogue: &E,
+        row: usize,
+        rows: usize,
+        column: usize,
+        width: usize,
+        tile: &[f32],
+    ) {
+        let count = width.min(self.columns - column);
+        for index in 0..rows.min(self.rows - row) {
+            let values = &tile[index * width..][..count];
+            epilogue.store::<FMA>(self.first_row + row + index, column, values);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{computes, in_pool, normal};
+
+    /// `a b` for transposed and plain factors.
+    fn product(compute: Compute, a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
+        let mut out = vec![f32::NAN; a.rows * b.columns];
+        let mut packed = Packed::default();
+        packed.pack(compute, b);
+        let epilogue = Scaled { out: Rows::new(&mut out, 0, b.columns), scale: 0.5 };
+        multiply(compute, a, &packed, &epilogue);
+        out
+    }
+
+    const SHAPES: [(usize, usize, usize); 9] = [
+        (1, 384, 3),
+        (7, 32, 7),
+        (25, 25, 32),
+        (129, 384, 1536),
+        (384, 401, 384),
+        (33, 1536, 40),
+        (16, 1, 16),
+        (113, 33, 65),
+        (3, 0, 4),
+    ];
+
+    #[test]
+    fn a_product_is_right_for_every_shape_layout_and_instruction_set() {
+        for compute in computes() {
+            for (m, k, n) in SHAPES {
+                let (a, b) = (normal(1, m * k), normal(2, k * n));
+                let transposed = |values: &[f32], rows: usize, columns: usize| -> Vec<f32> {
+                    (0..columns * rows).map(|i| values[i % rows * columns + i / rows]).collect()
+                };
+                let (a_t, b_t) = (transposed(&a, m, k), transposed(&b, k, n));
+                let exact: Vec<f64> = (0..m * n)
+                    .map(|i| {
+                        let (row, column) = (i / n, i % n);
+                        let term = |x: usize| f64::from(a[row * k + x]) * f64::from(b[x * n + column]) * 0.5;
+                        (0..k).map(term).sum()
+                    })
+                    .collect();
+                let plain = (Matrix::dense(&a, m, k), Matrix::dense(&b, k, n));
+                let turned = (Matrix::dense(&a_t, k, m).t(), Matrix::dense(&b_t, n, k).t());
+                // The error of a sum of k products of standard normal factors.
+                let tolerance = compute.epsilon() * 8.0 * (k as f64).sqrt().max(1.0);
+                for (a, b) in [plain, (plain.0, turned.1), (turned.0, plain.1), turned] {
+                    let result = product(compute, a, b);
+                    for (place, (x, exact)) in result.iter().zip(&exact).enumerate() {
+                        assert!(
+                            (f64::from(*x) - exact).abs() <= tolerance,
+                            "{compute:?}, {m} x {k} x {n} at {place}: {x} is not {exact}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_product_is_the_same_to_the_bit_on_any_number_of_threads() {
+        for compute in computes() {
+            for (m, k, n) in SHAPES {
+                let (a, b) = (normal(1, m * k), normal(2, k * n));
+                let on = |threads| {
+                    in_pool(threads, || product(compute, Matrix::dense(&a, m, k), Matrix::dense(&b, k, n)))
+                };
+                let one = on(1);
+                for threads in [2, 5] {
+                    assert_eq!(one, on(threads), "{compute:?}: {m} x {k} x {n} on {threads} threads");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_the_rows_beside_it() {
+        for compute in computes() {
+            let (a, b) = (normal(1, 40 * 64), normal(2, 64 * 33));
+            let all = product(compute, Matrix::dense(&a, 40, 64), Matrix::dense(&b, 64, 33));
+            let one = product(compute, Matrix::dense(&a[37 * 64..38 * 64], 1, 64), Matrix::dense(&b, 64, 33));
+            assert_eq!(one, all[37 * 33..38 * 33], "{compute:?}");
+        }
+    }
+}

@@ -1,0 +1,503 @@
+//! Tiles of products of bfloat16 pairs: AMX, or AVX-512-BF16.
+//!
+//! A block of a left factor is 16 rows of 32 values, that of a right factor 32 rows of 16 columns; both are 16 by 16
+//! pairs of neighbours along the inner dimension, 1 KiB. The blocks of 16 rows (left) or of two times 16 columns
+//! (right, a panel) follow one another along the inner dimension. Where a float32 value is three bfloat16 values, a
+//! block is three: the first parts, the second parts, the third parts. What lies beyond a factor is 0.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::{Block, Epilogue, Matrix};
+
+/// Columns of a panel.
+pub(super) const WIDTH: usize = 32;
+
+/// Rows, or columns, of a block; also its pairs.
+pub(super) const SIDE: usize = 16;
+
+/// Float32 places of a block: 1 KiB.
+const BLOCK: usize = 256;
+
+/// Blocks along the inner dimension.
+fn blocks(inner: usize) -> usize {
+    inner.div_ceil(2 * SIDE)
+}
+
+/// Float32 places of a panel.
+pub(super) fn panel_values(inner: usize, planes: usize) -> usize {
+    blocks(inner) * planes * 2 * BLOCK
+}
+
+/// Float32 places of packed rows.
+pub(super) fn left_values(rows: usize, inner: usize, planes: usize) -> usize {
+    rows.div_ceil(SIDE) * blocks(inner) * planes * BLOCK
+}
+
+/// One plane of a block: a register a row.
+type Plane = [__m512i; SIDE];
+
+/// Packs rows of a left factor.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(super) fn pack_left(matrix: Matrix<'_>, rows: Range<usize>, planes: usize, out: &mut [f32]) {
+    let mut out = out.chunks_exact_mut(planes * BLOCK);
+    for first in rows.clone().step_by(SIDE) {
+        let count = SIDE.min(rows.end - first);
+        for inner in (0..matrix.columns).step_by(2 * SIDE) {
+            let Some(out) = out.next() else { return };
+            let (mut planes_of, inner_count) = ([[_mm512_setzero_si512(); SIDE]; 3], matrix.columns - inner);
+            if matrix.turned {
+                pairs(matrix, inner, inner_count, first, count, planes, &mut planes_of);
+                planes_of.iter_mut().take(planes).for_each(|plane| *plane = transpose(*plane));
+            } else {
+                lines(matrix, first, count, inner, inner_count, planes, &mut planes_of);
+            }
+            store(&planes_of, planes, out, 1);
+        }
+    }
+}
+
+/// Packs the panel of a right factor that starts at column `first`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(super) fn pack_right(matrix: Matrix<'_>, first: usize, planes: usize, out: &mut [f32]) {
+    for (inner, out) in (0..matrix.rows).step_by(2 * SIDE).zip(out.chunks_exact_mut(planes * 2 * BLOCK)) {
+        for half in 0..2 {
+            let first = first + half * SIDE;
+            let count = SIDE.min(matrix.columns.saturating_sub(first));
+            let (mut planes_of, inner_count) = ([[_mm512_setzero_si512(); SIDE]; 3], matrix.rows - inner);
+            if count > 0 && matrix.turned {
+                lines(matrix.t(), first, count, inner, inner_count, planes, &mut planes_of);
+                planes_of.iter_mut().take(planes).for_each(|plane| *plane = transpose(*plane));
+            } else if count > 0 {
+                pairs(matrix, inner, inner_count, first, count, planes, &mut planes_of);
+            }
+            store(&planes_of, planes, &mut out[half * BLOCK..], 2);
+        }
+    }
+}
+
+/// Writes the planes of a block, `distance` blocks apart.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(planes_of: &[Plane; 3], planes: usize, out: &mut [f32], distance: usize) {
+    for (plane, out) in planes_of.iter().take(planes).zip(out.chunks_mut(distance * BLOCK)) {
+        for (line, out) in plane.iter().zip(out[..BLOCK].chunks_exact_mut(SIDE)) {
+            // SAFETY: a chunk of `out` is 64 bytes.
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), *line) };
+        }
+    }
+}
+
+/// Reads up to sixteen values, 0 beyond `count`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(values: &[f32], start: usize, count: usize) -> __m512 {
+    if count >= SIDE {
+        let values = &values[start..start + SIDE];
+        // SAFETY: the slice has sixteen values.
+        return unsafe { _mm512_loadu_ps(values.as_ptr()) };
+    }
+    let values = &values[start..start + count];
+    // SAFETY: only the first `count` values are read.
+    unsafe { _mm512_maskz_loadu_ps((1u16 << count) - 1, values.as_ptr()) }
+}
+
+/// Each of sixteen rows (of which `rows` are there) becomes the pairs of its 32 values from column `first` on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn lines(
+    matrix: Matrix<'_>,
+    row: usize,
+    rows: usize,
+    first: usize,
+    columns: usize,
+    planes: usize,
+    out: &mut [Plane; 3],
+) {
+    for index in 0..rows {
+        let start = (row + index) * matrix.stride + first;
+        let low = load(matrix.values, start, columns);
+        let high = match columns.checked_sub(SIDE) {
+            Some(columns) if columns > 0 => load(matrix.values, start + SIDE, columns),
+            _ => _mm512_setzero_ps(),
+        };
+        split(low, high, planes, index, out);
+    }
+}
+
+/// Each of sixteen pairs of rows (of which `rows` rows are there) becomes the pairs of their sixteen columns from
+/// `first` on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn pairs(
+    matrix: Matrix<'_>,
+    row: usize,
+    rows: usize,
+    first: usize,
+    columns: usize,
+    planes: usize,
+    out: &mut [Plane; 3],
+) {
+    // A transposed matrix has its inner dimension as rows in memory.
+    for index in 0..SIDE.min(rows.div_ceil(2)) {
+        let start = (row + 2 * index) * matrix.stride + first;
+        let low = load(matrix.values, start, columns);
+        let high = match 2 * index + 1 < rows {
+            true => load(matrix.values, start + matrix.stride, columns),
+            false => _mm512_setzero_ps(),
+        };
+        split(low, high, planes, index, out);
+        for plane in out.iter_mut().take(planes) {
+            plane[index] = interleave(plane[index]);
+        }
+    }
+}
+
+/// Two times sixteen float32 values as 32 bfloat16 values, or as three times 32 whose sums they are.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn split(low: __m512, high: __m512, planes: usize, index: usize, out: &mut [Plane; 3]) {
+    let (mut low, mut high) = (low, high);
+    for plane in out.iter_mut().take(planes) {
+        // SAFETY: both types are 64 bytes without a meaning of their own.
+        let rounded: __m512i = unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) };
+        plane[index] = rounded;
+        if planes > 1 {
+            low = _mm512_sub_ps(low, widen(_mm512_castsi512_si256(rounded)));
+            high = _mm512_sub_ps(high, widen(_mm512_extracti64x4_epi64::<1>(rounded)));
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn widen(values: __m256i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(values)))
+}
+
+/// `a0 a1 .. b0 b1 ..` becomes `a0 b0 a1 b1 ..`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn interleave(values: __m512i) -> __m512i {
+    const ORDER: [u16; 32] = {
+        let mut order = [0; 32];
+        let mut index = 0;
+        while index < 16 {
+            order[2 * index] = index as u16;
+            order[2 * index + 1] = 16 + index as u16;
+            index += 1;
+        }
+        order
+    };
+    // SAFETY: the order is 64 bytes.
+    let order = unsafe { _mm512_loadu_si512(ORDER.as_ptr().cast()) };
+    _mm512_permutexvar_epi16(order, values)
+}
+
+/// The transpose of 16 by 16 pairs.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(rows: Plane) -> Plane {
+    let mut a = rows;
+    for i in 0..8 {
+        a[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    let mut b = a;
+    for i in 0..4 {
+        b[4 * i] = _mm512_unpacklo_epi64(a[4 * i], a[4 * i + 2]);
+        b[4 * i + 1] = _mm512_unpackhi_epi64(a[4 * i], a[4 * i + 2]);
+        b[4 * i + 2] = _mm512_unpacklo_epi64(a[4 * i + 1], a[4 * i + 3]);
+        b[4 * i + 3] = _mm512_unpackhi_epi64(a[4 * i + 1], a[4 * i + 3]);
+    }
+    // b[4 q + c] holds, in its 128-bit lane l, the pairs of column 4 l + c of the rows 4 q .. 4 q + 4.
+    let mut out = rows;
+    for c in 0..4 {
+        let low01 = _mm512_shuffle_i32x4::<0x88>(b[c], b[4 + c]);
+        let high01 = _mm512_shuffle_i32x4::<0xdd>(b[c], b[4 + c]);
+        let low23 = _mm512_shuffle_i32x4::<0x88>(b[8 + c], b[12 + c]);
+        let high23 = _mm512_shuffle_i32x4::<0xdd>(b[8 + c], b[12 + c]);
+        out[c] = _mm512_shuffle_i32x4::<0x88>(low01, low23);
+        out[8 + c] = _mm512_shuffle_i32x4::<0xdd>(low01, low23);
+        out[4 + c] = _mm512_shuffle_i32x4::<0x88>(high01, high23);
+        out[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high01, high23);
+    }
+    out
+}
+
+/// A tile of 32 by 32, aligned so that its rows are whole cache lines.
+#[repr(C, align(64))]
+struct Tile([f32; 2 * SIDE * WIDTH]);
+
+/// All tiles of a block, with AVX-512-BF16.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(super) fn avx512<'b, E: Epilogue>(
+    block: &Block<'_>,
+    packed: &[f32],
+    panels: Range<usize>,
+    panel: impl Fn(usize) -> &'b [f32],
+    epilogue: &E,
+) {
+    /// Half of a block's rows: as many sums as the registers hold.
+    const ROWS: usize = SIDE / 2;
+    let strip = blocks(block.a.columns) * BLOCK;
+    let mut out = Tile([0.0; 2 * SIDE * WIDTH]);
+    for index in panels {
+        let b = panel(index);
+        for row in (0..block.rows).step_by(ROWS) {
+            let a = &packed[row / SIDE * strip..][..strip];
+            let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+            for (a, b) in a.chunks_exact(BLOCK).zip(b.chunks_exact(2 * BLOCK)) {
+                let a = &a[row % SIDE * SIDE..][..ROWS * SIDE];
+                for pair in 0..SIDE {
+                    // SAFETY: both halves of the block have sixteen lines of sixteen pairs.
+                    let b: [__m512bh; 2] = unsafe {
+                        let line = b.as_ptr().add(pair * SIDE);
+                        [
+                            std::mem::transmute::<__m512, __m512bh>(_mm512_loadu_ps(line)),
+                            std::mem::transmute::<__m512, __m512bh>(_mm512_loadu_ps(line.add(BLOCK))),
+                        ]
+                    };
+                    for row in 0..ROWS {
+                        // SAFETY: both types are 64 bytes without a meaning of their own.
+                        let a: __m512bh = unsafe { std::mem::transmute(_mm512_set1_ps(a[row * SIDE + pair])) };
+                        sums[row][0] = _mm512_dpbf16_ps(sums[row][0], a, b[0]);
+                        sums[row][1] = _mm512_dpbf16_ps(sums[row][1], a, b[1]);
+                    }
+                }
+            }
+            for (out, sums) in out.0.chunks_exact_mut(WIDTH).zip(sums) {
+                // SAFETY: a chunk of `out` has 32 values.
+                unsafe {
+                    _mm512_storeu_ps(out.as_mut_ptr(), sums[0]);
+                    _mm512_storeu_ps(out.as_mut_ptr().add(SIDE), sums[1]);
+                }
+            }
+            block.store::<true, E>(epilogue, row, ROWS, index * WIDTH, WIDTH, &out.0);
+        }
+    }
+}
+
+/// The shape of the tile registers: 16 rows of 64 bytes each.
+#[repr(C, align(64))]
+struct Configuration([u8; 64]);
+
+static CONFIGURATION: Configuration = {
+    let mut bytes = [0; 64];
+    bytes[0] = 1;
+    let mut tile = 0;
+    while tile < 8 {
+        bytes[16 + 2 * tile] = 64;
+        bytes[48 + tile] = 16;
+        tile += 1;
+    }
+    Configuration(bytes)
+};
+
+/// All tiles of a block, with AMX.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(super) fn amx<'b, E: Epilogue>(
+    block: &Block<'_>,
+    planes: usize,
+    packed: &[f32],
+    panels: Range<usize>,
+    panel: impl Fn(usize) -> &'b [f32],
+    epilogue: &E,
+) {
+    let steps = blocks(block.a.columns);
+    let strip = steps * planes * BLOCK;
+    let mut out = Tile([0.0; 2 * SIDE * WIDTH]);
+    if steps == 0 {
+        for index in panels {
+            for row in (0..block.rows).step_by(2 * SIDE) {
+                block.store::<true, E>(epilogue, row, 2 * SIDE, index * WIDTH, WIDTH, &out.0);
+            }
+        }
+        return;
+    }
+    // SAFETY: the processor has AMX; the configuration is a valid one.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIGURATION.0, options(nostack, readonly)) };
+    for index in panels {
+        let b = panel(index);
+        assert!(b.len() >= 2 * strip, "a panel is too short");
+        for row in (0..block.rows).step_by(2 * SIDE) {
+            let a = &packed[row / SIDE * strip..][..strip];
+            let below = if row + SIDE < block.rows {
+                &packed[(row / SIDE + 1) * strip..][..strip]
+            } else {
+                &[]
+            };
+            // SAFETY: `a`, `below` and `b` hold so many blocks, and the tile registers are configured.
+            unsafe {
+                match (planes, below.is_empty()) {
+                    (1, false) => amx_tile(steps, a, below, b, &mut out),
+                    (1, true) => amx_half_tile(steps, a, b, &mut out),
+                    (_, false) => amx_tile_of_three(steps, a, below, b, &mut out),
+                    (_, true) => amx_half_tile_of_three(steps, a, b, &mut out),
+                }
+            }
+            block.store::<true, E>(epilogue, row, 2 * SIDE, index * WIDTH, WIDTH, &out.0);
+        }
+    }
+    // SAFETY: the tile registers are not used any more; released, they cost nothing in a change of context.
+    unsafe { asm!("tilerelease", options(nomem, nostack)) };
+}
+
+/// Multiplies the tile of the rows at `{a0}` and, if there are some, `{a1}`, with both halves of a panel.
+macro_rules! amx_loop {
+    ($(#[$attribute:meta])* $name:ident, ($($below:ident)?), $body:tt, $a_step:literal, $b_step:literal, $store:tt) => {
+        $(#[$attribute])*
+        #[inline]
+        unsafe fn $name(steps: usize, a: &[f32], $($below: &[f32],)? b: &[f32], out: &mut Tile) {
+            amx_loop!(@asm steps a ($($below)?) b out $body $a_step $b_step $store)
+        }
+    };
+    (@asm $steps:ident $a:ident ($below:ident) $b:ident $out:ident [$($body:literal),*] $a_step:literal $b_step:literal [$($store:literal),*]) => {
+        // SAFETY: promised by the caller.
+        unsafe {
+            asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "2:",
+                $($body,)*
+                concat!("add {a0}, ", $a_step), concat!("add {a1}, ", $a_step), concat!("add {b}, ", $b_step),
+                "dec {n}", "jnz 2b",
+                $($store,)*
+                a0 = inout(reg) $a.as_ptr() => _,
+                a1 = inout(reg) $below.as_ptr() => _,
+                b = inout(reg) $b.as_ptr() => _,
+                n = inout(reg) $steps => _,
+                line = in(reg) 64usize,
+                row = in(reg) 128usize,
+                out = in(reg) $out.0.as_mut_ptr(),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack)
+            )
+        }
+    };
+    (@asm $steps:ident $a:ident () $b:ident $out:ident [$($body:literal),*] $a_step:literal $b_step:literal [$($store:literal),*]) => {
+        // SAFETY: promised by the caller.
+        unsafe {
+            asm!(
+                "tilezero tmm0", "tilezero tmm1",
+                "2:",
+                $($body,)*
+                concat!("add {a0}, ", $a_step), concat!("add {b}, ", $b_step),
+                "dec {n}", "jnz 2b",
+                $($store,)*
+                a0 = inout(reg) $a.as_ptr() => _,
+                b = inout(reg) $b.as_ptr() => _,
+                n = inout(reg) $steps => _,
+                line = in(reg) 64usize,
+                row = in(reg) 128usize,
+                out = in(reg) $out.0.as_mut_ptr(),
+                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+                options(nostack)
+            )
+        }
+    };
+}
+
+amx_loop!(
+    /// 32 rows, bfloat16.
+    amx_tile, (below),
+    [
+        "tileloadd tmm6, [{b} + {line}*1]",
+        "tileloadd tmm4, [{a0} + {line}*1]",
+        "tdpbf16ps tmm0, tmm4, tmm6",
+        "tileloadd tmm7, [{b} + {line}*1 + 1024]",
+        "tdpbf16ps tmm1, tmm4, tmm7",
+        "tileloadd tmm5, [{a1} + {line}*1]",
+        "tdpbf16ps tmm2, tmm5, tmm6",
+        "tdpbf16ps tmm3, tmm5, tmm7"
+    ],
+    1024, 2048,
+    [
+        "tilestored [{out} + {row}*1], tmm0",
+        "tilestored [{out} + {row}*1 + 64], tmm1",
+        "tilestored [{out} + {row}*1 + 2048], tmm2",
+        "tilestored [{out} + {row}*1 + 2112], tmm3"
+    ]
+);
+
+amx_loop!(
+    /// 16 rows, bfloat16.
+    amx_half_tile, (),
+    [
+        "tileloadd tmm4, [{a0} + {line}*1]",
+        "tileloadd tmm6, [{b} + {line}*1]",
+        "tdpbf16ps tmm0, tmm4, tmm6",
+        "tileloadd tmm7, [{b} + {line}*1 + 1024]",
+        "tdpbf16ps tmm1, tmm4, tmm7"
+    ],
+    1024, 2048,
+    ["tilestored [{out} + {row}*1], tmm0", "tilestored [{out} + {row}*1 + 64], tmm1"]
+);
+
+amx_loop!(
+    /// 32 rows, float32 as three bfloat16 values: the products of the parts 3 1, 2 1, 2 2, 1 2, 1 3 and 1 1, in
+    /// the order that loads the fewest blocks.
+    amx_tile_of_three, (below),
+    [
+        "tileloadd tmm6, [{b} + {line}*1]",
+        "tileloadd tmm7, [{b} + {line}*1 + 1024]",
+        "tileloadd tmm4, [{a0} + {line}*1 + 2048]",
+        "tileloadd tmm5, [{a1} + {line}*1 + 2048]",
+        "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+        "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7",
+        "tileloadd tmm4, [{a0} + {line}*1 + 1024]",
+        "tileloadd tmm5, [{a1} + {line}*1 + 1024]",
+        "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+        "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7",
+        "tileloadd tmm6, [{b} + {line}*1 + 2048]",
+        "tileloadd tmm7, [{b} + {line}*1 + 3072]",
+        "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+        "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7",
+        "tileloadd tmm4, [{a0} + {line}*1]",
+        "tileloadd tmm5, [{a1} + {line}*1]",
+        "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+        "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7",
+        "tileloadd tmm6, [{b} + {line}*1 + 4096]",
+        "tileloadd tmm7, [{b} + {line}*1 + 5120]",
+        "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+        "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7",
+        "tileloadd tmm6, [{b} + {line}*1]",
+        "tileloadd tmm7, [{b} + {line}*1 + 1024]",
+        "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+        "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7"
+    ],
+    3072, 6144,
+    [
+        "tilestored [{out} + {row}*1], tmm0",
+        "tilestored [{out} + {row}*1 + 64], tmm1",
+        "tilestored [{out} + {row}*1 + 2048], tmm2",
+        "tilestored [{out} + {row}*1 + 2112], tmm3"
+    ]
+);
+
+amx_loop!(
+    /// 16 rows, float32 as three bfloat16 values, in the same order.
+    amx_half_tile_of_three, (),
+    [
+        "tileloadd tmm6, [{b} + {line}*1]",
+        "tileloadd tmm7, [{b} + {line}*1 + 1024]",
+        "tileloadd tmm4, [{a0} + {line}*1 + 2048]",
+        "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+        "tileloadd tmm4, [{a0} + {line}*1 + 1024]",
+        "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+        "tileloadd tmm6, [{b} + {line}*1 + 2048]",
+        "tileloadd tmm7, [{b} + {line}*1 + 3072]",
+        "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+        "tileloadd tmm4, [{a0} + {line}*1]",
+        "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+        "tileloadd tmm6, [{b} + {line}*1 + 4096]",
+        "tileloadd tmm7, [{b} + {line}*1 + 5120]",
+        "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+        "tileloadd tmm6, [{b} + {line}*1]",
+        "tileloadd tmm7, [{b} + {line}*1 + 1024]",
+        "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7"
+    ],
+    3072, 6144,
+    ["tilestored [{out} + {row}*1], tmm0", "tilestored [{out} + {row}*1 + 64], tmm1"]
+);

@@ -1,0 +1,289 @@
+//! The encoder of the BERT family over packed sequences: forward, and backward, on the CPU.
+
+use super::config::Architecture;
+use super::gradients::Gradients;
+use super::layer::{Layer, LayerTape, PARAMETERS, PreparedLayer, Work, norm};
+use super::noise::{Mode, Site};
+use super::parameters::Parameters;
+use crate::data::batch::Batch;
+use crate::kernels::embedding::{Groups, Lookup, embed};
+use crate::kernels::layer_norm::Normal;
+use crate::kernels::{Buffer, Compute};
+
+/// What a forward pass keeps for the way back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// Everything.
+    All,
+    /// The input of each layer; the rest is computed again (Chen et al. 2016).
+    Inputs,
+    /// Nothing: there is no way back.
+    Nothing,
+}
+
+/// Which hidden states a pass gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Those of all tokens.
+    All,
+    /// That of the first token of each sequence. The last layer then computes no other, and its backward pass
+    /// neither: the result is the same.
+    First,
+}
+
+/// An encoder's weights as products read them.
+#[derive(Clone, Debug)]
+pub(super) struct Encoder {
+    architecture: Architecture,
+    compute: Compute,
+    layers: Vec<PreparedLayer>,
+    /// Whether the weights are still those that were prepared.
+    is_current: bool,
+    has_way_back: bool,
+}
+
+/// The memory of passes, used again from one to the next.
+#[derive(Debug, Default)]
+pub(super) struct Tape {
+    positions: Vec<u32>,
+    types: Vec<u32>,
+    tokens: Vec<u32>,
+    first: Vec<u32>,
+    words: Vec<u32>,
+    groups: Groups,
+    embeddings: Normal,
+    /// The input of each layer, and the last one's result.
+    hidden: Vec<Buffer>,
+    layers: Vec<LayerTape>,
+    work: Work,
+    keep: Option<Keep>,
+    mode: Option<Mode>,
+    reach: Option<Reach>,
+}
+
+impl Encoder {
+    pub(super) fn new(architecture: &Architecture, compute: Compute) -> Self {
+        Self {
+            architecture: architecture.clone(),
+            compute,
+            layers: vec![PreparedLayer::default(); architecture.num_hidden_layers],
+            is_current: false,
+            has_way_back: false,
+        }
+    }
+
+    pub(super) fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// The place of the first parameter of the embeddings' norm.
+    fn norm_at(&self) -> usize {
+        if self.architecture.type_vocab_size > 0 { 3 } else { 2 }
+    }
+
+    /// The place of the first parameter of a layer.
+    fn layer_at(&self, layer: usize) -> usize {
+        self.norm_at() + 2 + PARAMETERS * layer
+    }
+
+    /// The place of the first parameter behind the encoder's.
+    pub(super) fn end(&self) -> usize {
+        self.layer_at(self.layers.len())
+    }
+
+    /// Says that the weights have moved.
+    pub(super) fn moved(&mut self) {
+        self.is_current = false;
+    }
+
+    /// Prepares the weights, unless that is done.
+    pub(super) fn prepare(&mut self, parameters: &Parameters, way_back: bool) {
+        let (is_current, has_way_back) = (self.is_current, self.is_current && self.has_way_back);
+        if is_current && (has_way_back || !way_back) {
+            return;
+        }
+        let mut layers = std::mem::take(&mut self.layers);
+        for (index, prepared) in layers.iter_mut().enumerate() {
+            let layer = self.layer(parameters, index, Mode::Evaluate, &[], &[]);
+            if !is_current {
+                prepared.forward(self.compute, &layer);
+            }
+            if way_back {
+                prepared.backward(self.compute, &layer);
+            }
+        }
+        self.layers = layers;
+        (self.is_current, self.has_way_back) = (true, way_back);
+    }
+
+    fn layer<'a>(
+        &self,
+        parameters: &'a Parameters,
+        layer: usize,
+        mode: Mode,
+        tokens: &'a [u32],
+        queries: &'a [u32],
+    ) -> Layer<'a> {
+        let site = self.architecture.has_attention_output_dropout().then_some(Site::AttentionOutput { layer });
+        Layer {
+            parameters,
+            first: self.layer_at(layer),
+            compute: self.compute,
+            heads: self.architecture.num_attention_heads,
+            width: self.architecture.hidden_size,
+            eps: self.architecture.layer_norm_eps,
+            tokens,
+            queries,
+            attention_dropout: mode.dropout(Site::Attention { layer }),
+            attention_output_dropout: site.and_then(|site| mode.dropout(site)),
+            output_dropout: mode.dropout(Site::Output { layer }),
+        }
+    }
+
+    /// The last hidden states that `reach` asks for: `[T, H]` or `[B, H]`. The weights must be prepared.
+    pub(super) fn forward<'t>(
+        &self,
+        parameters: &Parameters,
+        batch: &Batch,
+        mode: Mode,
+        reach: Reach,
+        keep: Keep,
+        tape: &'t mut Tape,
+    ) -> &'t Buffer {
+        let count = self.layers.len();
+        tape.begin(&self.architecture, batch, keep, mode, reach);
+        tape.hidden.resize_with(tape.hidden.len().max(if keep == Keep::Nothing { 2 } else { count + 1 }), Buffer::default);
+        tape.layers.resize_with(tape.layers.len().max(if keep == Keep::All { count } else { 1 }), LayerTape::default);
+        self.embed(parameters, mode, tape);
+        for (index, prepared) in self.layers.iter().enumerate() {
+            let queries = if index + 1 == count && reach == Reach::First { &tape.first } else { &tape.tokens };
+            let layer = self.layer(parameters, index, mode, &tape.tokens, queries);
+            let state = if keep == Keep::All { index } else { 0 };
+            let (input, output) = two(&mut tape.hidden, slot(keep, index), slot(keep, index + 1));
+            layer.forward(prepared, input, &mut tape.layers[state], keep != Keep::Nothing, output);
+        }
+        &tape.hidden[slot(keep, count)]
+    }
+
+    fn embed(&self, parameters: &Parameters, mode: Mode, tape: &mut Tape) {
+        let width = self.architecture.hidden_size;
+        let mut lookups = vec![
+            Lookup { table: parameters.of(0), rows: &tape.words },
+            Lookup { table: parameters.of(1), rows: &tape.positions },
+        ];
+        if self.norm_at() > 2 {
+            lookups.push(Lookup { table: parameters.of(2), rows: &tape.types });
+        }
+        let sum = tape.embeddings.reserve(tape.words.len(), width);
+        embed(self.compute, &lookups, width, sum);
+        let norm = norm(parameters, self.norm_at(), self.architecture.layer_norm_eps);
+        let out = tape.hidden[0].reserve(tape.words.len() * width);
+        norm.forward(self.compute, &mut tape.embeddings, None, None, out);
+        drop_out(self.compute, mode, out);
+    }
+
+    /// From the gradient of the last pass's result to those of all trainable parameters. `grad` is used up.
+    pub(super) fn backward(
+        &self,
+        parameters: &Parameters,
+        grad: &mut Buffer,
+        gradients: &mut Gradients,
+        tape: &mut Tape,
+    ) {
+        let (Some(keep), Some(mode), Some(reach)) = (tape.keep, tape.mode, tape.reach) else { return };
+        assert!(keep != Keep::Nothing && self.has_way_back, "the pass before had no way back");
+        let count = self.layers.len();
+        for index in (0..count).rev() {
+            // Nothing below learns: the way back ends here.
+            let has_below = (0..self.layer_at(index)).any(|place| gradients.is_trainable(place));
+            if !has_below && !gradients.is_trainable(self.layer_at(index)) {
+                return;
+            }
+            let prepared = &self.layers[index];
+            let queries = if index + 1 == count && reach == Reach::First { &tape.first } else { &tape.tokens };
+            let layer = self.layer(parameters, index, mode, &tape.tokens, queries);
+            let state = &mut tape.layers[if keep == Keep::All { index } else { 0 }];
+            if keep == Keep::Inputs && index + 1 < count {
+                let (input, output) = two(&mut tape.hidden, index, index + 1);
+                layer.forward(prepared, input, state, true, output);
+            }
+            layer.backward(prepared, &tape.hidden[index], state, grad, gradients, &mut tape.work, has_below);
+        }
+        self.embed_backward(parameters, mode, grad, gradients, tape);
+    }
+
+    fn embed_backward(
+        &self,
+        parameters: &Parameters,
+        mode: Mode,
+        grad: &mut Buffer,
+        gradients: &mut Gradients,
+        tape: &mut Tape,
+    ) {
+        if !gradients.is_trainable(0) {
+            return;
+        }
+        let (compute, width) = (self.compute, self.architecture.hidden_size);
+        drop_out(compute, mode, grad);
+        let norm = norm(parameters, self.norm_at(), self.architecture.layer_norm_eps);
+        let unused = tape.hidden[0].reserve(grad.len());
+        norm.backward(compute, &tape.embeddings, None, grad, unused, gradients.norm(self.norm_at()));
+        tape.groups.group(&tape.words);
+        gradients.words_mut().add(compute, &tape.groups, grad);
+        tape.groups.group(&tape.positions);
+        tape.groups.add_to_table(compute, grad, width, gradients.of_mut(1));
+        if self.norm_at() > 2 {
+            tape.groups.group(&tape.types);
+            tape.groups.add_to_table(compute, grad, width, gradients.of_mut(2));
+        }
+    }
+
+    /// Bytes that the prepared weights take.
+    pub(super) fn bytes(&self) -> usize {
+        self.layers.iter().map(PreparedLayer::bytes).sum()
+    }
+}
+
+impl Tape {
+    fn begin(&mut self, architecture: &Architecture, batch: &Batch, keep: Keep, mode: Mode, reach: Reach) {
+        (self.keep, self.mode, self.reach) = (Some(keep), Some(mode), Some(reach));
+        let offset = architecture.position_offset() as u32;
+        self.words.clone_from(&batch.ids);
+        self.positions.clear();
+        self.positions.extend(batch.lengths().flat_map(|length| offset..offset + length as u32));
+        self.types.clear();
+        match architecture.has_token_types() {
+            true => self.types.extend_from_slice(&batch.types),
+            false => self.types.resize(batch.tokens(), 0),
+        }
+        self.tokens.clone_from(&batch.offsets);
+        self.first.clear();
+        self.first.extend(0..=batch.len() as u32);
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.hidden.iter().map(Buffer::bytes).sum::<usize>()
+            + self.layers.iter().map(LayerTape::bytes).sum::<usize>()
+            + self.embeddings.bytes()
+            + self.work.bytes()
+    }
+}
+
+/// The dropout behind the embeddings, or its backward pass, which is the same.
+fn drop_out(compute: Compute, mode: Mode, x: &mut [f32]) {
+    if let Some(dropout) = mode.dropout(Site::Embeddings) {
+        dropout.apply(compute, x);
+    }
+}
+
+/// Where the input of a layer stands.
+fn slot(keep: Keep, layer: usize) -> usize {
+    if keep == Keep::Nothing { layer % 2 } else { layer }
+}
+
+/// Two different places of a list.
+fn two(list: &mut [Buffer], first: usize, second: usize) -> (&mut Buffer, &mut Buffer) {
+    let (low, high) = list.split_at_mut(first.max(second));
+    if first < second { (&mut low[first], &mut high[0]) } else { (&mut high[0], &mut low[second]) }
+}

@@ -1,0 +1,281 @@
+//! A layer of the encoder (Vaswani et al. 2017, Devlin et al. 2019): attention, then two linear layers with GELU
+//! between them, each followed by dropout, the sum with its input, and a layer norm.
+
+use super::gradients::Gradients;
+use super::parameters::Parameters;
+use crate::kernels::attention::Attention;
+use crate::kernels::layer_norm::{LayerNorm, Normal};
+use crate::kernels::linear::{Linear, Prepared};
+use crate::kernels::{Buffer, Compute, Dropout, Packed};
+
+/// Parameters of a layer, each a weight or a bias.
+pub(super) const PARAMETERS: usize = 12;
+
+/// Where the parameters of a layer stand, behind its first.
+mod at {
+    pub(super) const QKV: usize = 0;
+    pub(super) const ATTENTION_OUTPUT: usize = 2;
+    pub(super) const ATTENTION_NORM: usize = 4;
+    pub(super) const INTERMEDIATE: usize = 6;
+    pub(super) const OUTPUT: usize = 8;
+    pub(super) const NORM: usize = 10;
+}
+
+/// The linear layer at a place of the list.
+pub(super) fn linear(parameters: &Parameters, index: usize) -> Linear<'_> {
+    Linear { weight: parameters.of(index), bias: parameters.of(index + 1) }
+}
+
+/// The layer norm at a place of the list.
+pub(super) fn norm(parameters: &Parameters, index: usize, eps: f64) -> LayerNorm<'_> {
+    LayerNorm { weight: parameters.of(index), bias: parameters.of(index + 1), eps: eps as f32 }
+}
+
+/// The layer's weights as products read them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PreparedLayer {
+    query: Prepared,
+    key_value: Prepared,
+    attention_output: Prepared,
+    intermediate: Prepared,
+    output: Prepared,
+}
+
+impl PreparedLayer {
+    fn each<'a>(&mut self, layer: &Layer<'a>, prepare: impl Fn(&mut Prepared, Linear<'a>)) {
+        let (query, key_value) = layer.query_and_key_value();
+        prepare(&mut self.query, query);
+        prepare(&mut self.key_value, key_value);
+        prepare(&mut self.attention_output, layer.linear(at::ATTENTION_OUTPUT));
+        prepare(&mut self.intermediate, layer.linear(at::INTERMEDIATE));
+        prepare(&mut self.output, layer.linear(at::OUTPUT));
+    }
+
+    /// Prepares the weights for the forward pass.
+    pub(super) fn forward(&mut self, compute: Compute, layer: &Layer<'_>) {
+        self.each(layer, |prepared, of| prepared.forward(compute, of));
+    }
+
+    /// Prepares the weights for the backward pass.
+    pub(super) fn backward(&mut self, compute: Compute, layer: &Layer<'_>) {
+        self.each(layer, |prepared, of| prepared.backward(compute, of));
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        [&self.query, &self.key_value, &self.attention_output, &self.intermediate, &self.output]
+            .into_iter()
+            .map(Prepared::bytes)
+            .sum()
+    }
+}
+
+/// What the backward pass of a layer needs of its forward pass, besides the layer's input.
+#[derive(Debug, Default)]
+pub(super) struct LayerTape {
+    /// The input's rows that are asked for, when that is not all of them.
+    rows: Buffer,
+    query: Buffer,
+    key_value: Buffer,
+    context: Buffer,
+    attention: Normal,
+    middle: Buffer,
+    inner: Buffer,
+    active: Buffer,
+    output: Normal,
+}
+
+impl LayerTape {
+    pub(super) fn bytes(&self) -> usize {
+        let buffers = [
+            &self.rows,
+            &self.query,
+            &self.key_value,
+            &self.context,
+            &self.middle,
+            &self.inner,
+            &self.active,
+        ];
+        buffers.into_iter().map(Buffer::bytes).sum::<usize>() + self.attention.bytes() + self.output.bytes()
+    }
+}
+
+/// Memory of a backward pass that no layer keeps.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    grad_x: Buffer,
+    context: Buffer,
+    query: Buffer,
+    key_value: Buffer,
+    input: Buffer,
+    pub(super) factor: Packed,
+}
+
+impl Work {
+    pub(super) fn bytes(&self) -> usize {
+        let buffers = [&self.grad_x, &self.context, &self.query, &self.key_value, &self.input];
+        buffers.into_iter().map(Buffer::bytes).sum()
+    }
+}
+
+/// One layer, and the pass that goes through it.
+#[derive(Clone, Copy)]
+pub(super) struct Layer<'a> {
+    pub(super) parameters: &'a Parameters,
+    /// The place of its first parameter.
+    pub(super) first: usize,
+    pub(super) compute: Compute,
+    pub(super) heads: usize,
+    pub(super) width: usize,
+    pub(super) eps: f64,
+    /// Where each sequence starts, and the end of the last.
+    pub(super) tokens: &'a [u32],
+    /// Where the rows that are asked for start, likewise: those of `tokens`, or one for each sequence, its first.
+    pub(super) queries: &'a [u32],
+    pub(super) attention_dropout: Option<Dropout>,
+    pub(super) attention_output_dropout: Option<Dropout>,
+    pub(super) output_dropout: Option<Dropout>,
+}
+
+impl<'a> Layer<'a> {
+    fn linear(&self, place: usize) -> Linear<'a> {
+        linear(self.parameters, self.first + place)
+    }
+
+    fn norm(&self, place: usize) -> LayerNorm<'a> {
+        norm(self.parameters, self.first + place, self.eps)
+    }
+
+    /// Queries and, together, keys and values: two parts of one parameter.
+    fn query_and_key_value(&self) -> (Linear<'a>, Linear<'a>) {
+        let Linear { weight, bias } = self.linear(at::QKV);
+        let (query, key_value) = weight.split_at(self.width * self.width);
+        let (query_bias, key_value_bias) = bias.split_at(self.width);
+        (Linear { weight: query, bias: query_bias }, Linear { weight: key_value, bias: key_value_bias })
+    }
+
+    fn attention(&self) -> Attention<'a> {
+        Attention {
+            queries: self.queries,
+            tokens: self.tokens,
+            heads: self.heads,
+            width: self.width,
+            dropout: self.attention_dropout,
+        }
+    }
+
+    /// Whether only the first row of each sequence is asked for.
+    fn is_partial(&self) -> bool {
+        self.queries != self.tokens
+    }
+
+    fn rows(&self) -> usize {
+        self.queries.last().map_or(0, |&end| end as usize)
+    }
+
+    /// From the hidden states `x` of all tokens to those that are asked for. With `keep`, the tape is ready for the
+    /// way back.
+    pub(super) fn forward(
+        &self,
+        prepared: &PreparedLayer,
+        x: &[f32],
+        tape: &mut LayerTape,
+        keep: bool,
+        out: &mut Buffer,
+    ) {
+        let (compute, width, rows) = (self.compute, self.width, self.rows());
+        let inner = self.linear(at::INTERMEDIATE).bias;
+        let (query, key_value) = self.query_and_key_value();
+        if self.is_partial() {
+            let gathered = tape.rows.reserve(rows * width);
+            for (row, &token) in gathered.chunks_mut(width).zip(self.tokens) {
+                row.copy_from_slice(&x[token as usize * width..][..width]);
+            }
+        }
+        let asked = if self.is_partial() { &*tape.rows } else { x };
+        prepared.query.apply(compute, asked, query.bias, tape.query.reserve(rows * width));
+        prepared.key_value.apply(compute, x, key_value.bias, tape.key_value.reserve(2 * x.len()));
+        let context = tape.context.reserve(rows * width);
+        self.attention().forward(compute, &tape.query, &tape.key_value, context);
+
+        let sum = tape.attention.reserve(rows, width);
+        prepared.attention_output.apply(compute, context, self.linear(at::ATTENTION_OUTPUT).bias, sum);
+        let middle = tape.middle.reserve(rows * width);
+        let dropout = self.attention_output_dropout;
+        self.norm(at::ATTENTION_NORM).forward(compute, &mut tape.attention, Some(asked), dropout, middle);
+
+        let active = tape.active.reserve(rows * inner.len());
+        if keep {
+            let before = tape.inner.reserve(rows * inner.len());
+            prepared.intermediate.apply_gelu(compute, middle, inner, before, active);
+        } else {
+            prepared.intermediate.answer_gelu(compute, middle, inner, active);
+        }
+        let sum = tape.output.reserve(rows, width);
+        prepared.output.apply(compute, active, self.linear(at::OUTPUT).bias, sum);
+        let out = out.reserve(rows * width);
+        self.norm(at::NORM).forward(compute, &mut tape.output, Some(middle), self.output_dropout, out);
+    }
+
+    /// The gradients of the parameters, and, with `pull`, that of the layer's input in place of that of its result.
+    pub(super) fn backward(
+        &self,
+        prepared: &PreparedLayer,
+        x: &[f32],
+        tape: &mut LayerTape,
+        grad: &mut Buffer,
+        gradients: &mut Gradients,
+        work: &mut Work,
+        pull: bool,
+    ) {
+        let (compute, width, rows) = (self.compute, self.width, self.rows());
+        let grad_x = work.grad_x.reserve(rows * width);
+        let of = |place: usize| self.first + place;
+
+        let norm = self.norm(at::NORM);
+        norm.backward(compute, &tape.output, self.output_dropout, grad, grad_x, gradients.norm(of(at::NORM)));
+        if let Some(mut gradients) = gradients.linear(of(at::OUTPUT)) {
+            gradients.push(compute, grad_x, &tape.active, &mut work.factor);
+        }
+        prepared.output.pull_gelu(compute, grad_x, width, &mut tape.inner);
+        if let Some(mut gradients) = gradients.linear(of(at::INTERMEDIATE)) {
+            gradients.push(compute, &tape.inner, &tape.middle, &mut work.factor);
+        }
+        let inner = self.linear(at::INTERMEDIATE).bias.len();
+        prepared.intermediate.pull_added(compute, &tape.inner, inner, grad);
+
+        let norm = self.norm(at::ATTENTION_NORM);
+        let (dropout, of_norm) = (self.attention_output_dropout, gradients.norm(of(at::ATTENTION_NORM)));
+        norm.backward(compute, &tape.attention, dropout, grad, grad_x, of_norm);
+        if let Some(mut gradients) = gradients.linear(of(at::ATTENTION_OUTPUT)) {
+            gradients.push(compute, grad_x, &tape.context, &mut work.factor);
+        }
+        let context = work.context.reserve(rows * width);
+        prepared.attention_output.pull(compute, grad_x, width, context);
+        let query = work.query.reserve(rows * width);
+        let key_value = work.key_value.reserve(tape.key_value.len());
+        self.attention().backward(compute, &tape.query, &tape.key_value, context, query, key_value);
+
+        let asked = if self.is_partial() { &*tape.rows } else { x };
+        if let Some(mut gradients) = gradients.part(of(at::QKV), 0, width) {
+            gradients.push(compute, query, asked, &mut work.factor);
+        }
+        if let Some(mut gradients) = gradients.part(of(at::QKV), width, 2 * width) {
+            gradients.push(compute, key_value, x, &mut work.factor);
+        }
+        if !pull {
+            return;
+        }
+        prepared.query.pull_added(compute, query, width, grad);
+        if !self.is_partial() {
+            prepared.key_value.pull_added(compute, key_value, 2 * width, grad);
+            return;
+        }
+        let input = work.input.reserve(x.len());
+        prepared.key_value.pull(compute, key_value, 2 * width, input);
+        for (row, &token) in grad.chunks(width).zip(self.tokens) {
+            let at = token as usize * width;
+            input[at..at + width].iter_mut().zip(row).for_each(|(x, grad)| *x += grad);
+        }
+        std::mem::swap(grad, &mut work.input);
+    }
+}
