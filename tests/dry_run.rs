@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use hone::v1::event::Kind;
 use hone::v1::{
-    CancelJobRequest, DataSource, DryRunResponse, JobSpec, ListJobsRequest, Methods, Precision, Prepared,
-    Split, Truncation,
+    CancelJobRequest, DataSource, DryRunResponse, JobSpec, JobState, ListJobsRequest, Methods, Precision,
+    Prepared, Split, Truncation,
 };
 use tonic::Code;
 
@@ -177,5 +177,29 @@ async fn a_model_cuts_long_texts_as_its_training_did() {
     let texts = [format!("{filler} splendid"), format!("{filler} dreadful")];
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     assert_eq!(daemon.classify("tail", &texts).await.expect("answers"), ["positive", "negative"]);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dry_runs_that_come_together_and_a_job_beside_them_all_end() {
+    let data = folder();
+    let daemon = Daemon::start(data.path()).await;
+    let spec = daemon.toy_spec().await;
+    let ask = || {
+        let (mut training, spec) = (daemon.training(), Some(spec.clone()));
+        tokio::spawn(async move { training.dry_run(hone::v1::StartJobRequest { spec }).await })
+    };
+    let asked = [ask(), ask(), ask()];
+    let job = daemon.start_job(spec.clone()).await.expect("a job");
+    daemon.watch(&job.id, 0).await.expect("events");
+    assert_eq!(daemon.job(&job.id).await.state(), JobState::Succeeded);
+    for answer in asked {
+        let report = answer.await.expect("no panic").expect("a report").into_inner();
+        assert_eq!(
+            report.time.is_none(),
+            !report.notices.is_empty(),
+            "a time, or why there is none: {report:?}"
+        );
+    }
     daemon.stop().await;
 }

@@ -72,11 +72,13 @@ impl Trainer for DeviceTrainer {
     }
 
     fn dry_run(&self, spec: &Spec, data: &DataDir) -> Result<DryRun> {
-        let mut notices = Vec::new();
-        let encoder =
-            hub::resolve(&EncoderName::parse(&spec.encoder)?, &mut |message| notices.push(message))?;
+        let name = EncoderName::parse(&spec.encoder)?;
+        let was_here = hub::find_local(&name)?.is_some();
+        let encoder = hub::resolve(&name, &mut |_| ())?;
         let mut study = self.beside_training(|| Study::new(plan(spec, &encoder, data)?, &self.device))?;
-        notices.into_iter().for_each(|notice| study.note(notice));
+        if !was_here {
+            study.note(format!("the encoder {name} was downloaded"));
+        }
         match self.turns.try_take() {
             Some(turn) => {
                 let nowhere = data.workspace("dry-run");

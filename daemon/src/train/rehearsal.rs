@@ -20,10 +20,10 @@ use crate::model::checkpoint::Checkpoint;
 /// How long the steps may take, all together, as far as the ones before tell.
 const BUDGET: Duration = Duration::from_secs(4);
 
-/// Steps that are measured at most, the first of which counts only when it stays the only one.
+/// Steps over as many rows as can be afforded, at most.
 const STEPS: usize = 4;
 
-/// Tokens of the step that comes before them, so that nothing is measured that happens once.
+/// Tokens of the step that comes before all others, so that nothing is measured that happens once.
 const WARM_UP_TOKENS: usize = 256;
 
 /// Rows that the steps have at most, all together: they are tokenized while the device is held.
@@ -90,7 +90,7 @@ impl Study {
     /// folder that does not exist: nothing is read from it or written to it. Blocking; runs on the current rayon pool.
     pub fn rehearse(&mut self, device: &Device, nowhere: &Path, stop: &dyn Fn() -> bool) {
         match self.measure(device, nowhere, stop) {
-            Ok(Some(pace)) => self.report.time = Some(self.extrapolate(pace)),
+            Ok(Some(cost)) => self.report.time = Some(self.extrapolate(cost)),
             Ok(None) => self.note("a job began to wait for the device, so no step was measured"),
             // The job would meet the same: that is worth more than a time.
             Err(error) => self.note(format!("the first steps failed: {error}")),
@@ -107,7 +107,7 @@ impl Study {
         self.report
     }
 
-    fn measure(&self, device: &Device, nowhere: &Path, stop: &dyn Fn() -> bool) -> Result<Option<Pace>> {
+    fn measure(&self, device: &Device, nowhere: &Path, stop: &dyn Fn() -> bool) -> Result<Option<Cost>> {
         let of = &self.plan.spec.hyperparameters;
         let order = epoch_order(self.lengths.len(), of.seed, 0);
         let window = (of.batch_size.get() as usize).saturating_mul(of.gradient_accumulation.get() as usize);
@@ -119,93 +119,112 @@ impl Study {
         let mut rehearsal = Rehearsal::start(&plan, device, nowhere, &mut ignore)?;
         let all: Vec<usize> = (0..rows.len()).collect();
         let micro_batch = of.batch_size.get() as usize;
-        let mut step = |rows: &[usize]| -> Result<Pace> {
+        let mut step = |rows: &[usize]| -> Result<Sample> {
             let started = Instant::now();
             let tokens = rehearsal.step(&rows.chunks(micro_batch).collect::<Vec<_>>())?;
-            Ok(Pace { steps: 1, tokens, seconds: started.elapsed().as_secs_f64(), forward: None })
+            Ok(Sample { tokens, seconds: started.elapsed().as_secs_f64() })
         };
 
         if stop() {
             return Ok(None);
         }
         let started = Instant::now();
-        let mut last = step(fitting(&all, &lengths, WARM_UP_TOKENS as f64))?;
-        let mut measured: Vec<Pace> = Vec::new();
-        let mut passed: &[usize] = &[];
-        for (done, window) in all.chunks(window).enumerate() {
+        let first = all.chunks(window).next().unwrap_or_default();
+        let warm_up = step(fitting(first, &lengths, WARM_UP_TOKENS as f64))?;
+        let small = step(fitting(first, &lengths, 0.0))?;
+        let mut pace = warm_up.tokens_per_second().max(small.tokens_per_second());
+        let (mut large, mut passed): (Vec<Sample>, &[usize]) = (Vec::new(), &[]);
+        for (done, window) in all.chunks(window).take(STEPS).enumerate() {
             let left = BUDGET.saturating_sub(started.elapsed()).as_secs_f64();
             if stop() || left <= 0.0 {
                 break;
             }
-            let affordable = left / (STEPS - done) as f64 * last.tokens_per_second();
-            passed = fitting(window, &lengths, affordable);
-            last = step(passed)?;
-            measured.push(last);
+            passed = fitting(window, &lengths, left / (STEPS - done) as f64 * pace);
+            let sample = step(passed)?;
+            pace = sample.tokens_per_second();
+            large.push(sample);
         }
-        let mut pace = if measured.is_empty() { last } else { sum(measured) };
+        let mut cost = Cost::of(small, large);
         if !passed.is_empty() && !stop() && started.elapsed() < BUDGET {
             let first = passed.chunks(micro_batch).next().unwrap_or_default();
             let started = Instant::now();
             let tokens = rehearsal.evaluate(first)?;
-            pace.forward = Some(tokens as f64 / started.elapsed().as_secs_f64().max(1e-9));
+            cost.forward = started.elapsed().as_secs_f64() / tokens.max(1) as f64;
         }
-        Ok(Some(pace))
+        Ok(Some(cost))
     }
 
-    fn extrapolate(&self, pace: Pace) -> Time {
+    fn extrapolate(&self, cost: Cost) -> Time {
         let prepared = &self.report.prepared;
         let tokens = |split: Split| -> f64 {
             let of_split = prepared.splits.iter().filter(|report| report.split == split);
             of_split.map(|report| report.total_tokens as f64).sum()
         };
         let epochs = f64::from(self.plan.spec.hyperparameters.epochs.get());
-        let train = tokens(Split::Train) / pace.tokens_per_second();
-        let forward = pace.forward.unwrap_or(pace.tokens_per_second() / FORWARD_SHARE);
-        let validation = tokens(Split::Validation) / forward;
+        let steps = prepared.steps_per_epoch as f64;
+        let train = steps * cost.step + tokens(Split::Train) * cost.token;
+        let validation = tokens(Split::Validation) * cost.forward;
         Time {
-            steps: pace.steps,
-            tokens_per_second: pace.tokens_per_second(),
-            steps_per_second: prepared.steps_per_epoch as f64 / train.max(1e-9),
+            steps: cost.steps,
+            tokens_per_second: tokens(Split::Train) / train.max(1e-9),
+            steps_per_second: steps / train.max(1e-9),
             epoch_seconds: train + validation,
             train_seconds: epochs * train,
-            evaluation_seconds: epochs * validation + tokens(Split::Test) / forward,
+            evaluation_seconds: epochs * validation + tokens(Split::Test) * cost.forward,
         }
     }
 }
 
-/// Steps, their tokens and their time.
-#[derive(Clone, Copy, Debug, Default)]
-struct Pace {
-    steps: u32,
+/// One step that was measured.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
     tokens: u64,
     seconds: f64,
-    /// Tokens a second without gradients, where that was measured.
-    forward: Option<f64>,
 }
 
-impl Pace {
+impl Sample {
     fn tokens_per_second(&self) -> f64 {
         self.tokens.max(1) as f64 / self.seconds.max(1e-9)
     }
-
-    fn and(self, other: &Self) -> Self {
-        Self {
-            steps: self.steps + other.steps,
-            tokens: self.tokens + other.tokens,
-            seconds: self.seconds + other.seconds,
-            forward: self.forward,
-        }
-    }
 }
 
-/// What the steps say together. The first one counts only when it is the only one, and one that had to be much smaller
-/// than another says little.
-fn sum(mut steps: Vec<Pace>) -> Pace {
-    if steps.len() > 1 {
-        steps.remove(0);
+/// What training costs, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Cost {
+    /// Steps that were measured.
+    steps: u32,
+    /// Of a step, however small.
+    step: f64,
+    /// Of each token of a step.
+    token: f64,
+    /// Of each token of a pass without gradients.
+    forward: f64,
+}
+
+impl Cost {
+    /// By a step over one row and steps over as much as could be afforded. The first of those counts only when it is
+    /// the only one, and one that had to be much smaller than another says little.
+    fn of(small: Sample, mut large: Vec<Sample>) -> Self {
+        if large.len() > 1 {
+            large.remove(0);
+        }
+        let most = large.iter().map(|sample| sample.tokens).max().unwrap_or_default();
+        large.retain(|sample| 2 * sample.tokens >= most);
+        let steps = large.len();
+        let mean = |value: fn(&Sample) -> f64| large.iter().map(value).sum::<f64>() / steps.max(1) as f64;
+        let (tokens, seconds) = (mean(|sample| sample.tokens as f64), mean(|sample| sample.seconds));
+        let (few, quick) = (small.tokens as f64, small.seconds);
+        let (step, token) = if steps == 0 {
+            (0.0, 1.0 / small.tokens_per_second())
+        } else if tokens < 2.0 * few || seconds <= quick {
+            // Too close together to tell what belongs to the step and what to its tokens.
+            (0.0, seconds / tokens.max(1.0))
+        } else {
+            let token = ((seconds - quick) / (tokens - few)).min(seconds / tokens);
+            (seconds - token * tokens, token)
+        };
+        Self { steps: steps.max(1) as u32, step, token, forward: token * FORWARD_SHARE }
     }
-    let largest = steps.iter().map(|step| step.tokens).max().unwrap_or_default();
-    steps.iter().filter(|step| 2 * step.tokens >= largest).fold(Pace::default(), Pace::and)
 }
 
 /// The first of the rows that together have at most so many tokens, and one at least.
@@ -233,11 +252,22 @@ mod tests {
         assert!(fitting(&[], &lengths, 10.0).is_empty());
     }
 
+    fn sample(tokens: u64, seconds: f64) -> Sample {
+        Sample { tokens, seconds }
+    }
+
     #[test]
-    fn steps_of_one_size_count_together_but_for_the_first() {
-        let step = |tokens, seconds| Pace { steps: 1, tokens, seconds, forward: None };
-        let pace = sum(vec![step(300, 9.0), step(10, 1.0), step(300, 1.0), step(200, 1.0)]);
-        assert_eq!((pace.steps, pace.tokens_per_second()), (2, 250.0));
-        assert_eq!(sum(vec![step(300, 9.0)]).seconds, 9.0);
+    fn what_a_step_costs_is_told_from_what_its_tokens_cost() {
+        let large = vec![sample(300, 9.0), sample(10, 1.0), sample(300, 1.75), sample(200, 1.25)];
+        let cost = Cost::of(sample(50, 0.5), large);
+        assert_eq!((cost.steps, cost.step, cost.token), (2, 0.25, 0.005));
+    }
+
+    #[test]
+    fn steps_of_one_size_are_counted_by_tokens_alone() {
+        let cost = Cost::of(sample(100, 1.0), vec![sample(120, 9.0), sample(120, 1.2)]);
+        assert_eq!((cost.steps, cost.step, cost.token), (1, 0.0, 0.01));
+        let only = Cost::of(sample(100, 1.0), vec![]);
+        assert_eq!((only.steps, only.step, only.token), (1, 0.0, 0.01));
     }
 }
