@@ -3,6 +3,7 @@
 mod bad_input;
 mod cli;
 mod harness;
+mod methods;
 mod parity;
 mod service;
 mod training;

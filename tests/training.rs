@@ -16,14 +16,14 @@ use hone_daemon::train::{Finished, Outcome, Plan, run};
 use crate::harness::encoder::tiny_encoder;
 use crate::harness::toy_rows;
 
-struct Job {
-    folder: tempfile::TempDir,
+pub(crate) struct Job {
+    pub(crate) folder: tempfile::TempDir,
     spec: Spec,
 }
 
 impl Job {
     /// A job on toy data that a tiny encoder learns in a few epochs.
-    fn new(change: impl FnOnce(&mut Spec)) -> Self {
+    pub(crate) fn new(change: impl FnOnce(&mut Spec)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         for (name, rows) in [("train.csv", 200), ("validation.csv", 40), ("test.csv", 40)] {
             std::fs::write(folder.path().join(name), toy_rows(rows, name.len() as u64)).expect("a file");
@@ -53,18 +53,23 @@ impl Job {
         Self { folder, spec }
     }
 
-    fn workspace(&self, name: &str) -> PathBuf {
+    pub(crate) fn workspace(&self, name: &str) -> PathBuf {
         let workspace = self.folder.path().join(name);
         std::fs::create_dir_all(&workspace).expect("a workspace");
         workspace
     }
 
-    fn plan(&self) -> Result<Plan> {
+    pub(crate) fn plan(&self) -> Result<Plan> {
         Plan::new(self.spec.clone(), tiny_encoder(), &|dataset| self.folder.path().join(dataset))
     }
 
     /// Runs on so many threads; `stop_at` asks to stop at the first step event from that step on.
-    fn run(&self, workspace: &Path, threads: usize, stop_at: Option<u64>) -> (Result<Outcome>, Vec<Event>) {
+    pub(crate) fn run(
+        &self,
+        workspace: &Path,
+        threads: usize,
+        stop_at: Option<u64>,
+    ) -> (Result<Outcome>, Vec<Event>) {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         pool.install(|| {
             let mut events = Vec::new();
@@ -78,7 +83,7 @@ impl Job {
         })
     }
 
-    fn finish(&self, name: &str, threads: usize) -> (Finished, Vec<Event>) {
+    pub(crate) fn finish(&self, name: &str, threads: usize) -> (Finished, Vec<Event>) {
         match self.run(&self.workspace(name), threads, None) {
             (Ok(Outcome::Finished(finished)), events) => (*finished, events),
             (other, _) => panic!("the run ended with {other:?}"),

@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Metadata, TensorView};
 
-use super::config::Config;
+use super::config::{Config, Head};
 use super::parameters::{Parameters, declare};
 use crate::digest;
 use crate::error::{Error, Result};
@@ -104,14 +104,8 @@ pub fn check(folder: &Path) -> Result<Config> {
 
 /// Writes configuration and weights of a classifier into an existing folder, each synced to disk. Returns the
 /// SHA-256 of the weights.
-pub fn write(
-    folder: &Path,
-    config: &Config,
-    labels: &[String],
-    head_dropout: f64,
-    parameters: &Parameters,
-) -> Result<String> {
-    let json = format!("{:#}\n", config.classifier_json(labels, head_dropout));
+pub fn write(folder: &Path, config: &Config, head: &Head<'_>, parameters: &Parameters) -> Result<String> {
+    let json = format!("{:#}\n", config.classifier_json(head));
     write_file(&folder.join("config.json"), json.as_bytes())?;
     let mut tensors = Vec::new();
     for parameter in parameters.iter() {

@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use super::bert::{Bert, Linear, Mode, Site, Supply};
 use super::checkpoint::Checkpoint;
 use super::config::Config;
+use super::objective::sigmoid;
 use super::parameters::{Parameters, declare};
 use crate::data::batch::Batch;
 use crate::error::{Error, Result};
@@ -75,6 +76,11 @@ impl Trainable {
         Ok(Self { config, parameters, training, evaluation })
     }
 
+    /// Logits `[B, labels]` of a batch, recorded for a backward pass.
+    pub fn logits(&self, batch: &Batch, mode: Mode) -> candle_core::Result<Tensor> {
+        self.training.logits(batch, mode)
+    }
+
     /// Logits `[B, labels]` and mean cross-entropy of a batch, recorded for a backward pass.
     pub fn loss(
         &self,
@@ -98,6 +104,7 @@ impl Trainable {
 pub struct Classifier {
     network: Network,
     labels: Vec<String>,
+    thresholds: Option<Vec<f32>>,
     max_length: usize,
 }
 
@@ -120,12 +127,17 @@ impl Classifier {
         let parameters = Parameters::build(declared, &mut stored, 0, device)?;
         let max_length = checkpoint.max_length()?;
         let network = Network::new(config, &parameters, true)?;
-        Ok(Self { network, labels, max_length })
+        Ok(Self { network, labels, thresholds: config.thresholds(), max_length })
     }
 
     /// In class order.
     pub fn labels(&self) -> &[String] {
         &self.labels
+    }
+
+    /// The score from which on each label is set, in class order, when a text may have several labels.
+    pub fn thresholds(&self) -> Option<&[f32]> {
+        self.thresholds.as_deref()
     }
 
     /// Tokens of a sequence at most, special tokens included.
@@ -142,9 +154,12 @@ impl Classifier {
     pub fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
         let logits = self.network.logits(batch, Mode::Evaluate)?;
         let mut rows = to_rows(&logits)?;
-        rows.iter_mut().for_each(|row| {
-            softmax(row);
-        });
+        for row in &mut rows {
+            match self.thresholds {
+                Some(_) => row.iter_mut().for_each(|x| *x = sigmoid(*x)),
+                None => drop(softmax(row)),
+            }
+        }
         Ok(rows)
     }
 }

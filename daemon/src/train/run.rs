@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
 use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor};
 use serde_json::json;
 
 use super::event::{EpochMetrics, Event, Metrics, Split, StepMetrics, TestMetrics};
@@ -16,12 +16,15 @@ use super::prepare::{Prepared, prepare};
 use super::schedule::Schedule;
 use super::spec::{Hyperparameters, Keep};
 use super::state::{self, Position};
+use super::thresholds;
 use crate::data::batch::{by_tokens, epoch_order};
+use crate::data::targets::Targets;
 use crate::digest;
 use crate::error::{Error, Kind, Result};
 use crate::model::bert::{Mode, Noise};
 use crate::model::checkpoint::{self, Checkpoint};
 use crate::model::classifier::{Classifier, Network, Trainable, to_rows};
+use crate::model::config::Head;
 
 /// Events of one sort are this far apart at least.
 const THROTTLE: Duration = Duration::from_millis(250);
@@ -106,7 +109,7 @@ impl<'a> Run<'a> {
         let (position, optimizer) = match state::load(workspace, &plan.spec, &model.parameters)? {
             Some(saved) => saved,
             None => (
-                Position::start(&plan.spec, plan.labels.names().len()),
+                Position::start(&plan.spec, Tally::new(plan.objective.kind, plan.labels.names().len())),
                 Optimizer::new(of, &model.parameters),
             ),
         };
@@ -131,7 +134,7 @@ impl<'a> Run<'a> {
     fn epoch(&mut self) -> Result<(), Halt> {
         let started = Instant::now();
         let trained = self.train_epoch()?;
-        let validation = self.evaluate(Split::Validation, &self.model.evaluation().clone())?;
+        let validation = self.evaluate(Split::Validation, &self.model.evaluation().clone(), None)?;
         self.end_epoch(trained, validation, started)
     }
 
@@ -178,18 +181,23 @@ impl<'a> Run<'a> {
 
     /// One optimizer step over a window of micro-batches.
     fn step(&mut self, window: &[&[usize]]) -> Result<Step, Halt> {
+        let objective = &self.plan.objective;
         let (mut loss, mut rows, mut tokens) = (0.0, 0, 0);
         let mut gradients: Option<GradStore> = None;
         for (index, batch) in window.iter().enumerate() {
-            let (batch, classes) = self.prepared.train.batch(batch);
+            let targets = self.prepared.train.targets.select(batch);
+            let batch = self.prepared.train.batch(batch, objective.passes());
             let mode = Mode::Train(self.noise(index as u64));
-            let (logits, mean) = self.model.loss(&batch, classes.as_slice().into(), mode)?;
-            let added = self.position.tally.add(&to_rows(&logits)?, &classes);
-            self.check_finite(added, "loss")?;
-            loss += added;
-            rows += classes.len();
+            let logits = self.model.logits(&batch, mode)?;
+            let values = to_rows(&logits)?;
+            let micro = objective.evaluate(&values.concat(), &targets);
+            // Of examples that pass twice, the first pass counts.
+            let plain = self.position.tally.add(&values, &targets);
+            self.check_finite(plain + micro.mean, "loss")?;
+            loss += micro.mean * targets.len() as f64;
+            rows += targets.len();
             tokens += batch.tokens() as u64;
-            let fresh = (mean / window.len() as f64)?.backward()?;
+            let fresh = backward(&logits, micro.gradient, window.len())?;
             gradients = Some(match gradients {
                 None => fresh,
                 Some(mut sum) => {
@@ -264,24 +272,42 @@ impl<'a> Run<'a> {
         tally.metrics(self.plan.labels.names(), self.plan.positive)
     }
 
-    /// The metrics of a network over a split.
-    fn evaluate(&mut self, split: Split, network: &Network) -> Result<Metrics, Halt> {
-        let mut tally = Tally::new(self.plan.labels.names().len());
-        let Some(rows) = self.prepared.rows(split) else { return Ok(self.metrics(&tally)) };
+    fn new_tally(&self) -> Tally {
+        Tally::new(self.plan.objective.kind, self.plan.labels.names().len())
+    }
+
+    /// The metrics of a network over a split. Where rows have several labels and no thresholds are given, they are those
+    /// that are the best for these rows.
+    fn evaluate(
+        &mut self,
+        split: Split,
+        network: &Network,
+        thresholds: Option<&[f32]>,
+    ) -> Result<Metrics, Halt> {
+        let Some(rows) = self.prepared.rows(split) else { return Ok(self.metrics(&self.new_tally())) };
         let lengths: Vec<usize> = rows.tokens.iter().map(|tokens| tokens.ids.len()).collect();
-        let (mut told, mut rows_done) = (Instant::now(), 0);
+        let (mut told, mut order, mut logits) = (Instant::now(), Vec::new(), Vec::new());
         for group in by_tokens(&lengths, EVALUATION_TOKENS) {
-            let (batch, classes) = rows.batch(&group);
-            tally.add(&to_rows(&network.logits(&batch, Mode::Evaluate)?)?, &classes);
-            rows_done += group.len() as u64;
+            logits.extend(to_rows(&network.logits(&rows.batch(&group, 1), Mode::Evaluate)?)?);
+            order.extend(group);
             if told.elapsed() >= THROTTLE {
                 told = Instant::now();
-                let event = Event::Evaluation { split, rows_done, rows: lengths.len() as u64 };
+                let event =
+                    Event::Evaluation { split, rows_done: order.len() as u64, rows: lengths.len() as u64 };
                 if (self.emit)(event).is_break() {
                     return Err(Halt::Stopped);
                 }
             }
         }
+        let targets = rows.targets.select(&order);
+        let mut tally = match (&targets, thresholds) {
+            (Targets::Classes(_), _) => self.new_tally(),
+            (Targets::Sets(_), Some(given)) => Tally::with_thresholds(given),
+            (Targets::Sets(sets), None) => {
+                Tally::with_thresholds(&thresholds::best(&logits, sets, self.plan.labels.names().len()))
+            }
+        };
+        tally.add(&logits, &targets);
         Ok(self.metrics(&tally))
     }
 
@@ -306,10 +332,10 @@ impl<'a> Run<'a> {
         };
         self.position.epochs.push(epoch.clone());
         self.position.step_in_epoch = 0;
-        self.position.tally = Tally::new(self.plan.labels.names().len());
+        self.position.tally = self.new_tally();
         let kept_before = self.position.kept;
         if best || self.hyperparameters().keep == Keep::Last {
-            self.keep_checkpoint()?;
+            self.keep_checkpoint(&epoch.validation)?;
         }
         state::save(self.workspace, &self.position, &self.model.parameters, &self.optimizer)?;
         // Only now: until the new position is on disk, the saved one names the checkpoint before.
@@ -326,14 +352,19 @@ impl<'a> Run<'a> {
         self.workspace.join(format!("epoch-{epoch}"))
     }
 
-    /// Writes the epoch that has just ended as the kept checkpoint.
-    fn keep_checkpoint(&mut self) -> Result<()> {
+    /// Writes the epoch that has just ended as the kept checkpoint, with the thresholds that its validation chose.
+    fn keep_checkpoint(&mut self, validation: &Metrics) -> Result<()> {
         let epoch = self.position.epoch;
         let folder = self.checkpoint_folder(epoch);
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, &error))?;
-        let (config, labels) = (&self.model.config, self.plan.labels.names());
-        checkpoint::write(&folder, config, labels, self.head_dropout(), &self.model.parameters)?;
+        let thresholds: Option<Vec<f32>> = validation.labels.iter().map(|label| label.threshold).collect();
+        let head = Head {
+            labels: self.plan.labels.names(),
+            thresholds: thresholds.as_deref(),
+            dropout: self.head_dropout(),
+        };
+        checkpoint::write(&folder, &self.model.config, &head, &self.model.parameters)?;
         self.plan.tokenizer.write_files(&self.plan.encoder, &folder)?;
         self.position.kept = Some(epoch);
         Ok(())
@@ -348,7 +379,7 @@ impl<'a> Run<'a> {
             Some(_) => {
                 let started = Instant::now();
                 let classifier = Classifier::load(&folder, self.device)?;
-                let metrics = self.evaluate(Split::Test, classifier.network())?;
+                let metrics = self.evaluate(Split::Test, classifier.network(), classifier.thresholds())?;
                 let test =
                     TestMetrics { metrics, epoch: epoch.epoch, seconds: started.elapsed().as_secs_f64() };
                 let _ = (self.emit)(Event::Test(test.clone()));
@@ -377,6 +408,12 @@ impl<'a> Run<'a> {
             max_length: self.plan.tokenizer.max_length() as u32,
         })
     }
+}
+
+/// The gradients of all parameters from that of the loss by the logits, of which a step has so many.
+fn backward(logits: &Tensor, gradient: Vec<f32>, micro_batches: usize) -> candle_core::Result<GradStore> {
+    let gradient = Tensor::from_vec(gradient, logits.shape(), &Device::Cpu)?.to_device(logits.device())?;
+    ((logits * gradient)?.sum_all()? / micro_batches as f64)?.backward()
 }
 
 /// One optimizer step.

@@ -46,14 +46,14 @@ pub(super) struct Position {
 
 impl Position {
     /// Before the first step.
-    pub(super) fn start(spec: &Spec, labels: usize) -> Self {
+    pub(super) fn start(spec: &Spec, tally: Tally) -> Self {
         Self {
             format: FORMAT,
             spec: spec.clone(),
             epoch: 0,
             step_in_epoch: 0,
             step: 0,
-            tally: Tally::new(labels),
+            tally,
             epochs: Vec::new(),
             kept: None,
         }
