@@ -125,7 +125,8 @@ impl Products {
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let (What::Step { common, .. } | What::Epoch { common, .. } | What::Evaluate { common, .. }) = &cli.what;
-    let threads = common.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+    let threads =
+        common.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::harness::daemon::Daemon;
 use crate::harness::encoder::tiny_encoder;
-use crate::harness::{toy_rows, toy_texts};
+use crate::harness::{toy_rows, toy_sets, toy_texts};
 
 /// What a command wrote and how it ended.
 #[derive(Debug)]
@@ -130,6 +130,32 @@ async fn training_on_files_prints_its_epochs_the_test_and_the_model() {
     let again = bench.train("2", &["--detach"]).await;
     assert!(again.err.contains("(the daemon has it already)"), "{again:?}");
     assert_eq!(again.out, format!("{}\n", bench.newest().await));
+    bench.daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_with_several_labels_are_trained_on_and_every_label_that_is_set_is_answered() {
+    let bench = Bench::start().await;
+    std::fs::write(bench.path("train.csv"), toy_sets(300, 1)).expect("written");
+    std::fs::write(bench.path("test.csv"), toy_sets(60, 2)).expect("written");
+    let refused = bench.train("1", &[]).await;
+    refused.assert_fails("rows without a label", 5, &["the label is empty"]);
+    let ran = bench.train("16", &["--multi-label", "--scheduler", "constant"]).await;
+    ran.assert_shows(&["blame ", " · food ", " · praise ", "    micro ", "threshold"]);
+    let texts = ["a warm coffee and the broken thing", "it was with the thing", "the warm thing"];
+    let ran = bench.client(&[&["classify"][..], &texts].concat()).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let sets: Vec<BTreeSet<&str>> = ran
+        .out
+        .lines()
+        .map(|line| {
+            line.split('\t').next().unwrap_or_default().split('|').filter(|l| !l.is_empty()).collect()
+        })
+        .collect();
+    let expected = [&["blame", "food", "praise"][..], &[], &["praise"]];
+    assert_eq!(sets, expected.map(|set| set.iter().copied().collect::<BTreeSet<_>>()), "{}", ran.out);
+    let shown = bench.client(&["show", &bench.newest().await]).await;
+    shown.assert_shows(&["label separator", "\"|\""]);
     bench.daemon.stop().await;
 }
 

@@ -5,6 +5,7 @@ mod cli;
 mod dry_run;
 mod families;
 mod harness;
+mod methods;
 mod parity;
 mod service;
 mod training;

@@ -17,7 +17,7 @@ use crate::harness::encoder::tiny_encoder;
 use crate::harness::toy_rows;
 
 pub(crate) struct Job {
-    folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
     spec: Spec,
     pub(crate) encoder: PathBuf,
 }
@@ -54,18 +54,23 @@ impl Job {
         Self { folder, spec, encoder: tiny_encoder().to_owned() }
     }
 
-    fn workspace(&self, name: &str) -> PathBuf {
+    pub(crate) fn workspace(&self, name: &str) -> PathBuf {
         let workspace = self.folder.path().join(name);
         std::fs::create_dir_all(&workspace).expect("a workspace");
         workspace
     }
 
-    fn plan(&self) -> Result<Plan> {
+    pub(crate) fn plan(&self) -> Result<Plan> {
         Plan::new(self.spec.clone(), &self.encoder, &|dataset| self.folder.path().join(dataset))
     }
 
     /// Runs on so many threads; `stop_at` asks to stop at the first step event from that step on.
-    fn run(&self, workspace: &Path, threads: usize, stop_at: Option<u64>) -> (Result<Outcome>, Vec<Event>) {
+    pub(crate) fn run(
+        &self,
+        workspace: &Path,
+        threads: usize,
+        stop_at: Option<u64>,
+    ) -> (Result<Outcome>, Vec<Event>) {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         pool.install(|| {
             let mut events = Vec::new();
@@ -124,6 +129,38 @@ fn a_seed_gives_the_same_weights_to_the_bit_on_any_number_of_threads() {
         spec.hyperparameters.seed = 43;
     });
     assert_ne!(one, other.finish("other", 1).0.weights_sha256);
+}
+
+#[test]
+fn two_micro_batches_of_a_step_weigh_as_much_as_one_batch_of_both() {
+    let epoch = |batch_size: u32, accumulation: u32| {
+        let job = Job::new(|spec| {
+            let of = &mut spec.hyperparameters;
+            (of.dropout, of.encoder_dropout) = (Some(0.0), Some(0.0));
+            of.batch_size = batch_size.try_into().expect("a size");
+            of.gradient_accumulation = accumulation.try_into().expect("a number");
+            of.max_grad_norm = None;
+            of.epochs = 1.try_into().expect("1");
+        });
+        let (finished, events) = job.finish("run", 2);
+        // The last step of an epoch is always told. Adam does not see the gradient's size, but clipping does.
+        let norm = events
+            .iter()
+            .rev()
+            .find_map(|event| if let Event::Step(step) = event { Some(step.gradient_norm) } else { None });
+        (finished.epoch, norm.expect("a step"))
+    };
+    let ((whole, whole_norm), (halves, halves_norm)) = (epoch(8, 1), epoch(4, 2));
+    assert!((whole_norm / halves_norm - 1.0).abs() < 0.02, "{whole_norm} {halves_norm}");
+    assert_eq!(whole.step, halves.step);
+    assert!(
+        (whole.train.loss - halves.train.loss).abs() < 1e-4,
+        "{} {}",
+        whole.train.loss,
+        halves.train.loss
+    );
+    let (whole, halves) = (whole.validation.loss, halves.validation.loss);
+    assert!((whole - halves).abs() < 1e-3, "{whole} {halves}");
 }
 
 #[test]

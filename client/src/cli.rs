@@ -126,7 +126,8 @@ pub(crate) struct CompareArgs {
 With --file or '-', each line is one text and gives one answer, in order, so that the output can be pasted \
 beside the input. A line that cannot be classified (empty, no UTF-8, longer than 1 MiB) keeps its place: its label is \
 '-' (with --json: null, and \"error\" says why), the rest goes on, and the exit code is 5 at the end. \
-Into a pipe each answer is LABEL, SCORE and TEXT with tabs between them.")]
+Into a pipe each answer is LABEL, SCORE and TEXT with tabs between them; a model that was trained with --multi-label \
+gives every label that is set, and their scores, with '|' between them (with --json: \"labels\").")]
 pub(crate) struct ClassifyArgs {
     /// The model: NAME, NAME@VERSION or NAME@ALIAS. Default: the daemon's only model.
     #[arg(long, short, value_name = "NAME[@VERSION|@ALIAS]")]
@@ -228,6 +229,13 @@ pub(crate) struct ColumnArgs {
     /// The column of the label. Default: guessed, and the guess is told.
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     pub(crate) label_column: Option<String>,
+    /// A row may have any number of labels, none included; the model gives each text every label that fits.
+    #[arg(long, help_heading = "Data")]
+    pub(crate) multi_label: bool,
+    /// What stands between the labels of a row; JSON Lines may have a list instead. Default: |
+    #[arg(long, value_name = "TEXT", requires = "multi_label", allow_hyphen_values = true, value_parser = values::separator,
+        help_heading = "Data")]
+    pub(crate) label_separator: Option<String>,
 }
 
 impl ColumnArgs {
@@ -237,6 +245,7 @@ impl ColumnArgs {
             text: self.text_column.clone(),
             text_pair: self.text_pair_column.clone(),
             label: self.label_column.clone(),
+            label_separator: self.multi_label.then(|| self.label_separator.clone().unwrap_or("|".into())),
         };
         (columns != hone::v1::Columns::default()).then_some(columns)
     }
@@ -285,6 +294,7 @@ mod tests {
             ("train --ema 1", "greater than 0 and less than 1"),
             ("train --r-drop -1", "greater than 0"),
             ("train --reinit-layers 1.5", "whole number"),
+            ("train --label-separator ;", "--multi-label"),
             ("train --warmup-steps 5 --warmup-ratio 0.1", "cannot be used with"),
             ("train --dry-run --detach", "cannot be used with"),
             ("classify --file texts.txt hello", "cannot be used with"),

@@ -22,6 +22,27 @@ pub(crate) fn toy_rows(rows: u64, seed: u64) -> String {
     csv
 }
 
+/// A CSV of rows with any number of labels: a word for each label that a row has, among words that say nothing.
+pub(crate) fn toy_sets(rows: u64, seed: u64) -> String {
+    const LABELS: [(&str, &str); 3] = [("praise", "warm"), ("blame", "broken"), ("food", "coffee")];
+    const FILLER: [&str; 6] = ["the", "a", "thing", "and", "it", "with"];
+    let stream = Stream::new(seed, Purpose::Split, 1, 0);
+    let mut csv = String::from("text,labels\n");
+    for row in 0..rows {
+        let draw = |place: u64| stream.word(16 * row + place) as usize;
+        let (mut words, mut labels) = (vec![FILLER[draw(0) % 6]], Vec::new());
+        for (place, (label, word)) in (1..).zip(LABELS) {
+            if draw(place) % 2 == 0 {
+                words.push(word);
+                labels.push(label);
+            }
+            words.push(FILLER[draw(6 + place) % 6]);
+        }
+        csv += &format!("{} {row},{}\n", words.join(" "), labels.join("|"));
+    }
+    csv
+}
+
 /// Texts like those of [`toy_rows`], and their labels.
 pub(crate) fn toy_texts() -> (Vec<&'static str>, Vec<&'static str>) {
     (

@@ -304,6 +304,7 @@ mod tests {
                 text: Some("t".into()),
                 text_pair: Some("p".into()),
                 label: Some("l".into()),
+                label_separator: None,
             }),
             train_limit: Some(1),
             validation_limit: Some(2),

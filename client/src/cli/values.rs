@@ -81,6 +81,11 @@ pub(super) fn whole_u32(text: &str) -> Result<u32, String> {
     text.trim().parse().map_err(|_| "must be a whole number, 0 or greater".to_owned())
 }
 
+/// What stands between labels.
+pub(super) fn separator(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
 /// A model's name.
 pub(super) fn model_name(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

@@ -186,11 +186,11 @@ fn show(lines: &[Line], answer: Option<&v1::ClassifyResponse>, output: &mut Outp
                 (Some(prediction), Some(answer)) if output.is_json() => {
                     prediction_json(text, prediction, answer).to_string()
                 }
-                (Some(prediction), _) => row(text, &prediction.label, Some(prediction), output),
+                (Some(prediction), _) => row(text, Some(prediction), output),
                 (None, _) => continue,
             },
             Line::Bad { text, why } if output.is_json() => bad_json(text, why).to_string(),
-            Line::Bad { text, .. } => row(text, "-", None, output),
+            Line::Bad { text, .. } => row(text, None, output),
         };
         block.push_str(&text);
         block.push('\n');
@@ -198,13 +198,37 @@ fn show(lines: &[Line], answer: Option<&v1::ClassifyResponse>, output: &mut Outp
     if block.is_empty() { Ok(()) } else { output.raw(block.as_bytes()) }
 }
 
+/// What stands between the labels of a text, and between their scores.
+const BETWEEN: &str = "|";
+
+/// Whether the model gives a text any number of labels.
+fn has_several(prediction: &v1::Prediction) -> bool {
+    prediction.scores.iter().any(|score| score.threshold.is_some())
+}
+
+/// The label and its score; of a model that gives any number of labels, all that are set, and none when none is.
+fn answer(prediction: &v1::Prediction) -> (String, String) {
+    if !has_several(prediction) {
+        return (format::one_line(&prediction.label), format!("{:.4}", prediction.score));
+    }
+    let score = |label: &String| prediction.scores.iter().find(|score| score.label == *label);
+    let scores = prediction.labels.iter().filter_map(score).map(|score| format!("{:.4}", score.score));
+    (format::one_line(&prediction.labels.join(BETWEEN)), scores.collect::<Vec<_>>().join(BETWEEN))
+}
+
 /// For people an aligned row that fits; for a pipe LABEL, SCORE and the whole TEXT with tabs between them.
-fn row(text: &str, label: &str, prediction: Option<&v1::Prediction>, output: &Output<'_>) -> String {
-    let (label, text) = (format::one_line(label), format::one_line(text));
-    let score = prediction.map_or_else(|| "-".to_owned(), |prediction| format!("{:.4}", prediction.score));
+fn row(text: &str, prediction: Option<&v1::Prediction>, output: &Output<'_>) -> String {
+    let text = format::one_line(text);
+    let (label, score) = prediction.map_or_else(|| ("-".to_owned(), "-".to_owned()), answer);
     let Some(width) = output.width() else {
         return format!("{label}\t{score}\t{text}");
     };
+    if prediction.is_some_and(has_several) {
+        let label = if label.is_empty() { "(none)" } else { &label };
+        let line = [&output.paint().bold(label), score.as_str(), &text].map(str::to_owned);
+        let line = line.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  ");
+        return console::truncate_str(&line, width, "…").into_owned();
+    }
     let labels = prediction.map_or(&[][..], |prediction| &prediction.scores);
     let widest = labels.iter().map(|score| console::measure_text_width(&score.label)).max().unwrap_or(0);
     let label = console::pad_str(&label, widest.clamp(1, 20), console::Alignment::Left, Some("…"));
@@ -218,7 +242,7 @@ fn prediction_json(text: &str, prediction: &v1::Prediction, answer: &v1::Classif
     scores.sort_by(|a, b| a.label.cmp(&b.label));
     let scores: Map<String, Value> =
         scores.into_iter().map(|score| (score.label.clone(), json::float(score.score))).collect();
-    json!({
+    let mut object = json!({
         "text": text,
         "label": prediction.label,
         "score": json::float(prediction.score),
@@ -227,7 +251,11 @@ fn prediction_json(text: &str, prediction: &v1::Prediction, answer: &v1::Classif
         "weights_sha256": answer.weights_sha256,
         "tokens": prediction.tokens,
         "truncated": prediction.truncated,
-    })
+    });
+    if let (true, Value::Object(object)) = (has_several(prediction), &mut object) {
+        object.insert("labels".into(), json!(prediction.labels));
+    }
+    object
 }
 
 /// A line that has no label keeps its place and its form.

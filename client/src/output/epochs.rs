@@ -17,6 +17,14 @@ fn metric_cells(metrics: &v1::Metrics) -> [String; 5] {
     [metrics.loss, metrics.accuracy, metrics.f1, metrics.recall, metrics.precision].map(metric)
 }
 
+/// Where rows have several labels: F1, recall and precision from the counts of all labels together.
+fn micro_row(table: &mut Table, metrics: &v1::Metrics) {
+    if let Some(micro) = &metrics.micro {
+        let [f1, recall, precision] = [micro.f1, micro.recall, micro.precision].map(metric);
+        table.row(["    micro".to_owned(), String::new(), String::new(), f1, recall, precision]);
+    }
+}
+
 /// An epoch that has just ended: its time, five metrics each for train and validation, and what they mean.
 pub(crate) fn block(
     epoch: &v1::EpochMetrics,
@@ -37,6 +45,7 @@ pub(crate) fn block(
         if let Some(metrics) = metrics {
             let mark = if best { paint.green("* best") } else { String::new() };
             table.row([name.to_owned()].into_iter().chain(metric_cells(metrics)).chain([mark]));
+            micro_row(&mut table, metrics);
         }
     }
     lines.extend(table.lines(width));
@@ -114,24 +123,32 @@ pub(crate) fn test_block(test: &v1::TestMetrics, width: Option<usize>, paint: Pa
         vec![format!("{title}  {rows}, the checkpoint of epoch {}, {}", test.epoch, duration(test.seconds))];
     let mut table = Table::new(metric_columns());
     table.row(["  test".to_owned()].into_iter().chain(metric_cells(metrics)));
+    micro_row(&mut table, metrics);
     lines.extend(table.lines(width));
-    if metrics.labels.len() > 2 {
+    if metrics.labels.len() > 2 || metrics.micro.is_some() {
         lines.extend(label_table(&metrics.labels).lines(width));
     }
     lines.join("\n")
 }
 
 fn label_table(labels: &[v1::LabelMetrics]) -> Table {
-    let mut table = Table::new([
+    let mut columns = vec![
         Column::left("  label").shrink(8),
         Column::right("rows").spare(1),
         Column::right("F1"),
         Column::right("recall"),
         Column::right("precision"),
-    ]);
+    ];
+    if labels.iter().any(|label| label.threshold.is_some()) {
+        columns.push(Column::right("threshold").spare(2));
+    }
+    let mut table = Table::new(columns);
     for label in labels {
         let name = format!("  {}", format::one_line(&label.label));
-        table.row([name, count(label.rows), metric(label.f1), metric(label.recall), metric(label.precision)]);
+        let threshold = label.threshold.map(|threshold| metric(threshold.into()));
+        let cells =
+            [name, count(label.rows), metric(label.f1), metric(label.recall), metric(label.precision)];
+        table.row(cells.into_iter().chain(threshold));
     }
     table
 }
@@ -174,6 +191,35 @@ mod tests {
              \u{20}          loss  accuracy      F1  recall  precision\n\
              \u{20} train  0.5000    0.9000  0.8900  0.8800     0.9000\n\
              \u{20} val    0.4100    0.9000  0.8900  0.8800     0.9000  * best"
+        );
+    }
+
+    #[test]
+    fn where_rows_have_several_labels_both_means_and_the_thresholds_are_told() {
+        let label = |label: &str, threshold| v1::LabelMetrics {
+            label: label.into(),
+            f1: 0.8,
+            recall: 0.7,
+            precision: 0.9,
+            rows: 12,
+            threshold: Some(threshold),
+        };
+        let metrics = v1::Metrics {
+            micro: Some(v1::Average { f1: 0.85, recall: 0.86, precision: 0.84 }),
+            labels: vec![label("toxic", 0.5), label("rude", 0.25)],
+            rows: 40,
+            ..metrics(0.3).unwrap_or_default()
+        };
+        let test = v1::TestMetrics { metrics: Some(metrics), epoch: 2, seconds: 1.0 };
+        assert_eq!(
+            test_block(&test, None, Paint::default()),
+            "test  40 rows, the checkpoint of epoch 2, 1.0 s\n\
+             \u{20}            loss  accuracy      F1  recall  precision\n\
+             \u{20} test     0.3000    0.9000  0.8900  0.8800     0.9000\n\
+             \u{20}   micro                    0.8500  0.8600     0.8400\n\
+             \u{20} label  rows      F1  recall  precision  threshold\n\
+             \u{20} toxic    12  0.8000  0.7000     0.9000     0.5000\n\
+             \u{20} rude     12  0.8000  0.7000     0.9000     0.2500"
         );
     }
 

@@ -137,6 +137,7 @@ fn columns(columns: &v1::Columns) -> Value {
     put(&mut object, "text", columns.text.clone());
     put(&mut object, "text_pair", columns.text_pair.clone());
     put(&mut object, "label", columns.label.clone());
+    put(&mut object, "label_separator", columns.label_separator.clone());
     Value::Object(object)
 }
 
@@ -208,8 +209,14 @@ fn step_metrics(step: &v1::StepMetrics) -> Value {
 }
 
 pub(crate) fn metrics(metrics: &v1::Metrics) -> Value {
-    let label = |of: &v1::LabelMetrics| json!({"label": of.label, "precision": of.precision, "recall": of.recall, "f1": of.f1, "rows": of.rows});
-    json!({
+    let label = |of: &v1::LabelMetrics| {
+        let mut label = json!({"label": of.label, "precision": of.precision, "recall": of.recall, "f1": of.f1, "rows": of.rows});
+        if let (Some(threshold), Value::Object(label)) = (of.threshold, &mut label) {
+            label.insert("threshold".into(), float(threshold));
+        }
+        label
+    };
+    let mut object = json!({
         "loss": metrics.loss,
         "accuracy": metrics.accuracy,
         "f1": metrics.f1,
@@ -217,7 +224,12 @@ pub(crate) fn metrics(metrics: &v1::Metrics) -> Value {
         "precision": metrics.precision,
         "rows": metrics.rows,
         "labels": metrics.labels.iter().map(label).collect::<Vec<_>>(),
-    })
+    });
+    if let (Some(micro), Value::Object(object)) = (&metrics.micro, &mut object) {
+        let micro = json!({"f1": micro.f1, "recall": micro.recall, "precision": micro.precision});
+        object.insert("micro".into(), micro);
+    }
+    object
 }
 
 pub(crate) fn epoch_metrics(epoch: &v1::EpochMetrics) -> Value {

@@ -28,6 +28,7 @@ pub(crate) fn entries(spec: &v1::JobSpec) -> Vec<(&'static str, String)> {
     put("text column", columns.text);
     put("text pair column", columns.text_pair);
     put("label column", columns.label);
+    put("label separator", columns.label_separator.map(|separator| format!("{separator:?}")));
 
     let given = spec.hyperparameters.clone().unwrap_or_default();
     put("optimizer", given.optimizer.map(json::optimizer));

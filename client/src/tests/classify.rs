@@ -30,6 +30,19 @@ async fn a_pipe_gets_label_score_and_text_without_escape_codes() {
 }
 
 #[tokio::test]
+async fn a_model_of_several_labels_gives_all_that_are_set() {
+    let stub = Stub::start().await;
+    let classify = ["classify", "-m", "several", "positive negative", "film"];
+    let ran = client(&stub, &classify).await;
+    assert_eq!(ran.out, "positive|negative\t0.9800|0.0200\tpositive negative\n\t\tfilm\n");
+    let terminal = Terminal { out: Some(60), err: None, color: false };
+    let ran = client_with(&stub.url, &classify, terminal, Interrupt::never()).await;
+    assert_eq!(ran.out, "positive|negative  0.9800|0.0200  positive negative\n(none)  film\n");
+    let ran = client(&stub, &["--json", "classify", "-m", "several", "positive film"]).await;
+    assert_eq!(ran.json()[0]["labels"], json!(["positive"]));
+}
+
+#[tokio::test]
 async fn a_terminal_gets_rows_that_fit() {
     let stub = Stub::start().await;
     let terminal = Terminal { out: Some(40), err: None, color: false };

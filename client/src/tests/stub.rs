@@ -159,12 +159,19 @@ fn classify(request: &v1::ClassifyRequest) -> Result<v1::ClassifyResponse, Statu
     if request.model == "absent" {
         return Err(Status::not_found("there is no model \"absent\""));
     }
+    let threshold = (request.model == "several").then_some(0.4);
     let predictions = request.inputs.iter().map(|input| v1::Prediction {
+        labels: input
+            .text
+            .split(' ')
+            .filter(|word| threshold.is_some() && *word != "film")
+            .map(str::to_owned)
+            .collect(),
         label: input.text.split(' ').next().unwrap_or_default().to_owned(),
         score: 0.98,
         scores: vec![
-            v1::Score { label: "positive".into(), score: 0.98 },
-            v1::Score { label: "negative".into(), score: 0.02 },
+            v1::Score { label: "positive".into(), score: 0.98, threshold },
+            v1::Score { label: "negative".into(), score: 0.02, threshold },
         ],
         tokens: 7,
         truncated: false,
@@ -236,8 +243,8 @@ impl DatasetService for Stub {
             rows: 2,
             used: Some(v1::Columns {
                 text: Some("text".into()),
-                text_pair: None,
                 label: Some("label".into()),
+                ..Default::default()
             }),
             guess: "the column \"text\" is taken for the text".into(),
             ..Default::default()

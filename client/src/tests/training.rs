@@ -17,7 +17,7 @@ fn state(state: v1::JobState) -> Kind {
 }
 
 fn metrics(loss: f64, accuracy: f64) -> Option<v1::Metrics> {
-    Some(v1::Metrics { loss, accuracy, f1: 0.9, recall: 0.9, precision: 0.9, rows: 10, labels: Vec::new() })
+    Some(v1::Metrics { loss, accuracy, f1: 0.9, recall: 0.9, precision: 0.9, rows: 10, ..Default::default() })
 }
 
 fn epoch(number: u32, validation_loss: f64, best: bool) -> v1::EpochMetrics {

@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_named_column_is_taken_and_nothing_is_said_of_a_guess() {
-        let given = Columns { text: Some("label".into()), text_pair: None, label: Some("text".into()) };
+        let given = Columns { text: Some("label".into()), label: Some("text".into()), ..Columns::default() };
         let choice = choose(&["text", "label"], &given, &[]).unwrap();
         assert_eq!(choice.guess(), "");
         assert_eq!(places(choice), (1, 0));
@@ -309,8 +309,8 @@ mod tests {
     fn what_is_unclear_or_wrong_lists_the_columns_and_the_flag() {
         let given = |text: Option<&str>, label: Option<&str>| Columns {
             text: text.map(str::to_owned),
-            text_pair: None,
             label: label.map(str::to_owned),
+            ..Columns::default()
         };
         let pair: &[&[&str]] =
             &[&["a long sentence", "a long question", "0"], &["another one", "yet another", "1"]];

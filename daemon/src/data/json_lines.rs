@@ -204,8 +204,15 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Cell::Other("a list"))
+        let mut labels = Some(Vec::new());
+        while let Some(Value(item)) = items.next_element()? {
+            match (item, &mut labels) {
+                (Cell::Text(text), Some(labels)) => labels.push(text.into_owned()),
+                (Cell::Plain(text), Some(labels)) => labels.push(text),
+                _ => labels = None,
+            }
+        }
+        Ok(labels.map_or(Cell::Other("a list of other things than strings and integers"), Cell::List))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {

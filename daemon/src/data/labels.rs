@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
 
+use super::targets::Targets;
 use super::{Example, LabelCount};
 use crate::error::{Error, Result};
 
@@ -19,9 +20,15 @@ pub struct Labels(Vec<String>);
 impl Labels {
     /// The labels of training rows: sorted, integers as integers. Fails when there are fewer than two.
     pub fn of(dataset_name: &str, examples: &[Example]) -> Result<Self> {
-        let different: BTreeSet<&str> = examples.iter().map(|example| example.label.as_str()).collect();
+        let different: BTreeSet<&str> = all(examples).collect();
         let found = match different.first() {
-            None => "there are no rows".to_owned(),
+            None if examples.is_empty() => "there are no rows".to_owned(),
+            None => "no row has a label".to_owned(),
+            Some(label)
+                if different.len() == 1 && examples.iter().any(|example| example.labels.is_empty()) =>
+            {
+                format!("the only label is {label:?}")
+            }
             Some(label) if different.len() == 1 => format!("every row has the label {label:?}"),
             Some(_) if different.len() > MAX_LABELS => return Err(too_many(dataset_name)),
             Some(_) => return Ok(Self(in_class_order(different))),
@@ -39,34 +46,36 @@ impl Labels {
         &self.0
     }
 
-    /// Rows of each label, in class order, among rows of these classes.
-    pub fn counts(&self, classes: &[u32]) -> Vec<LabelCount> {
-        let mut rows = vec![0; self.0.len()];
-        for &class in classes {
-            if let Some(rows) = rows.get_mut(class as usize) {
-                *rows += 1;
-            }
-        }
+    /// Rows of each label, in class order, among rows with these targets.
+    pub fn counts(&self, targets: &Targets) -> Vec<LabelCount> {
+        let rows = targets.counts(self.0.len());
         self.0.iter().zip(rows).map(|(label, rows)| LabelCount { label: label.clone(), rows }).collect()
     }
 
-    /// The class number of each example's label. Fails, naming file, line and label, when one is unknown.
-    pub fn classes(&self, dataset_name: &str, examples: &[Example]) -> Result<Vec<u32>> {
+    /// The class numbers of each example's labels; `several` says whether a row may have another number than one.
+    /// Fails, naming file, line and label, when one is unknown.
+    pub fn targets(&self, dataset_name: &str, examples: &[Example], several: bool) -> Result<Targets> {
         let classes: HashMap<&str, u32> = self.0.iter().map(String::as_str).zip(0..).collect();
-        let class = |example: &Example| {
-            classes.get(example.label.as_str()).copied().ok_or_else(|| {
-                Error::invalid(format!(
-                    "{dataset_name}, line {}: the label {:?} is none of the training rows' labels ({})",
-                    example.line,
-                    example.label,
-                    self.listed(),
-                ))
-            })
+        let set = |example: &Example| {
+            let class = |label: &String| {
+                classes.get(label.as_str()).copied().ok_or_else(|| {
+                    Error::invalid(format!(
+                        "{dataset_name}, line {}: the label {label:?} is none of the training rows' labels ({})",
+                        example.line,
+                        self.listed(),
+                    ))
+                })
+            };
+            let mut set: Vec<u32> = example.labels.iter().map(class).collect::<Result<_>>()?;
+            set.sort_unstable();
+            Ok(set)
         };
-        examples.iter().map(class).collect()
+        let sets: Vec<Vec<u32>> = examples.iter().map(set).collect::<Result<_>>()?;
+        Ok(if several { Targets::Sets(sets) } else { Targets::Classes(sets.into_iter().flatten().collect()) })
     }
 
-    fn listed(&self) -> String {
+    /// The first of them, for a message.
+    pub fn listed(&self) -> String {
         let names: Vec<&str> = self.0.iter().take(SHOWN).map(String::as_str).collect();
         match self.0.len().checked_sub(SHOWN) {
             None | Some(0) => names.join(", "),
@@ -78,14 +87,19 @@ impl Labels {
 /// Rows of each label, in class order.
 pub(super) fn count(examples: &[Example]) -> Vec<LabelCount> {
     let mut rows: HashMap<&str, u64> = HashMap::new();
-    for example in examples {
-        *rows.entry(&example.label).or_default() += 1;
+    for label in all(examples) {
+        *rows.entry(label).or_default() += 1;
     }
     let labels = in_class_order(rows.keys().copied());
     labels
         .into_iter()
         .map(|label| LabelCount { rows: rows.get(&*label).copied().unwrap_or(0), label })
         .collect()
+}
+
+/// Every label of every row.
+fn all(examples: &[Example]) -> impl Iterator<Item = &str> {
+    examples.iter().flat_map(|example| &example.labels).map(String::as_str)
 }
 
 /// The failure of a file whose label column holds something else.
@@ -139,7 +153,7 @@ mod tests {
         let example = |(label, line): (&&str, u64)| Example {
             text: String::new(),
             text_pair: None,
-            label: (*label).to_owned(),
+            labels: vec![(*label).to_owned()],
             line,
         };
         labels.iter().zip(2..).map(example).collect()
@@ -173,13 +187,30 @@ mod tests {
         let many: Vec<String> = (0..14).map(|label| label.to_string()).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         let labels = Labels::of("train.csv", &examples(&many)).unwrap();
-        assert_eq!(labels.classes("test.csv", &examples(&["13", "2"])).unwrap(), [13, 2]);
-        let error = labels.classes("test.csv", &examples(&["2", "14"])).unwrap_err();
+        let targets = |rows: &[&str]| labels.targets("test.csv", &examples(rows), false);
+        assert_eq!(targets(&["13", "2"]).unwrap(), Targets::Classes(vec![13, 2]));
+        let error = targets(&["2", "14"]).unwrap_err();
         assert_eq!(
             error.message(),
             "test.csv, line 3: the label \"14\" is none of the training rows' labels (0, 1, 2, 3, 4, 5, 6, 7, 8, 9 \
              and 4 more)"
         );
+    }
+
+    #[test]
+    fn a_row_may_have_several_labels_or_none() {
+        let mut rows = examples(&["b", "a", "c"]);
+        rows[0].labels = vec!["a".into(), "b".into()];
+        rows[1].labels.clear();
+        let labels = Labels::of("f.csv", &rows).unwrap();
+        assert_eq!(labels.names(), ["a", "b", "c"]);
+        let targets = labels.targets("f.csv", &rows, true).unwrap();
+        assert_eq!(targets, Targets::Sets(vec![vec![0, 1], vec![], vec![2]]));
+        assert_eq!(count(&rows).iter().map(|count| count.rows).collect::<Vec<_>>(), [1, 1, 1]);
+        let error = Labels::of("f.csv", &rows[1..]).unwrap_err();
+        assert!(error.message().contains("the only label is \"c\""), "{error}");
+        let error = Labels::of("f.csv", &rows[1..2]).unwrap_err();
+        assert!(error.message().contains("no row has a label"), "{error}");
     }
 
     #[test]

@@ -32,6 +32,10 @@ pub struct Columns {
     pub text_pair: Option<String>,
     /// The label.
     pub label: Option<String>,
+    /// A row may have any number of labels, and this stands between them where they are one text. Without it, every
+    /// row has one label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_separator: Option<String>,
 }
 
 /// A row of a file in use.
@@ -41,8 +45,8 @@ pub struct Example {
     pub text: String,
     /// The second text of a pair.
     pub text_pair: Option<String>,
-    /// The label as the file has it.
-    pub label: String,
+    /// The labels as the file has them: one, unless rows may have several; sorted by their bytes, none twice.
+    pub labels: Vec<String>,
     /// Where the row starts in the file, from 1.
     pub line: u64,
 }

@@ -13,7 +13,7 @@ use super::Example;
 pub struct Quality {
     /// Rows without text, or with nothing but white space.
     pub empty_texts: u64,
-    /// Rows whose text and label stand in an earlier row too.
+    /// Rows whose text and labels stand in an earlier row too.
     pub duplicates: u64,
     /// Texts that stand with different labels.
     pub contradictions: u64,
@@ -24,11 +24,11 @@ impl Quality {
     pub fn of(examples: &[Example]) -> Self {
         let mut quality = Self::default();
         let mut first_labels: HashMap<u128, FirstLabel> = HashMap::with_capacity(examples.len());
-        let mut further_labels: HashSet<(u128, &str)> = HashSet::new();
+        let mut further_labels: HashSet<(u128, &[String])> = HashSet::new();
         for example in examples {
             quality.empty_texts += u64::from(is_empty(example));
             let text = digest(example);
-            let label = example.label.as_str();
+            let label = example.labels.as_slice();
             match first_labels.entry(text) {
                 Entry::Vacant(entry) => {
                     entry.insert(FirstLabel { label, is_contradicted: false });
@@ -47,7 +47,7 @@ impl Quality {
 }
 
 struct FirstLabel<'a> {
-    label: &'a str,
+    label: &'a [String],
     is_contradicted: bool,
 }
 
@@ -85,7 +85,7 @@ mod tests {
         let row = |(&(text, label), line): (&(&str, &str), u64)| Example {
             text: text.to_owned(),
             text_pair: None,
-            label: label.to_owned(),
+            labels: vec![label.to_owned()],
             line,
         };
         rows.iter().zip(2..).map(row).collect()
@@ -112,7 +112,7 @@ mod tests {
         let pair = |text: &str, pair: &str| Example {
             text: text.to_owned(),
             text_pair: Some(pair.to_owned()),
-            label: "1".to_owned(),
+            labels: vec!["1".to_owned()],
             line: 2,
         };
         let examples = [pair("ab", "c"), pair("a", "bc"), pair("", "x"), pair("", " "), pair("ab", "c")];

@@ -1,5 +1,6 @@
 //! Holding rows out for validation.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use super::Example;
@@ -7,8 +8,11 @@ use crate::error::{Error, Result};
 use crate::random::{Purpose, Stream};
 
 /// Holds out a share of the examples, stratified by label, the same rows for the same seed. Returns
-/// (training, validation), both in the file's order. Every label with two or more rows stands in both parts; a label
-/// with one row stays in training. As far as that allows, `round(share * rows)` rows are held out.
+/// (training, validation), both in the file's order.
+///
+/// Where each row has one label, every label with two or more rows stands in both parts, and a label with one row stays
+/// in training; as far as that allows, `round(share * rows)` rows are held out. Where rows have several labels or none,
+/// both parts get each label's share as nearly as the rows let them (Sechidis et al. 2011).
 pub fn split(examples: Vec<Example>, share: f64, seed: u64) -> Result<(Vec<Example>, Vec<Example>)> {
     if !(share > 0.0 && share < 1.0) {
         return Err(Error::invalid(format!(
@@ -17,10 +21,27 @@ pub fn split(examples: Vec<Example>, share: f64, seed: u64) -> Result<(Vec<Examp
     }
     let mut order: Vec<usize> = (0..examples.len()).collect();
     Stream::new(seed, Purpose::Split, 0, 0).shuffle(&mut order);
-    let mut strata: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for row in order {
+    let is_held_out = match examples.iter().all(|example| example.labels.len() == 1) {
+        true => by_label(&examples, &order, share),
+        false => by_labels(&examples, &order, share),
+    };
+    let (validation, training): (Vec<_>, Vec<_>) =
+        examples.into_iter().zip(is_held_out).partition(|(_, is_held_out)| *is_held_out);
+    if validation.is_empty() {
+        return Err(Error::invalid(
+            "too few rows to hold some out for validation: no label has two rows; pass a file with --validation",
+        ));
+    }
+    let examples = |part: Vec<(Example, bool)>| part.into_iter().map(|(example, _)| example).collect();
+    Ok((examples(training), examples(validation)))
+}
+
+/// Which rows are held out, where each has one label.
+fn by_label(examples: &[Example], order: &[usize], share: f64) -> Vec<bool> {
+    let mut strata: BTreeMap<&[String], Vec<usize>> = BTreeMap::new();
+    for &row in order {
         if let Some(example) = examples.get(row) {
-            strata.entry(&example.label).or_default().push(row);
+            strata.entry(&example.labels).or_default().push(row);
         }
     }
     let sizes: Vec<usize> = strata.values().map(Vec::len).collect();
@@ -32,15 +53,61 @@ pub fn split(examples: Vec<Example>, share: f64, seed: u64) -> Result<(Vec<Examp
             }
         }
     }
-    let (validation, training): (Vec<_>, Vec<_>) =
-        examples.into_iter().zip(is_held_out).partition(|(_, is_held_out)| *is_held_out);
-    if validation.is_empty() {
-        return Err(Error::invalid(
-            "too few rows to hold some out for validation: no label has two rows; pass a file with --validation",
-        ));
+    is_held_out
+}
+
+/// Which rows are held out, where a row has any number of labels: label by label, the one with the fewest rows left
+/// first, each of its rows goes to the part that lacks more of the label. Rows without a label come last.
+fn by_labels(examples: &[Example], order: &[usize], share: f64) -> Vec<bool> {
+    let mut rows_of: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let labels_of = |row: usize| examples.get(row).into_iter().flat_map(|example| &example.labels);
+    for &row in order {
+        labels_of(row).for_each(|label| rows_of.entry(label).or_default().push(row));
     }
-    let examples = |part: Vec<(Example, bool)>| part.into_iter().map(|(example, _)| example).collect();
-    Ok((examples(training), examples(validation)))
+    // What each part lacks: (training, validation).
+    let wanted = |rows: usize| {
+        let held_out = rows as f64 * share;
+        let held_out = if rows < 2 { 0.0 } else { held_out.clamp(1.0, rows as f64 - 1.0) };
+        (rows as f64 - held_out, held_out)
+    };
+    let mut lacks: BTreeMap<&str, (f64, f64)> =
+        rows_of.iter().map(|(label, rows)| (*label, wanted(rows.len()))).collect();
+    let mut lacks_rows = wanted(examples.len());
+    let mut left: BTreeMap<&str, usize> = rows_of.iter().map(|(label, rows)| (*label, rows.len())).collect();
+    let mut is_held_out: Vec<Option<bool>> = vec![None; examples.len()];
+    let mut assign = |row: usize, by: Option<&str>, lacks: &mut BTreeMap<&str, (f64, f64)>| {
+        let Some(place @ None) = is_held_out.get_mut(row) else { return false };
+        let (training, validation) = by.and_then(|label| lacks.get(label)).copied().unwrap_or((0.0, 0.0));
+        let held_out = match validation.total_cmp(&training) {
+            Ordering::Equal => lacks_rows.1 > lacks_rows.0,
+            more => more.is_gt(),
+        };
+        *place = Some(held_out);
+        let take = |(training, validation): &mut (f64, f64)| {
+            *(if held_out { validation } else { training }) -= 1.0;
+        };
+        take(&mut lacks_rows);
+        for label in labels_of(row) {
+            lacks.get_mut(label.as_str()).map(take);
+        }
+        true
+    };
+    while let Some((&label, _)) = left.iter().min_by_key(|(_, rows)| **rows) {
+        for &row in rows_of.get(label).into_iter().flatten() {
+            if assign(row, Some(label), &mut lacks) {
+                for other in labels_of(row) {
+                    if let Some(rows) = left.get_mut(other.as_str()) {
+                        *rows -= 1;
+                    }
+                }
+            }
+        }
+        left.remove(label);
+    }
+    for &row in order {
+        assign(row, None, &mut lacks);
+    }
+    is_held_out.into_iter().map(|held_out| held_out.unwrap_or(false)).collect()
 }
 
 /// How many rows of each stratum are held out: largest remainders, within what each stratum can give.
@@ -88,7 +155,7 @@ mod tests {
         let row = |(label, line): (&u8, u64)| Example {
             text: format!("text {line}"),
             text_pair: None,
-            label: label.to_string(),
+            labels: vec![label.to_string()],
             line,
         };
         labels.iter().zip(2..).map(row).collect()
@@ -124,7 +191,7 @@ mod tests {
             labels in prop::collection::vec(0u8..4, 2..300), share in 0.01f64..0.99, seed in any::<u64>(),
         ) {
             let all = rows(&labels);
-            let count = |part: &[Example], label: u8| part.iter().filter(|row| row.label == label.to_string()).count();
+            let count = |part: &[Example], label: u8| part.iter().filter(|row| row.labels[0] == label.to_string()).count();
             let Ok((training, validation)) = split(all.clone(), share, seed) else {
                 prop_assert!((0..4).all(|label| count(&all, label) < 2));
                 return Ok(());
@@ -153,6 +220,31 @@ mod tests {
                     let quota = count(&all, label) as f64 * share;
                     prop_assert!((count(&validation, label) as f64 - quota).abs() < 1.0);
                 }
+            }
+            prop_assert_eq!(split(all, share, seed).unwrap(), (training, validation));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn with_several_labels_a_split_is_a_partition_with_about_the_share_of_each(
+            sets in prop::collection::vec(0u8..8, 20..300), share in 0.1f64..0.5, seed in any::<u64>(),
+        ) {
+            let mut all = rows(&sets);
+            for (row, set) in all.iter_mut().zip(&sets) {
+                row.labels = (0..3).filter(|label| set >> label & 1 == 1).map(|label| label.to_string()).collect();
+            }
+            let (training, validation) = split(all.clone(), share, seed).unwrap();
+            let mut together = lines(&training);
+            together.extend(lines(&validation));
+            together.sort_unstable();
+            prop_assert_eq!(together, lines(&all));
+            let count = |part: &[Example], label: &str| {
+                part.iter().filter(|row| row.labels.iter().any(|of| of == label)).count() as f64
+            };
+            for label in ["0", "1", "2"] {
+                let expected = count(&all, label) * share;
+                prop_assert!((count(&validation, label) - expected).abs() <= 3.0, "label {label}");
             }
             prop_assert_eq!(split(all, share, seed).unwrap(), (training, validation));
         }

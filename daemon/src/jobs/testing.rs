@@ -77,7 +77,7 @@ pub(crate) fn dataset() -> DatasetRecord {
         summary: Summary {
             rows: 0,
             columns: vec!["text".into(), "label".into()],
-            used: Columns { text: Some("text".into()), text_pair: None, label: Some("label".into()) },
+            used: Columns { text: Some("text".into()), label: Some("label".into()), ..Columns::default() },
             guess: String::new(),
             labels: vec![],
             characters: Quantiles::default(),
@@ -117,7 +117,16 @@ pub(crate) fn step(step: u64) -> Event {
 }
 
 pub(crate) fn metrics() -> Metrics {
-    Metrics { loss: 0.25, accuracy: 0.9, f1: 0.9, recall: 0.9, precision: 0.9, rows: 10, labels: vec![] }
+    Metrics {
+        loss: 0.25,
+        accuracy: 0.9,
+        f1: 0.9,
+        recall: 0.9,
+        precision: 0.9,
+        rows: 10,
+        labels: vec![],
+        micro: None,
+    }
 }
 
 pub(crate) fn epoch() -> EpochMetrics {

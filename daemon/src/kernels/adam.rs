@@ -233,7 +233,11 @@ mod tests {
                     }
                 }
                 for (found, exact) in p.iter().zip(&exact) {
-                    assert!((f64::from(*found) - exact[0]).abs() < 1e-6, "{isa:?}: {found} is not {}", exact[0]);
+                    assert!(
+                        (f64::from(*found) - exact[0]).abs() < 1e-6,
+                        "{isa:?}: {found} is not {}",
+                        exact[0]
+                    );
                 }
             }
         }

@@ -171,7 +171,13 @@ impl Attention<'_> {
 
                 work.factor.pack_here(compute, self.of_tokens(kv, task, 0));
                 let scores = Matrix::dense(scores, rows, columns);
-                multiply_here(compute, scores, work.factor, work.scratch, &Scaled { out: grad_q, scale: 1.0 });
+                multiply_here(
+                    compute,
+                    scores,
+                    work.factor,
+                    work.scratch,
+                    &Scaled { out: grad_q, scale: 1.0 },
+                );
                 work.factor.pack_here(compute, self.of_queries(q, task));
                 multiply_here(compute, scores.t(), work.factor, work.scratch, &of_tokens(0));
             });
@@ -254,7 +260,8 @@ mod tests {
         let mut outputs = Vec::new();
         let mut probability = 0;
         for (queries, tokens) in attention.queries.windows(2).zip(attention.tokens.windows(2)) {
-            let (queries, tokens) = (queries[0] as usize..queries[1] as usize, tokens[0] as usize..tokens[1] as usize);
+            let (queries, tokens) =
+                (queries[0] as usize..queries[1] as usize, tokens[0] as usize..tokens[1] as usize);
             let (rows, columns) = (queries.len(), tokens.len());
             let head = |x: Tensor, rows: usize| x.reshape((rows, heads, size))?.transpose(0, 1)?.contiguous();
             let part = |which: usize| kv.narrow(0, tokens.start, columns)?.narrow(1, which * WIDTH, WIDTH);
@@ -265,7 +272,9 @@ mod tests {
             if let Some(dropout) = attention.dropout {
                 let mut mask = Vec::new();
                 for _ in 0..heads {
-                    mask.extend((0..(rows * columns) as u64).map(|index| dropout.factor(probability + index)));
+                    mask.extend(
+                        (0..(rows * columns) as u64).map(|index| dropout.factor(probability + index)),
+                    );
                     probability += Dropout::of_head(columns);
                 }
                 p = (&p * Tensor::from_vec(mask, p.shape(), p.device())?)?;
@@ -310,9 +319,8 @@ mod tests {
     fn is_the_same_to_the_bit_on_any_number_of_threads() {
         let (q, kv, grad) = (normal(1, 176 * WIDTH), normal(2, 176 * 2 * WIDTH), normal(3, 176 * WIDTH));
         for compute in computes() {
-            let on = |threads| {
-                in_pool(threads, || run(compute, all(&TOKENS, some_dropout()), &q, &kv, &grad))
-            };
+            let on =
+                |threads| in_pool(threads, || run(compute, all(&TOKENS, some_dropout()), &q, &kv, &grad));
             assert_eq!(on(1), on(3), "{compute:?}");
         }
     }
@@ -323,7 +331,13 @@ mod tests {
         for compute in computes() {
             let together = run(compute, all(&TOKENS, None), &q, &kv, &grad);
             let alone = Attention { queries: &[0, 33], tokens: &[0, 33], ..all(&TOKENS, None) };
-            let alone = run(compute, alone, &q[8 * WIDTH..41 * WIDTH], &kv[16 * WIDTH..82 * WIDTH], &grad[8 * WIDTH..41 * WIDTH]);
+            let alone = run(
+                compute,
+                alone,
+                &q[8 * WIDTH..41 * WIDTH],
+                &kv[16 * WIDTH..82 * WIDTH],
+                &grad[8 * WIDTH..41 * WIDTH],
+            );
             assert_eq!(alone[0], together[0][8 * WIDTH..41 * WIDTH], "{compute:?}");
             assert_eq!(alone[2], together[2][16 * WIDTH..82 * WIDTH], "{compute:?}");
         }

@@ -60,7 +60,14 @@ impl Groups {
     }
 
     /// Adds each group's rows of `grad`, `[T, H]`, to the row of `out` that `place` gives for the group's row.
-    fn scatter(&self, compute: Compute, grad: &[f32], width: usize, out: &mut [f32], place: impl Fn(u32) -> usize + Sync) {
+    fn scatter(
+        &self,
+        compute: Compute,
+        grad: &[f32],
+        width: usize,
+        out: &mut [f32],
+        place: impl Fn(u32) -> usize + Sync,
+    ) {
         let shared = Shared::new(out);
         self.starts.par_windows(2).with_min_len(8).for_each(|pair| {
             let group = &self.pairs[pair[0]..pair[1]];
@@ -169,8 +176,7 @@ mod tests {
         let kinds = [0, 1, 1, 0, 0, 1, 0];
         for compute in computes() {
             let mut out = vec![f32::NAN; 7 * WIDTH];
-            let lookups =
-                [Lookup { table: &words, rows: &TOKENS }, Lookup { table: &types, rows: &kinds }];
+            let lookups = [Lookup { table: &words, rows: &TOKENS }, Lookup { table: &types, rows: &kinds }];
             embed(compute, &lookups, WIDTH, &mut out);
             for (token, out) in out.chunks(WIDTH).enumerate() {
                 let (word, kind) = (TOKENS[token] as usize, kinds[token] as usize);
@@ -203,7 +209,8 @@ mod tests {
                 }
                 assert_eq!(found, dense);
             }
-            let expected: Vec<f32> = (0..WIDTH).map(|i| grad[i] + grad[WIDTH + i] + grad[2 * WIDTH + i]).collect();
+            let expected: Vec<f32> =
+                (0..WIDTH).map(|i| grad[i] + grad[WIDTH + i] + grad[2 * WIDTH + i]).collect();
             assert_eq!(dense[8 * WIDTH..], expected);
         }
     }

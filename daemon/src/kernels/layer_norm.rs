@@ -250,8 +250,10 @@ mod tests {
                 let sum = ((inputs[0].as_tensor() * mask)? + inputs[1].as_tensor())?;
                 let centred = sum.broadcast_sub(&sum.mean_keepdim(D::Minus1)?)?;
                 let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + 1e-12)?.sqrt()?;
-                let result =
-                    centred.broadcast_div(&deviation)?.broadcast_mul(&inputs[2])?.broadcast_add(&inputs[3])?;
+                let result = centred
+                    .broadcast_div(&deviation)?
+                    .broadcast_mul(&inputs[2])?
+                    .broadcast_add(&inputs[3])?;
                 let grad = normal(9, rows * width);
                 let seed = Tensor::from_vec(grad.clone(), (rows, width), result.device())?;
                 let gradients = (&result * seed)?.sum_all()?.backward()?;
@@ -260,8 +262,7 @@ mod tests {
                     [values(&result), of(&inputs[1]), of(&inputs[0]), of(&inputs[2]), of(&inputs[3])];
                 let plain: Vec<Vec<f32>> = inputs.iter().map(|input| values(input)).collect();
                 for compute in computes() {
-                    let found =
-                        run(compute, [&plain[0], &plain[1], &plain[2], &plain[3]], &grad, dropout);
+                    let found = run(compute, [&plain[0], &plain[1], &plain[2], &plain[3]], &grad, dropout);
                     for (what, (found, expected)) in found.iter().zip(&expected).enumerate() {
                         assert_close(found, expected, 1e-5, &format!("{compute:?} {rows} x {width}: {what}"));
                     }

@@ -2,12 +2,12 @@
 
 use rayon::prelude::*;
 
+use super::Compute;
 use super::buffer::with_scratch;
 use super::gemm::{Added, Epilogue, Matrix, Packed, Rows, Scaled, multiply};
 use super::isa::vectorised;
 use super::layer_norm::add;
 use super::math::{erf, exp, mul_add};
-use super::Compute;
 
 /// Rows whose columns one task sums.
 const SUMMED: usize = 64;
@@ -226,4 +226,3 @@ vectorised! {
         }
     }
 }
-

@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Metadata, TensorView};
 
-use super::config::{Config, Family};
+use super::config::{Config, Family, HeadConfig};
 use super::declaration::{Place, declare};
 use super::parameters::Parameters;
 use crate::digest;
@@ -110,11 +110,10 @@ pub fn check(folder: &Path) -> Result<Config> {
 pub fn write(
     folder: &Path,
     config: &Config,
-    labels: &[String],
-    head_dropout: f64,
+    head: &HeadConfig<'_>,
     parameters: &Parameters,
 ) -> Result<String> {
-    let json = format!("{:#}\n", config.classifier_json(labels, head_dropout));
+    let json = format!("{:#}\n", config.classifier_json(head));
     write_file(&folder.join("config.json"), json.as_bytes())?;
     let mut tensors = Vec::new();
     for (index, parameter) in parameters.iter().enumerate() {

@@ -11,6 +11,7 @@ use super::declaration::{Place, declare};
 use super::engine::Engine;
 use super::gradients::Gradients;
 use super::noise::Mode;
+use super::objective::sigmoid;
 use super::parameters::Parameters;
 use crate::data::batch::Batch;
 use crate::error::{Error, Result};
@@ -111,6 +112,13 @@ impl Trainable {
         &self.parameters
     }
 
+    /// How many numbers learn.
+    pub fn learning(&self) -> u64 {
+        let learning =
+            self.parameters.iter().enumerate().filter(|(index, _)| self.gradients.is_trainable(*index));
+        learning.map(|(_, parameter)| parameter.range.len() as u64).sum()
+    }
+
     /// The gradients of the backward passes so far.
     pub fn gradients(&self) -> &Gradients {
         &self.gradients
@@ -169,6 +177,7 @@ pub struct Classifier {
     /// Its passes share memory, so that they take turns.
     engine: Mutex<Engine>,
     labels: Vec<String>,
+    thresholds: Option<Vec<f32>>,
     max_length: usize,
 }
 
@@ -190,13 +199,19 @@ impl Classifier {
         };
         let parameters = Parameters::build(declared, &mut stored, 0)?;
         let max_length = checkpoint.max_length()?;
+        let thresholds = config.thresholds();
         let engine = Engine::new(&config.architecture, labels.len(), Precision::Fp32, device)?;
-        Ok(Self { parameters, engine: Mutex::new(engine), labels, max_length })
+        Ok(Self { parameters, engine: Mutex::new(engine), labels, thresholds, max_length })
     }
 
     /// In class order.
     pub fn labels(&self) -> &[String] {
         &self.labels
+    }
+
+    /// The score from which on each label is set, in class order, when a text may have several labels.
+    pub fn thresholds(&self) -> Option<&[f32]> {
+        self.thresholds.as_deref()
     }
 
     /// Tokens of a sequence at most, special tokens included.
@@ -214,7 +229,10 @@ impl Classifier {
         let logits = self.logits(batch)?;
         let row = |logits: &[f32]| {
             let mut row = logits.to_vec();
-            softmax(&mut row);
+            match self.thresholds {
+                Some(_) => row.iter_mut().for_each(|x| *x = sigmoid(*x)),
+                None => drop(softmax(&mut row)),
+            }
             row
         };
         Ok(logits.chunks(self.labels.len()).map(row).collect())

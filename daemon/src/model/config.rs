@@ -26,6 +26,21 @@ const MODEL_TYPES: [(&str, Family, &str); 4] = [
     ("xlm-roberta", Family::Roberta, "XLMRobertaForSequenceClassification"),
 ];
 
+/// What a checkpoint says of a classifier beside its weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadConfig<'a> {
+    /// In class order.
+    pub labels: &'a [String],
+    /// In class order: the score from which on a label is set, where a text may have several labels.
+    pub thresholds: Option<&'a [f32]>,
+    /// Before the classifier.
+    pub dropout: f64,
+}
+
+/// The key of the thresholds; `transformers` keeps what it does not know.
+const THRESHOLDS: &str = "hone_thresholds";
+const MULTI_LABEL: &str = "multi_label_classification";
+
 impl Config {
     /// Reads `config.json` from an encoder's or a checkpoint's folder.
     pub fn read(folder: &Path) -> Result<Self> {
@@ -53,8 +68,19 @@ impl Config {
         (0..names.len()).map(|class| Some(names.get(&class.to_string())?.as_str()?.to_owned())).collect()
     }
 
-    /// The `config.json` of a classifier with these labels.
-    pub fn classifier_json(&self, labels: &[String], dropout: f64) -> Value {
+    /// The score from which on each label is set, in class order, when a text may have several labels; 0.5 where the
+    /// checkpoint does not say.
+    pub fn thresholds(&self) -> Option<Vec<f32>> {
+        let labels =
+            self.labels().filter(|_| self.raw.get("problem_type").is_some_and(|of| of == MULTI_LABEL))?;
+        let stored = self.raw.get(THRESHOLDS).and_then(Value::as_array);
+        let threshold = |class: usize| stored?.get(class)?.as_f64();
+        Some((0..labels.len()).map(|class| threshold(class).unwrap_or(0.5) as f32).collect())
+    }
+
+    /// The `config.json` of a classifier with this head.
+    pub fn classifier_json(&self, head: &HeadConfig<'_>) -> Value {
+        let HeadConfig { labels, thresholds, dropout } = *head;
         let mut raw = self.raw.clone();
         let names: Map<_, _> = labels
             .iter()
@@ -65,7 +91,12 @@ impl Config {
             labels.iter().enumerate().map(|(class, label)| (label.clone(), class.into())).collect();
         raw.insert("architectures".into(), vec![self.class].into());
         raw.insert("model_type".into(), self.model_type.into());
+        raw.remove(THRESHOLDS);
         raw.insert("problem_type".into(), "single_label_classification".into());
+        if let Some(thresholds) = thresholds {
+            raw.insert("problem_type".into(), MULTI_LABEL.into());
+            raw.insert(THRESHOLDS.into(), thresholds.into());
+        }
         raw.insert(self.architecture.family.field("classifier_dropout").into(), dropout.into());
         raw.insert("id2label".into(), names.into());
         raw.insert("label2id".into(), classes.into());
@@ -101,7 +132,11 @@ mod tests {
     #[test]
     fn a_classifier_keeps_unknown_fields_and_gives_its_labels_back() -> Result<()> {
         let labels = vec!["no".to_owned(), "yes".to_owned(), "10".to_owned()];
-        let json = Config::parse(SMALL)?.classifier_json(&labels, 0.3);
+        let json = Config::parse(SMALL)?.classifier_json(&HeadConfig {
+            labels: &labels,
+            thresholds: None,
+            dropout: 0.3,
+        });
         assert_eq!(json["unknown"], serde_json::json!([1, 2]));
         assert_eq!(json["label2id"]["10"], 2);
         let again = Config::parse(&json.to_string())?;
@@ -113,6 +148,7 @@ mod tests {
     #[test]
     fn a_classifier_is_of_the_class_and_has_the_dropout_of_its_family() -> Result<()> {
         let labels = ["no".to_owned(), "yes".to_owned()];
+        let head = HeadConfig { labels: &labels, thresholds: None, dropout: 0.3 };
         let distilbert = r#"{"model_type":"distilbert","vocab_size":9,"dim":8,"n_layers":1,"n_heads":2,
             "hidden_dim":16,"max_position_embeddings":32}"#;
         for (text, class, dropout) in [
@@ -130,12 +166,26 @@ mod tests {
                 "classifier_dropout",
             ),
         ] {
-            let json = Config::parse(&text)?.classifier_json(&labels, 0.3);
+            let json = Config::parse(&text)?.classifier_json(&head);
             assert_eq!((&json["architectures"][0], &json[dropout]), (&class.into(), &0.3.into()));
             let again = Config::parse(&json.to_string())?;
             assert_eq!(again.architecture.classifier_dropout, Some(0.3));
-            assert_eq!(again.classifier_json(&labels, 0.3), json);
+            assert_eq!(again.classifier_json(&head), json);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn thresholds_are_kept_where_a_text_may_have_several_labels() -> Result<()> {
+        let labels = vec!["no".to_owned(), "yes".to_owned()];
+        let head = HeadConfig { labels: &labels, thresholds: Some(&[0.1, 0.75]), dropout: 0.3 };
+        let json = Config::parse(SMALL)?.classifier_json(&head);
+        let several = Config::parse(&json.to_string())?;
+        assert_eq!(several.thresholds(), Some(vec![0.1, 0.75]));
+        let silent = json.to_string().replace(THRESHOLDS, "other");
+        assert_eq!(Config::parse(&silent)?.thresholds(), Some(vec![0.5, 0.5]));
+        let json = several.classifier_json(&HeadConfig { thresholds: None, ..head });
+        assert_eq!((Config::parse(&json.to_string())?.thresholds(), json.get(THRESHOLDS)), (None, None));
         Ok(())
     }
 

@@ -124,7 +124,8 @@ impl Encoder {
         tokens: &'a [u32],
         queries: &'a [u32],
     ) -> Layer<'a> {
-        let site = self.architecture.has_attention_output_dropout().then_some(Site::AttentionOutput { layer });
+        let site =
+            self.architecture.has_attention_output_dropout().then_some(Site::AttentionOutput { layer });
         Layer {
             parameters,
             first: self.layer_at(layer),
@@ -152,11 +153,18 @@ impl Encoder {
     ) -> &'t Buffer {
         let count = self.layers.len();
         tape.begin(&self.architecture, batch, keep, mode, reach);
-        tape.hidden.resize_with(tape.hidden.len().max(if keep == Keep::Nothing { 2 } else { count + 1 }), Buffer::default);
-        tape.layers.resize_with(tape.layers.len().max(if keep == Keep::All { count } else { 1 }), LayerTape::default);
+        tape.hidden.resize_with(
+            tape.hidden.len().max(if keep == Keep::Nothing { 2 } else { count + 1 }),
+            Buffer::default,
+        );
+        tape.layers.resize_with(
+            tape.layers.len().max(if keep == Keep::All { count } else { 1 }),
+            LayerTape::default,
+        );
         self.embed(parameters, mode, tape);
         for (index, prepared) in self.layers.iter().enumerate() {
-            let queries = if index + 1 == count && reach == Reach::First { &tape.first } else { &tape.tokens };
+            let queries =
+                if index + 1 == count && reach == Reach::First { &tape.first } else { &tape.tokens };
             let layer = self.layer(parameters, index, mode, &tape.tokens, queries);
             let state = if keep == Keep::All { index } else { 0 };
             let (input, output) = two(&mut tape.hidden, slot(keep, index), slot(keep, index + 1));
@@ -200,7 +208,8 @@ impl Encoder {
                 return;
             }
             let prepared = &self.layers[index];
-            let queries = if index + 1 == count && reach == Reach::First { &tape.first } else { &tape.tokens };
+            let queries =
+                if index + 1 == count && reach == Reach::First { &tape.first } else { &tape.tokens };
             let layer = self.layer(parameters, index, mode, &tape.tokens, queries);
             let state = &mut tape.layers[if keep == Keep::All { index } else { 0 }];
             if keep == Keep::Inputs && index + 1 < count {

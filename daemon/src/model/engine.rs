@@ -35,9 +35,9 @@ impl Engine {
         }
         match precision {
             Precision::Fp32 => Ok(Self::Device(Box::new(Reference::new(architecture, device)))),
-            Precision::Bf16 => Err(Error::precondition(
-                "bfloat16 is not supported on this device yet; use --precision fp32",
-            )),
+            Precision::Bf16 => {
+                Err(Error::precondition("bfloat16 is not supported on this device yet; use --precision fp32"))
+            }
         }
     }
 

@@ -115,10 +115,7 @@ impl Gradients {
         }
         let (weight, bias) = (self.list.get(index)?.range.clone(), self.list.get(index + 1)?.range.clone());
         let (low, high) = self.rest.split_at_mut(bias.start - self.start);
-        Some((
-            &mut low[weight.start - self.start..weight.end - self.start],
-            &mut high[..bias.len()],
-        ))
+        Some((&mut low[weight.start - self.start..weight.end - self.start], &mut high[..bias.len()]))
     }
 
     /// Those of the layer norm at a place of the list.

@@ -31,9 +31,15 @@ pub struct Noise {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Site {
     Embeddings,
-    Attention { layer: usize },
-    AttentionOutput { layer: usize },
-    Output { layer: usize },
+    Attention {
+        layer: usize,
+    },
+    AttentionOutput {
+        layer: usize,
+    },
+    Output {
+        layer: usize,
+    },
     /// Before the head's first layer, in families that have one there.
     HeadInput,
     Head,

@@ -103,7 +103,8 @@ impl Parameters {
                     part.dims()
                 )));
             }
-            let values = part.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+            let values =
+                part.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
             self.values[start..start + values.len()].copy_from_slice(&values);
             start += values.len();
         }

@@ -98,7 +98,8 @@ impl Reference {
         let grad = Tensor::from_slice(grad_logits, logits.shape(), &self.device)?;
         let store = (logits * grad)?.sum_all()?.backward()?;
         for (index, parameter) in self.parameters.iter().enumerate() {
-            let Some(grad) = store.get(parameter.as_tensor()).filter(|_| gradients.is_trainable(index)) else {
+            let Some(grad) = store.get(parameter.as_tensor()).filter(|_| gradients.is_trainable(index))
+            else {
                 continue;
             };
             let grad = grad.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
@@ -114,12 +115,14 @@ impl Reference {
     fn encoder(&self, batch: &Batch, mode: Mode, supply: &mut Supply<'_>, first: bool) -> Result<Tensor> {
         let architecture = &self.architecture;
         let eps = architecture.layer_norm_eps;
-        let rows = |indices: Vec<u32>, table: Tensor| table.index_select(&Tensor::new(indices, &self.device)?, 0);
+        let rows =
+            |indices: Vec<u32>, table: Tensor| table.index_select(&Tensor::new(indices, &self.device)?, 0);
         let offset = architecture.position_offset() as u32;
         let positions = batch.lengths().flat_map(|length| offset..offset + length as u32).collect();
         let mut x = (rows(batch.ids.clone(), supply.next()?)? + rows(positions, supply.next()?)?)?;
         if architecture.type_vocab_size > 0 {
-            let types = if architecture.has_token_types() { batch.types.clone() } else { vec![0; batch.tokens()] };
+            let types =
+                if architecture.has_token_types() { batch.types.clone() } else { vec![0; batch.tokens()] };
             x = (x + rows(types, supply.next()?)?)?;
         }
         let mut x = self.drop_out(&supply.norm(&x, eps)?, mode.dropout(Site::Embeddings))?;
@@ -143,7 +146,13 @@ impl Reference {
     }
 
     /// One sequence after the other.
-    fn attention(&self, qkv: &Tensor, batch: &Batch, dropout: Option<Dropout>, first: bool) -> Result<Tensor> {
+    fn attention(
+        &self,
+        qkv: &Tensor,
+        batch: &Batch,
+        dropout: Option<Dropout>,
+        first: bool,
+    ) -> Result<Tensor> {
         let (heads, size) = (self.architecture.num_attention_heads, self.architecture.head_size());
         let width = heads * size;
         let mut probability = 0;

@@ -53,11 +53,25 @@ pub struct Classified {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prediction {
     /// Every label with its probability, the highest first.
-    pub scores: Vec<(String, f32)>,
+    pub scores: Vec<Score>,
+    /// The labels that the text has: the one with the highest probability, or, where a text may have several, those
+    /// that reach their thresholds.
+    pub labels: Vec<String>,
     /// Tokens that were computed, special tokens included.
     pub tokens: usize,
     /// Whether the input was cut.
     pub truncated: bool,
+}
+
+/// A label and how probable it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Score {
+    /// The label.
+    pub label: String,
+    /// Its probability.
+    pub score: f32,
+    /// The score from which on it is set, where a text may have several labels.
+    pub threshold: Option<f32>,
 }
 
 /// Where a request's time went.
@@ -111,7 +125,8 @@ impl Serving {
         };
         let (scores, began, done) = collect(answers, facts.len()).await?;
         let predictions = scores.into_iter().zip(facts).map(|(scores, (tokens, truncated))| {
-            Ok(Prediction { scores: ranked(&ready.labels, scores)?, tokens, truncated })
+            let scores = ranked(&ready, &scores)?;
+            Ok(Prediction { labels: set(&scores), scores, tokens, truncated })
         });
         Ok(Classified {
             predictions: predictions.collect::<Result<_>>()?,
@@ -196,13 +211,27 @@ async fn collect(
     Ok((scores, began, done))
 }
 
-fn ranked(labels: &[String], scores: Vec<f32>) -> Result<Vec<(String, f32)>> {
-    if scores.len() != labels.len() || scores.iter().any(|score| !score.is_finite()) {
+/// The scores with their labels, the highest first.
+fn ranked(ready: &Ready, scores: &[f32]) -> Result<Vec<Score>> {
+    if scores.len() != ready.labels.len() || scores.iter().any(|score| !score.is_finite()) {
         return Err(Error::internal("the model's scores are not numbers; its weights may be damaged"));
     }
-    let mut ranked: Vec<(String, f32)> = labels.iter().cloned().zip(scores).collect();
-    ranked.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+    let score = |(class, (label, &score)): (usize, (&String, &f32))| {
+        let threshold = ready.thresholds.as_ref().and_then(|thresholds| thresholds.get(class).copied());
+        Score { label: label.clone(), score, threshold }
+    };
+    let mut ranked: Vec<Score> = ready.labels.iter().zip(scores).enumerate().map(score).collect();
+    ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
     Ok(ranked)
+}
+
+/// The labels that a text with these scores has.
+fn set(ranked: &[Score]) -> Vec<String> {
+    let is_set = |(place, score): &(usize, &Score)| match score.threshold {
+        Some(threshold) => score.score >= threshold,
+        None => *place == 0,
+    };
+    ranked.iter().enumerate().filter(is_set).map(|(_, score)| score.label.clone()).collect()
 }
 
 #[cfg(test)]
@@ -220,10 +249,21 @@ mod tests {
         assert_eq!(answer.version.version, 1);
         for (place, prediction) in answer.predictions.iter().enumerate() {
             let expected = if place % 3 == 0 { ("positive", 1) } else { ("negative", 2) };
-            assert_eq!((prediction.scores[0].0.as_str(), prediction.tokens), expected);
-            assert!(prediction.scores[0].1 >= prediction.scores[1].1);
+            assert_eq!((prediction.scores[0].label.as_str(), prediction.tokens), expected);
+            assert!(prediction.scores[0].score >= prediction.scores[1].score);
+            assert_eq!(prediction.labels, [expected.0]);
         }
         bench.models.shut_down();
+    }
+
+    #[test]
+    fn where_a_text_may_have_several_labels_it_has_those_that_reach_their_thresholds() {
+        let score = |label: &str, score, threshold| Score { label: label.to_owned(), score, threshold };
+        let scores = [("a", 0.9, 0.95), ("b", 0.6, 0.5), ("c", 0.2, 0.2)];
+        let scores = scores.map(|(label, of, threshold)| score(label, of, Some(threshold)));
+        assert_eq!(set(&scores), ["b", "c"]);
+        assert!(set(&scores[..1]).is_empty());
+        assert_eq!(set(&[score("a", 0.4, None), score("b", 0.3, None)]), ["a"]);
     }
 
     #[tokio::test]
@@ -250,10 +290,10 @@ mod tests {
         let requests = ["good", "fail", "panic", "good"].map(|text| serving.classify("", vec![input(text)]));
         let [a, fail, panic, b] = requests;
         let (a, fail, panic, b) = tokio::join!(a, fail, panic, b);
-        assert_eq!(a.unwrap().predictions[0].scores[0].0, "positive");
+        assert_eq!(a.unwrap().predictions[0].scores[0].label, "positive");
         assert_eq!(fail.unwrap_err().kind(), Kind::Exhausted);
         assert!(panic.unwrap_err().message().contains("bug in Hone"));
-        assert_eq!(b.unwrap().predictions[0].scores[0].0, "positive");
+        assert_eq!(b.unwrap().predictions[0].scores[0].label, "positive");
         bench.models.shut_down();
     }
 

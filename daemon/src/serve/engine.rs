@@ -38,6 +38,9 @@ pub trait Score: Send {
     /// In class order.
     fn labels(&self) -> &[String];
 
+    /// In class order: the score from which on a label is set, when a text may have several labels.
+    fn thresholds(&self) -> Option<&[f32]>;
+
     /// The probability of each label for each sequence.
     fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>>;
 }
@@ -77,6 +80,10 @@ impl Tokenize for Tokenizer {
 impl Score for Classifier {
     fn labels(&self) -> &[String] {
         Classifier::labels(self)
+    }
+
+    fn thresholds(&self) -> Option<&[f32]> {
+        Classifier::thresholds(self)
     }
 
     fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {

@@ -56,6 +56,10 @@ impl Score for Model {
         &self.labels
     }
 
+    fn thresholds(&self) -> Option<&[f32]> {
+        None
+    }
+
     fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
         let firsts: Vec<&str> =
             batch.offsets[..batch.len()].iter().map(|&at| WORDS[batch.ids[at as usize] as usize]).collect();

@@ -43,6 +43,8 @@ pub struct Ready {
     pub tokenizer: Box<dyn Tokenize>,
     /// In class order.
     pub labels: Vec<String>,
+    /// In class order, when a text may have several labels.
+    pub thresholds: Option<Vec<f32>>,
 }
 
 /// A sequence that waits for its scores.
@@ -156,7 +158,8 @@ impl Worker {
         let model = match loaded {
             Ok(Loaded { tokenizer, model }) => {
                 tracing::info!(model = name, ms = start.elapsed().as_millis() as u64, "model loaded");
-                let ready = Ready { tokenizer, labels: model.labels().to_vec() };
+                let thresholds = model.thresholds().map(<[f32]>::to_vec);
+                let ready = Ready { tokenizer, labels: model.labels().to_vec(), thresholds };
                 self.phase.send_replace(Phase::Ready(Arc::new(ready)));
                 Mutex::new(model)
             }

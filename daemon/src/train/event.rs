@@ -134,7 +134,7 @@ pub struct SplitReport {
     pub truncated: u64,
     /// Rows without text.
     pub empty_texts: u64,
-    /// Rows whose text and label stand in an earlier row too.
+    /// Rows whose text and labels stand in an earlier row too.
     pub duplicates: u64,
     /// Texts that stand with different labels.
     pub contradictions: u64,
@@ -179,9 +179,9 @@ pub struct StepMetrics {
 /// The five metrics of a pass over a split, from the counts of the whole pass.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// Mean cross-entropy.
+    /// Mean cross-entropy; of rows with several labels, mean binary cross-entropy over rows and labels.
     pub loss: f64,
-    /// Share of right answers.
+    /// Share of right answers; of rows with several labels, of those with exactly the right ones.
     pub accuracy: f64,
     /// Of the positive label when there are two, else macro.
     pub f1: f64,
@@ -193,6 +193,20 @@ pub struct Metrics {
     pub rows: u64,
     /// One for each label, in class order.
     pub labels: Vec<LabelMetrics>,
+    /// From the counts of all labels together; only where rows have several labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro: Option<Average>,
+}
+
+/// Precision, recall and F1 of several labels together.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Average {
+    /// Of what was called, the share that is.
+    pub precision: f64,
+    /// Of what is, the share that was found.
+    pub recall: f64,
+    /// Harmonic mean of both.
+    pub f1: f64,
 }
 
 /// The metrics of one label.
@@ -208,6 +222,9 @@ pub struct LabelMetrics {
     pub f1: f64,
     /// Rows that have this label.
     pub rows: u64,
+    /// The score from which on the label counts as set; only where rows have several labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f32>,
 }
 
 /// The end of an epoch.
@@ -219,7 +236,7 @@ pub struct EpochMetrics {
     pub epochs: u32,
     /// Collected while training, so with dropout on and weights that still change.
     pub train: Metrics,
-    /// After the epoch.
+    /// After the epoch; where rows have several labels, at the thresholds that are the best for these rows.
     pub validation: Metrics,
     /// Training and evaluation together.
     pub seconds: f64,

@@ -1,15 +1,20 @@
 //! Fine-tuning.
 //!
 //! A specification (`spec`) whose files were read and checked is a `plan`. A plan is turned into tokens (`prepare`)
-//! and run (`run`): the model moves (`optimizer`) at the rate of the `schedule`, is judged by `metrics`, and its
-//! position can be saved (`state`). What it would need can be asked for before: `memory` by shapes, time by the first
-//! steps (`rehearsal`). What happens is told in events (`event`); nothing else comes out.
+//! and run (`run`): the model moves (`optimizer`) at the rate of the `schedule` to lower the `objective`, is judged
+//! (`evaluate`) by `metrics` and its `thresholds`, may be averaged over steps (`average`), and its position can be saved
+//! (`state`). What a run would need can be asked for before: `memory` by shapes, time by the first steps (`rehearsal`).
+//! What happens is told in events (`event`); nothing else comes out.
 
+mod average;
+mod evaluate;
 pub mod event;
 pub mod memory;
 pub mod methods;
 pub mod metrics;
+mod objective;
 pub mod optimizer;
+mod pace;
 pub mod plan;
 mod prepare;
 pub mod rehearsal;
@@ -17,6 +22,7 @@ pub mod run;
 pub mod schedule;
 pub mod spec;
 mod state;
+pub mod thresholds;
 
 pub use plan::Plan;
 pub use rehearsal::DryRun;

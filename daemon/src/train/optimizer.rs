@@ -133,7 +133,8 @@ impl Optimizer {
         let clip = self.hyperparameters.max_grad_norm;
         let scale = clip.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
         let list = self.list.clone();
-        for (index, parameter) in list.iter().enumerate().filter(|(index, _)| gradients.is_trainable(*index)) {
+        for (index, parameter) in list.iter().enumerate().filter(|(index, _)| gradients.is_trainable(*index))
+        {
             let by = self.update(parameter, rate, scale).coefficients();
             if index == 0 {
                 self.step_words(isa, parameters, gradients, parameter, by);
@@ -169,9 +170,11 @@ impl Optimizer {
         let values = rows_of(&mut parameters.values_mut()[range.clone()], &rows, width);
         let m = rows_of(&mut self.m[range.clone()], &rows, width);
         let v = rows_of(&mut self.v[range], &rows, width);
-        touched.par_iter().zip(values).zip(m).zip(v).with_min_len(8).for_each(|((((_, gradient), value), m), v)| {
-            adam::update_here(isa, State { value, m, v }, gradient, by);
-        });
+        touched.par_iter().zip(values).zip(m).zip(v).with_min_len(8).for_each(
+            |((((_, gradient), value), m), v)| {
+                adam::update_here(isa, State { value, m, v }, gradient, by);
+            },
+        );
         self.words.updates.push(by);
         for row in rows {
             if let Some(seen) = self.words.seen.get_mut(row as usize) {
@@ -244,10 +247,10 @@ impl Optimizer {
                 let mut start = parameter.range.start;
                 for name in &parameter.parts {
                     let name = format!("{prefix}.{name}");
-                    let part = state
-                        .get(&name)
-                        .filter(|part| part.dims() == parameter.part_shape())
-                        .ok_or_else(|| Error::corrupt(format!("the saved optimizer has no {name} that fits")))?;
+                    let part =
+                        state.get(&name).filter(|part| part.dims() == parameter.part_shape()).ok_or_else(
+                            || Error::corrupt(format!("the saved optimizer has no {name} that fits")),
+                        )?;
                     let part = part.flatten_all()?.to_vec1::<f32>()?;
                     values[start..start + part.len()].copy_from_slice(&part);
                     start += part.len();

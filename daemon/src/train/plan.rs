@@ -4,12 +4,15 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 
 use super::event::Split;
+use super::objective;
 use super::spec::{Source, Spec};
 use crate::data::dataset::{Dataset, Labels, split};
+use crate::data::targets::Targets;
 use crate::data::tokenize::Tokenizer;
 use crate::data::{Columns, Example};
 use crate::error::{Error, Result};
 use crate::model::checkpoint;
+use crate::model::objective::Objective;
 
 /// The shortest `--max-length`: two special tokens and one of the text.
 const SHORTEST: u32 = 3;
@@ -25,6 +28,8 @@ pub struct Plan {
     pub labels: Labels,
     /// The class that precision, recall and F1 are of, when there are two.
     pub positive: usize,
+    /// What training makes small.
+    pub objective: Objective,
     /// Turns texts into tokens; its maximum length is that of the job.
     pub tokenizer: Tokenizer,
     /// Learned from.
@@ -44,8 +49,8 @@ pub struct Part {
     pub name: String,
     /// The rows in use.
     pub examples: Vec<Example>,
-    /// The class number of each row.
-    pub classes: Vec<u32>,
+    /// What each row is labelled with.
+    pub targets: Targets,
 }
 
 impl Plan {
@@ -86,8 +91,8 @@ impl Plan {
             }
         };
         let part = |split: Split, name: String, examples: Vec<Example>| -> Result<Part> {
-            let classes = labels.classes(&name, &examples)?;
-            Ok(Part { split, name, examples, classes })
+            let targets = labels.targets(&name, &examples, columns.label_separator.is_some())?;
+            Ok(Part { split, name, examples, targets })
         };
         let test = match &spec.test {
             Some(source) => {
@@ -96,8 +101,10 @@ impl Plan {
             }
             None => None,
         };
+        let train = part(Split::Train, spec.train.name.clone(), train)?;
         Ok(Self {
-            train: part(Split::Train, spec.train.name.clone(), train)?,
+            objective: objective::of(&spec.hyperparameters.methods, &labels, &train.targets)?,
+            train,
             validation: part(Split::Validation, validation_name, validation)?,
             test,
             encoder: encoder.to_owned(),
@@ -111,12 +118,12 @@ impl Plan {
     /// The same plan with these training rows alone, and nothing to evaluate.
     pub(super) fn excerpt(&self, rows: &[usize]) -> Self {
         let examples = rows.iter().filter_map(|&row| self.train.examples.get(row)).cloned().collect();
-        let classes = rows.iter().filter_map(|&row| self.train.classes.get(row)).copied().collect();
-        let part = |split: Split, examples: Vec<Example>, classes: Vec<u32>| Part {
+        let targets = self.train.targets.select(rows);
+        let part = |split: Split, examples: Vec<Example>, targets: Targets| Part {
             split,
             name: self.train.name.clone(),
             examples,
-            classes,
+            targets,
         };
         Self {
             spec: self.spec.clone(),
@@ -124,8 +131,9 @@ impl Plan {
             labels: self.labels.clone(),
             positive: self.positive,
             tokenizer: self.tokenizer.clone(),
-            train: part(Split::Train, examples, classes),
-            validation: part(Split::Validation, Vec::new(), Vec::new()),
+            objective: self.objective.clone(),
+            train: part(Split::Train, examples, targets),
+            validation: part(Split::Validation, Vec::new(), self.train.targets.select(&[])),
             test: None,
         }
     }

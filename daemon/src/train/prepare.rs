@@ -8,6 +8,7 @@ use crate::data::Quantiles;
 use crate::data::batch::Batch;
 use crate::data::dataset::Labels;
 use crate::data::quality::{Quality, overlap};
+use crate::data::targets::Targets;
 use crate::data::tokenize::Tokens;
 use crate::error::Result;
 use crate::model::checkpoint::Checkpoint;
@@ -20,23 +21,23 @@ pub(super) struct Prepared {
     pub(super) report: event::Prepared,
 }
 
-/// The rows of a split: tokens and classes, in the file's order.
+/// The rows of a split: tokens and labels, in the file's order.
 pub(super) struct Rows {
     pub(super) tokens: Vec<Tokens>,
-    classes: Vec<u32>,
+    pub(super) targets: Targets,
 }
 
 impl Rows {
     fn new(part: &Part, plan: &Plan) -> Result<Self> {
         let tokens =
             plan.tokenizer.encode_examples(&part.examples).map_err(|error| error.within(&part.name))?;
-        Ok(Self { tokens, classes: part.classes.clone() })
+        Ok(Self { tokens, targets: part.targets.clone() })
     }
 
-    /// Some rows, packed, and their classes.
-    pub(super) fn batch(&self, rows: &[usize]) -> (Batch, Vec<u32>) {
-        let batch = Batch::pack(rows.iter().filter_map(|&row| self.tokens.get(row)));
-        (batch, rows.iter().filter_map(|&row| self.classes.get(row).copied()).collect())
+    /// Some rows, packed: all of them so many times, one time after the other.
+    pub(super) fn batch(&self, rows: &[usize], times: usize) -> Batch {
+        let rows = std::iter::repeat_n(rows, times).flatten();
+        Batch::pack(rows.filter_map(|&row| self.tokens.get(row)))
     }
 }
 
@@ -88,7 +89,7 @@ fn split_report(part: &Part, rows: &Rows, labels: &Labels) -> SplitReport {
         split: part.split,
         name: part.name.clone(),
         rows: part.examples.len() as u64,
-        labels: labels.counts(&part.classes),
+        labels: labels.counts(&part.targets),
         truncated: full.iter().zip(&kept).filter(|(full, kept)| **full as usize > **kept).count() as u64,
         tokens: Quantiles::of(full.into_iter().map(|x| x as usize)),
         total_tokens: kept.iter().map(|&length| length as u64).sum(),

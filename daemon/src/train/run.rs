@@ -7,32 +7,30 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use serde_json::json;
 
+use super::average::Average;
+use super::evaluate::{evaluate, in_rows};
 use super::event::{EpochMetrics, Event, Metrics, Split, StepMetrics, TestMetrics};
 use super::metrics::{Tally, is_better};
 use super::optimizer::Optimizer;
+use super::pace::Pace;
 use super::plan::Plan;
 use super::prepare::{Prepared, prepare};
 use super::schedule::Schedule;
-use super::spec::{Hyperparameters, Keep};
+use super::spec::{self, Hyperparameters, Keep};
 use super::state::{self, Position};
-use crate::data::batch::{by_tokens, epoch_order};
+use crate::data::batch::{Batch, epoch_order};
 use crate::digest;
 use crate::error::{Error, Kind, Result};
+use crate::kernels::{Isa, Precision, fastest_precision};
 use crate::model::checkpoint::{self, Checkpoint};
 use crate::model::classifier::{Classifier, Setup, Trainable};
+use crate::model::config::HeadConfig;
 use crate::model::gradients::Gradients;
 use crate::model::noise::{Mode, Noise};
-use crate::model::objective::{Kind as LabelKind, Objective};
 use crate::model::parameters::Parameters;
-use crate::data::targets::Targets;
-use crate::kernels::{Isa, Precision, fastest_precision};
-use super::spec;
 
 /// Events of one sort are this far apart at least.
 const THROTTLE: Duration = Duration::from_millis(250);
-
-/// Tokens of an evaluation batch at most.
-const EVALUATION_TOKENS: usize = 4096;
 
 /// How a run ended, when it did not fail.
 #[derive(Debug)]
@@ -95,6 +93,7 @@ struct Run<'a> {
     schedule: Schedule,
     model: Trainable,
     optimizer: Optimizer,
+    average: Option<Average>,
     position: Position,
 }
 
@@ -104,18 +103,19 @@ impl<'a> Run<'a> {
         let schedule = Schedule::new(of, plan.total_steps(), plan.steps_per_epoch());
         let encoder = Checkpoint::open(&plan.encoder)?;
         let mut model = Trainable::start(&encoder, plan.labels.names(), &setup(of, device)?, device)?;
-        let prepared = prepare(plan, &encoder, model.parameters().count(), schedule.warmup_steps(), device)?;
-        let (position, optimizer) = match state::load(workspace, &plan.spec, &mut model)? {
+        let prepared = prepare(plan, &encoder, model.learning(), schedule.warmup_steps(), device)?;
+        let (position, optimizer, average) = match state::load(workspace, &plan.spec, &mut model)? {
             Some(saved) => saved,
             None => (
-                Position::start(&plan.spec, plan.labels.names().len()),
+                Position::start(&plan.spec, Tally::new(plan.objective.kind, plan.labels.names().len())),
                 Optimizer::new(of, model.parameters()),
+                of.methods.ema_decay.map(|decay| Average::new(decay, model.parameters())),
             ),
         };
         if emit(Event::Prepared(prepared.report.clone())).is_break() {
             return Err(Halt::Stopped);
         }
-        Ok(Self { plan, device, workspace, emit, prepared, schedule, model, optimizer, position })
+        Ok(Self { plan, device, workspace, emit, prepared, schedule, model, optimizer, average, position })
     }
 
     fn complete(mut self) -> Result<Finished, Halt> {
@@ -134,8 +134,19 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         let trained = self.train_epoch()?;
         self.settle()?;
-        let validation = self.evaluate(Split::Validation, None)?;
-        self.end_epoch(trained, validation, started)
+        // What is judged and kept is the average, where there is one.
+        self.swap_average();
+        let ended = self
+            .evaluate(Split::Validation, None)
+            .and_then(|validation| self.end_epoch(trained, validation, started));
+        self.swap_average();
+        let epoch = ended?;
+        self.save()?;
+        self.forget_before();
+        if (self.emit)(Event::Epoch(epoch)).is_break() && !self.is_done() {
+            return Err(Halt::Stopped);
+        }
+        Ok(())
     }
 
     fn hyperparameters(&self) -> &'a Hyperparameters {
@@ -181,17 +192,18 @@ impl<'a> Run<'a> {
 
     /// One optimizer step over a window of micro-batches.
     fn step(&mut self, window: &[&[usize]]) -> Result<Step, Halt> {
-        let objective = Objective::plain(LabelKind::SingleLabel);
+        let (objective, labels) = (&self.plan.objective, self.plan.labels.names().len());
         let (mut loss, mut rows, mut tokens) = (0.0, 0, 0);
         for (index, batch) in window.iter().enumerate() {
-            let (batch, classes) = self.prepared.train.batch(batch);
-            let targets = Targets::Classes(classes.clone());
+            let targets = self.prepared.train.targets.select(batch);
+            let batch = self.prepared.train.batch(batch, objective.passes());
             let mode = Mode::Train(self.noise(index as u64));
             let optimizer = &mut self.optimizer;
             self.model.refresh(|parameters| optimizer.refresh(parameters, &batch.ids))?;
             let logits = self.model.forward(&batch, mode)?;
             let micro = objective.evaluate(&logits, &targets);
-            let plain = self.position.tally.add(&rows_of(&logits, targets.len()), &classes);
+            // Of examples that pass twice, the first pass counts.
+            let plain = self.position.tally.add(&in_rows(&logits, labels), &targets);
             self.check_finite(plain + micro.mean, "loss")?;
             loss += micro.mean * targets.len() as f64;
             rows += targets.len();
@@ -204,9 +216,16 @@ impl<'a> Run<'a> {
         }
         let rate = self.schedule.rate(self.position.step);
         let optimizer = &mut self.optimizer;
-        let step = |parameters: &mut Parameters, gradients: &Gradients| optimizer.step(parameters, gradients, rate);
+        let step =
+            |parameters: &mut Parameters, gradients: &Gradients| optimizer.step(parameters, gradients, rate);
         let gradient_norm = self.model.change(true, step)?;
         self.check_finite(gradient_norm, "gradient")?;
+        if self.average.is_some() {
+            self.settle()?;
+        }
+        if let Some(average) = &mut self.average {
+            average.add(self.model.parameters())?;
+        }
         self.position.step += 1;
         self.position.step_in_epoch += 1;
         Ok(Step { loss: loss / rows as f64, rate, gradient_norm, tokens })
@@ -220,7 +239,14 @@ impl<'a> Run<'a> {
 
     fn save(&mut self) -> Result<()> {
         self.settle()?;
-        state::save(self.workspace, &self.position, self.model.parameters(), &self.optimizer)
+        let average = self.average.as_ref();
+        state::save(self.workspace, &self.position, self.model.parameters(), &self.optimizer, average)
+    }
+
+    fn swap_average(&mut self) {
+        if let Some(average) = &mut self.average {
+            self.model.change(false, |parameters, _| average.swap(parameters));
+        }
     }
 
     /// The dropout of micro-batch `index` of the step that comes next.
@@ -273,32 +299,35 @@ impl<'a> Run<'a> {
         tally.metrics(self.plan.labels.names(), self.plan.positive)
     }
 
-    /// The metrics over a split of the model that learns, or of another one.
-    fn evaluate(&mut self, split: Split, other: Option<&Classifier>) -> Result<Metrics, Halt> {
-        let mut tally = Tally::new(self.plan.labels.names().len());
-        let Some(rows) = self.prepared.rows(split) else { return Ok(self.metrics(&tally)) };
-        let lengths: Vec<usize> = rows.tokens.iter().map(|tokens| tokens.ids.len()).collect();
-        let (mut told, mut rows_done) = (Instant::now(), 0);
-        for group in by_tokens(&lengths, EVALUATION_TOKENS) {
-            let (batch, classes) = rows.batch(&group);
-            let logits = match other {
-                Some(other) => other.logits(&batch)?,
-                None => self.model.answer(&batch)?,
-            };
-            tally.add(&rows_of(&logits, classes.len()), &classes);
-            rows_done += group.len() as u64;
-            if told.elapsed() >= THROTTLE {
-                told = Instant::now();
-                let event = Event::Evaluation { split, rows_done, rows: lengths.len() as u64 };
-                if (self.emit)(event).is_break() {
-                    return Err(Halt::Stopped);
-                }
-            }
-        }
-        Ok(self.metrics(&tally))
+    fn new_tally(&self) -> Tally {
+        Tally::new(self.plan.objective.kind, self.plan.labels.names().len())
     }
 
-    fn end_epoch(&mut self, trained: Trained, validation: Metrics, started: Instant) -> Result<(), Halt> {
+    /// The metrics over a split of the model that learns, or of another one.
+    fn evaluate(&mut self, split: Split, other: Option<&Classifier>) -> Result<Metrics, Halt> {
+        let tally = self.new_tally();
+        let Some(rows) = self.prepared.rows(split) else { return Ok(self.metrics(&tally)) };
+        let (labels, count) = (self.plan.labels.names().len(), rows.tokens.len() as u64);
+        let (model, emit) = (&mut self.model, &mut self.emit);
+        let mut answer = |batch: &Batch| match other {
+            Some(other) => other.logits(batch),
+            None => model.answer(batch),
+        };
+        let mut progress = |rows_done| emit(Event::Evaluation { split, rows_done, rows: count });
+        let given = other.and_then(Classifier::thresholds);
+        match evaluate(rows, tally, labels, given, &mut answer, &mut progress)? {
+            Some(tally) => Ok(self.metrics(&tally)),
+            None => Err(Halt::Stopped),
+        }
+    }
+
+    /// Counts the epoch and keeps its checkpoint, when it is to be kept.
+    fn end_epoch(
+        &mut self,
+        trained: Trained,
+        validation: Metrics,
+        started: Instant,
+    ) -> Result<EpochMetrics, Halt> {
         let metric = self.hyperparameters().metric;
         let best_so_far = self.position.epochs.iter().rfind(|epoch| epoch.best);
         let best = best_so_far.is_none_or(|best| is_better(metric, &validation, &best.validation));
@@ -319,34 +348,39 @@ impl<'a> Run<'a> {
         };
         self.position.epochs.push(epoch.clone());
         self.position.step_in_epoch = 0;
-        self.position.tally = Tally::new(self.plan.labels.names().len());
-        let kept_before = self.position.kept;
+        self.position.tally = self.new_tally();
         if best || self.hyperparameters().keep == Keep::Last {
-            self.keep_checkpoint()?;
+            self.keep_checkpoint(&epoch.validation)?;
         }
-        self.save()?;
-        // Only now: until the new position is on disk, the saved one names the checkpoint before.
-        if let Some(old) = kept_before.filter(|_| kept_before != self.position.kept) {
-            let _ = std::fs::remove_dir_all(self.checkpoint_folder(old));
+        Ok(epoch)
+    }
+
+    /// Removes the checkpoints of other epochs than the kept one. Only once the position is saved: until then the
+    /// saved one names the checkpoint before.
+    fn forget_before(&self) {
+        let kept = self.position.kept;
+        for epoch in (1..self.position.epoch).filter(|epoch| Some(*epoch) != kept) {
+            let _ = std::fs::remove_dir_all(self.checkpoint_folder(epoch));
         }
-        if (self.emit)(Event::Epoch(epoch)).is_break() && !self.is_done() {
-            return Err(Halt::Stopped);
-        }
-        Ok(())
     }
 
     fn checkpoint_folder(&self, epoch: u32) -> PathBuf {
         self.workspace.join(format!("epoch-{epoch}"))
     }
 
-    /// Writes the epoch that has just ended as the kept checkpoint.
-    fn keep_checkpoint(&mut self) -> Result<()> {
+    /// Writes the epoch that has just ended as the kept checkpoint, with the thresholds that its validation chose.
+    fn keep_checkpoint(&mut self, validation: &Metrics) -> Result<()> {
         let epoch = self.position.epoch;
         let folder = self.checkpoint_folder(epoch);
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, &error))?;
-        let (config, labels) = (&self.model.config, self.plan.labels.names());
-        checkpoint::write(&folder, config, labels, self.head_dropout(), self.model.parameters())?;
+        let thresholds: Option<Vec<f32>> = validation.labels.iter().map(|label| label.threshold).collect();
+        let head = HeadConfig {
+            labels: self.plan.labels.names(),
+            thresholds: thresholds.as_deref(),
+            dropout: self.head_dropout(),
+        };
+        checkpoint::write(&folder, &self.model.config, &head, self.model.parameters())?;
         self.plan.tokenizer.write_files(&self.plan.encoder, &folder)?;
         self.position.kept = Some(epoch);
         Ok(())
@@ -411,11 +445,6 @@ fn setup(of: &Hyperparameters, device: &Device) -> Result<Setup> {
     })
 }
 
-/// Logits of so many rows, each for itself.
-fn rows_of(logits: &[f32], rows: usize) -> Vec<Vec<f32>> {
-    logits.chunks((logits.len() / rows.max(1)).max(1)).map(<[f32]>::to_vec).collect()
-}
-
 /// A run whose steps are thrown away: nothing is logged, evaluated or written.
 pub(super) struct Rehearsal<'a>(Run<'a>);
 
@@ -446,7 +475,7 @@ impl<'a> Rehearsal<'a> {
 
     /// A pass without gradients over training rows; returns its tokens once it is done.
     pub(super) fn evaluate(&mut self, rows: &[usize]) -> Result<u64> {
-        let (batch, _) = self.0.prepared.train.batch(rows);
+        let batch = self.0.prepared.train.batch(rows, 1);
         self.0.model.answer(&batch)?;
         Ok(batch.tokens() as u64)
     }
@@ -466,31 +495,4 @@ struct Trained {
     seconds: f64,
     steps_per_second: f64,
     tokens_per_second: f64,
-}
-
-/// Steps and tokens since some moment.
-#[derive(Clone, Copy)]
-struct Pace {
-    started: Instant,
-    steps: u64,
-    tokens: u64,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self { started: Instant::now(), steps: 0, tokens: 0 }
-    }
-
-    fn add(&mut self, tokens: u64) {
-        self.steps += 1;
-        self.tokens += tokens;
-    }
-
-    fn steps_per_second(&self) -> f64 {
-        self.steps as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
-    }
-
-    fn tokens_per_second(&self) -> f64 {
-        self.tokens as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
-    }
 }

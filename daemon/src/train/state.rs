@@ -11,6 +11,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::average::Average;
 use super::event::EpochMetrics;
 use super::metrics::Tally;
 use super::optimizer::Optimizer;
@@ -47,14 +48,14 @@ pub(super) struct Position {
 
 impl Position {
     /// Before the first step.
-    pub(super) fn start(spec: &Spec, labels: usize) -> Self {
+    pub(super) fn start(spec: &Spec, tally: Tally) -> Self {
         Self {
             format: FORMAT,
             spec: spec.clone(),
             epoch: 0,
             step_in_epoch: 0,
             step: 0,
-            tally: Tally::new(labels),
+            tally,
             epochs: Vec::new(),
             kept: None,
         }
@@ -67,6 +68,7 @@ pub(super) fn save(
     position: &Position,
     parameters: &Parameters,
     optimizer: &Optimizer,
+    average: Option<&Average>,
 ) -> Result<()> {
     let (folder, fresh) = (workspace.join("state"), workspace.join("state.new"));
     let failed = |doing: &'static str| move |error: std::io::Error| Error::io(doing, workspace, &error);
@@ -75,6 +77,9 @@ pub(super) fn save(
     let json = serde_json::to_vec_pretty(position).map_err(|error| Error::internal(error.to_string()))?;
     write_file(&fresh.join(POSITION), &json)?;
     let mut tensors = optimizer.state()?;
+    if let Some(average) = average {
+        tensors.extend(average.state(parameters)?);
+    }
     for (index, parameter) in parameters.iter().enumerate() {
         tensors.extend(parameter.split(parameters.of(index))?);
     }
@@ -98,7 +103,7 @@ pub(super) fn load(
     workspace: &Path,
     spec: &Spec,
     model: &mut Trainable,
-) -> Result<Option<(Position, Optimizer)>> {
+) -> Result<Option<(Position, Optimizer, Option<Average>)>> {
     let folder =
         ["state", "state.old"].map(|name| workspace.join(name)).into_iter().find(|folder| folder.exists());
     let Some(folder) = folder else { return Ok(None) };
@@ -125,5 +130,7 @@ pub(super) fn load(
         Ok::<_, Error>(())
     })?;
     let optimizer = Optimizer::restore(&spec.hyperparameters, model.parameters(), position.step, &tensors)?;
-    Ok(Some((position, optimizer)))
+    let decay = spec.hyperparameters.methods.ema_decay;
+    let average = decay.map(|decay| Average::restore(decay, model.parameters(), &tensors)).transpose()?;
+    Ok(Some((position, optimizer, average)))
 }

@@ -170,12 +170,10 @@ pub(super) fn avx512<'b, E: Epilogue>(
             }
         }
     }
-    tiles::<true, 14, 32, E>(block, packed, panels, panel, epilogue, |a, b, rows, out| {
-        match rows {
-            0..=2 => tile::<2>(a, b, out),
-            3..=6 => tile::<6>(a, b, out),
-            7..=10 => tile::<10>(a, b, out),
-            _ => tile::<14>(a, b, out),
-        }
+    tiles::<true, 14, 32, E>(block, packed, panels, panel, epilogue, |a, b, rows, out| match rows {
+        0..=2 => tile::<2>(a, b, out),
+        3..=6 => tile::<6>(a, b, out),
+        7..=10 => tile::<10>(a, b, out),
+        _ => tile::<14>(a, b, out),
     });
 }

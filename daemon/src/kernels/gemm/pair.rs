@@ -261,7 +261,8 @@ pub(super) fn avx512<'b, E: Epilogue>(
                     };
                     for row in 0..ROWS {
                         // SAFETY: both types are 64 bytes without a meaning of their own.
-                        let a: __m512bh = unsafe { std::mem::transmute(_mm512_set1_ps(a[row * SIDE + pair])) };
+                        let a: __m512bh =
+                            unsafe { std::mem::transmute(_mm512_set1_ps(a[row * SIDE + pair])) };
                         sums[row][0] = _mm512_dpbf16_ps(sums[row][0], a, b[0]);
                         sums[row][1] = _mm512_dpbf16_ps(sums[row][1], a, b[1]);
                     }
@@ -323,11 +324,8 @@ pub(super) fn amx<'b, E: Epilogue>(
         assert!(b.len() >= 2 * strip, "a panel is too short");
         for row in (0..block.rows).step_by(2 * SIDE) {
             let a = &packed[row / SIDE * strip..][..strip];
-            let below = if row + SIDE < block.rows {
-                &packed[(row / SIDE + 1) * strip..][..strip]
-            } else {
-                &[]
-            };
+            let below =
+                if row + SIDE < block.rows { &packed[(row / SIDE + 1) * strip..][..strip] } else { &[] };
             // SAFETY: `a`, `below` and `b` hold so many blocks, and the tile registers are configured.
             unsafe {
                 match (planes, below.is_empty()) {

@@ -7,8 +7,8 @@ use super::all;
 use crate::jobs::Entry;
 use crate::rpc::status::code;
 use crate::train::event::{
-    EpochMetrics, Event, Failure, LabelMetrics, Metrics, Overlap, Prepared, Published, Split, SplitReport,
-    State, StepMetrics, TestMetrics,
+    Average, EpochMetrics, Event, Failure, LabelMetrics, Metrics, Overlap, Prepared, Published, Split,
+    SplitReport, State, StepMetrics, TestMetrics,
 };
 
 /// An entry of a job's log.
@@ -134,6 +134,11 @@ impl From<&Metrics> for v1::Metrics {
             precision: metrics.precision,
             rows: metrics.rows,
             labels: all(&metrics.labels),
+            micro: metrics.micro.map(|Average { precision, recall, f1 }| v1::Average {
+                f1,
+                recall,
+                precision,
+            }),
         }
     }
 }
@@ -146,6 +151,7 @@ impl From<&LabelMetrics> for v1::LabelMetrics {
             recall: metrics.recall,
             f1: metrics.f1,
             rows: metrics.rows,
+            threshold: metrics.threshold,
         }
     }
 }

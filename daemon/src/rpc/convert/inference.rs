@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hone::v1;
 
-use crate::serve::classify::{Classified, Input, Prediction, Timings};
+use crate::serve::classify::{Classified, Input, Prediction, Score, Timings};
 
 /// The inputs of a request.
 pub fn inputs(wire: Vec<v1::Input>) -> Vec<Input> {
@@ -26,10 +26,13 @@ impl From<Classified> for v1::ClassifyResponse {
 
 impl From<Prediction> for v1::Prediction {
     fn from(prediction: Prediction) -> Self {
-        let Prediction { scores, tokens, truncated } = prediction;
-        let (label, score) = scores.first().cloned().unwrap_or_default();
-        let scores = scores.into_iter().map(|(label, score)| v1::Score { label, score }).collect();
-        Self { label, score, scores, tokens: tokens as u32, truncated }
+        let Prediction { scores, labels, tokens, truncated } = prediction;
+        let (label, score) = scores.first().map(|top| (top.label.clone(), top.score)).unwrap_or_default();
+        let scores = scores
+            .into_iter()
+            .map(|Score { label, score, threshold }| v1::Score { label, score, threshold })
+            .collect();
+        Self { label, score, scores, tokens: tokens as u32, truncated, labels }
     }
 }
 

@@ -25,14 +25,19 @@ impl From<v1::Columns> for Columns {
     fn from(wire: v1::Columns) -> Self {
         // An empty name is a flag without a value: nothing was named.
         let named = |name: Option<String>| name.filter(|name| !name.is_empty());
-        Self { text: named(wire.text), text_pair: named(wire.text_pair), label: named(wire.label) }
+        Self {
+            text: named(wire.text),
+            text_pair: named(wire.text_pair),
+            label: named(wire.label),
+            label_separator: named(wire.label_separator),
+        }
     }
 }
 
 impl From<&Columns> for v1::Columns {
     fn from(columns: &Columns) -> Self {
-        let Columns { text, text_pair, label } = columns.clone();
-        Self { text, text_pair, label }
+        let Columns { text, text_pair, label, label_separator } = columns.clone();
+        Self { text, text_pair, label, label_separator }
     }
 }
 

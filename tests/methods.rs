@@ -1,0 +1,188 @@
+//! Runs with the methods that are off by default, and runs where rows have several labels.
+
+use candle_core::Device;
+use hone_daemon::data::batch::Batch;
+use hone_daemon::data::tokenize::Tokenizer;
+use hone_daemon::model::classifier::Classifier;
+use hone_daemon::train::Outcome;
+use hone_daemon::train::event::{Event, Metrics};
+use hone_daemon::train::methods::{ClassWeights, Methods};
+use hone_daemon::train::spec::{Metric, Spec};
+
+use crate::harness::toy_sets;
+use crate::training::Job;
+
+/// Two epochs with these methods.
+fn job(methods: Methods) -> Job {
+    Job::new(|spec| {
+        spec.hyperparameters.epochs = 2.try_into().expect("2");
+        spec.hyperparameters.methods = methods;
+    })
+}
+
+fn weights_of(methods: Methods) -> String {
+    job(methods).finish("run", 2).0.weights_sha256
+}
+
+/// A job whose rows have any number of labels.
+fn several(change: impl FnOnce(&mut Spec)) -> Job {
+    let job = Job::new(|spec| {
+        spec.columns.label_separator = Some("|".into());
+        spec.hyperparameters.epochs = 16.try_into().expect("16");
+        change(spec);
+    });
+    for (name, rows) in [("train.csv", 300), ("validation.csv", 80), ("test.csv", 80)] {
+        std::fs::write(job.folder.path().join(name), toy_sets(rows, name.len() as u64)).expect("a file");
+    }
+    job
+}
+
+#[test]
+fn every_method_of_the_objective_changes_the_run() {
+    let mut digests = vec![weights_of(Methods::default())];
+    for methods in [
+        Methods { label_smoothing: 0.1, ..Methods::default() },
+        Methods {
+            class_weights: ClassWeights::Given([("positive".to_owned(), 3.0)].into()),
+            ..Methods::default()
+        },
+        Methods { focal_gamma: Some(2.0), ..Methods::default() },
+        Methods { r_drop: Some(1.0), ..Methods::default() },
+    ] {
+        let digest = weights_of(methods.clone());
+        assert!(!digests.contains(&digest), "{methods:?}");
+        digests.push(digest);
+    }
+}
+
+#[test]
+fn methods_at_their_neutral_values_change_no_bit() {
+    let neutral = Methods {
+        class_weights: ClassWeights::Given([("positive".to_owned(), 1.0)].into()),
+        focal_gamma: Some(0.0),
+        ..Methods::default()
+    };
+    assert_eq!(weights_of(neutral), weights_of(Methods::default()));
+    // The toy rows are balanced.
+    let balanced = Methods { class_weights: ClassWeights::Balanced, ..Methods::default() };
+    assert_eq!(weights_of(balanced), weights_of(Methods::default()));
+}
+
+#[test]
+fn all_methods_together_still_learn_and_report_the_plain_loss() {
+    let job = job(Methods {
+        label_smoothing: 0.05,
+        class_weights: ClassWeights::Balanced,
+        focal_gamma: Some(1.0),
+        r_drop: Some(0.5),
+        ..Methods::default()
+    });
+    let (finished, events) = job.finish("run", 2);
+    let test = finished.test.expect("a test result").metrics;
+    assert!(test.accuracy > 0.9, "accuracy {}", test.accuracy);
+    let epochs: Vec<_> = events
+        .iter()
+        .filter_map(|event| if let Event::Epoch(epoch) = event { Some(epoch) } else { None })
+        .collect();
+    assert!(epochs[1].train.loss < epochs[0].train.loss);
+    // Each row is counted once, although it passes twice.
+    assert_eq!(epochs[0].train.rows, 200);
+}
+
+#[test]
+fn a_run_with_r_drop_continues_to_the_same_weights() {
+    let job = job(Methods { r_drop: Some(1.0), ..Methods::default() });
+    let (whole, _) = job.finish("whole", 2);
+    let workspace = job.workspace("stopped");
+    let (outcome, _) = job.run(&workspace, 2, Some(10));
+    assert!(matches!(outcome, Ok(Outcome::Stopped)), "{outcome:?}");
+    let (outcome, _) = job.run(&workspace, 1, None);
+    let Ok(Outcome::Finished(continued)) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(continued.weights_sha256, whole.weights_sha256);
+}
+
+#[test]
+fn a_weight_for_a_label_that_does_not_exist_is_refused_before_training() {
+    let job = job(Methods {
+        class_weights: ClassWeights::Given([("neutral".to_owned(), 2.0)].into()),
+        ..Methods::default()
+    });
+    let error = job.plan().expect_err("an unknown label");
+    assert!(
+        error.message().contains("\"neutral\"") && error.message().contains("negative, positive"),
+        "{error}"
+    );
+}
+
+#[test]
+fn rows_with_several_labels_are_learned_and_answered_with_those_that_are_set() {
+    let job = several(|_| {});
+    let (finished, events) = job.finish("run", 2);
+    assert_eq!(finished.labels, ["blame", "food", "praise"]);
+    let test = finished.test.expect("a test result").metrics;
+    let micro = test.micro.expect("several labels");
+    assert!(micro.f1 > 0.95 && test.f1 > 0.95 && test.accuracy > 0.9, "{test:?}");
+    let Some(Event::Prepared(report)) = events.first() else { panic!("{:?}", events.first()) };
+    let labelled: u64 = report.splits[0].labels.iter().map(|count| count.rows).sum();
+    assert!(labelled > 300, "{labelled} labels of 300 rows");
+
+    let classifier = Classifier::load(&finished.folder, &Device::Cpu).expect("a classifier");
+    let thresholds = classifier.thresholds().expect("thresholds");
+    let tokenizer = Tokenizer::from_folder(&finished.folder, 32).expect("a tokenizer");
+    let tokens = ["a warm coffee and the broken thing", "it was with the thing"]
+        .map(|text| tokenizer.encode(text, None).expect("tokens"));
+    let scores = classifier.scores(&Batch::pack(&tokens)).expect("scores");
+    let set = |row: &[f32]| row.iter().zip(thresholds).map(|(score, of)| score >= of).collect::<Vec<_>>();
+    assert_eq!(set(&scores[0]), [true, true, true], "{scores:?} {thresholds:?}");
+    assert_eq!(set(&scores[1]), [false, false, false], "{scores:?} {thresholds:?}");
+}
+
+#[test]
+fn the_checkpoint_holds_the_thresholds_that_validation_chose_and_the_test_used() {
+    // Too short a run for 0.5 to be right.
+    let job = several(|spec| spec.hyperparameters.epochs = 2.try_into().expect("2"));
+    let (finished, _) = job.finish("run", 2);
+    let text = std::fs::read_to_string(finished.folder.join("config.json")).expect("config.json");
+    let json: serde_json::Value = serde_json::from_str(&text).expect("json");
+    assert_eq!(json["problem_type"], "multi_label_classification");
+    let stored: Vec<f32> = serde_json::from_value(json["hone_thresholds"].clone()).expect("thresholds");
+    assert!(stored.iter().any(|&threshold| threshold != 0.5), "{stored:?}");
+    let of =
+        |metrics: &Metrics| metrics.labels.iter().map(|label| label.threshold).collect::<Option<Vec<f32>>>();
+    assert_eq!(of(&finished.epoch.validation), Some(stored.clone()));
+    assert_eq!(of(&finished.test.expect("a test result").metrics), Some(stored));
+}
+
+#[test]
+fn every_method_works_with_several_labels_too_and_a_part_can_be_held_out() {
+    let job = several(|spec| {
+        spec.validation = None;
+        spec.hyperparameters.metric = Metric::F1;
+        spec.hyperparameters.methods = Methods {
+            label_smoothing: 0.02,
+            class_weights: ClassWeights::Balanced,
+            focal_gamma: Some(1.0),
+            r_drop: Some(0.5),
+            ..Methods::default()
+        };
+    });
+    let (finished, _) = job.finish("run", 2);
+    let test = finished.test.expect("a test result").metrics;
+    assert!(test.micro.is_some_and(|micro| micro.f1 > 0.95), "{test:?}");
+    assert_eq!(finished.epoch.validation.rows, 60);
+}
+
+#[test]
+fn a_stopped_run_with_several_labels_continues_to_the_same_weights_and_metrics() {
+    let job = several(|spec| spec.hyperparameters.epochs = 2.try_into().expect("2"));
+    let (whole, _) = job.finish("whole", 2);
+    let workspace = job.workspace("stopped");
+    assert!(matches!(job.run(&workspace, 2, Some(10)).0, Ok(Outcome::Stopped)));
+    let (outcome, _) = job.run(&workspace, 1, None);
+    let Ok(Outcome::Finished(continued)) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(continued.weights_sha256, whole.weights_sha256);
+    assert_eq!(
+        (continued.epoch.train, continued.epoch.validation),
+        (whole.epoch.train, whole.epoch.validation)
+    );
+}
