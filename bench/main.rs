@@ -12,7 +12,7 @@ use hone_daemon::data::batch::{Batch, by_tokens};
 use hone_daemon::data::dataset::Dataset;
 use hone_daemon::data::tokenize::{Tokenizer, Tokens};
 use hone_daemon::error::{Error, Result};
-use hone_daemon::kernels::{Isa, Precision, fastest_precision};
+use hone_daemon::kernels::{Compute, Isa};
 use hone_daemon::model::checkpoint::Checkpoint;
 use hone_daemon::model::classifier::{Setup, Trainable};
 use hone_daemon::model::noise::{Mode, Noise};
@@ -105,12 +105,8 @@ enum Products {
 }
 
 impl Products {
-    fn precision(self) -> Result<Precision> {
-        Ok(match self {
-            Self::Auto => fastest_precision(Isa::chosen()?),
-            Self::Fp32 => Precision::Fp32,
-            Self::Bf16 => Precision::Bf16,
-        })
+    fn compute(self) -> Result<Compute> {
+        self.asked().compute(&Device::Cpu)
     }
 
     fn asked(self) -> spec::Precision {
@@ -133,7 +129,7 @@ fn main() -> Result<()> {
         .map_err(|error| Error::internal(error.to_string()))?;
     let mut measured = pool.install(|| measure(&cli.what))?;
     if let Value::Object(fields) = &mut measured {
-        let precision = format!("{:?}", common.precision.precision()?).to_lowercase();
+        let precision = format!("{:?}", common.precision.compute()?.precision()).to_lowercase();
         fields.insert("precision".into(), precision.into());
         fields.insert("threads".into(), threads.into());
         fields.insert("isa".into(), Isa::chosen()?.name().into());
@@ -178,7 +174,7 @@ fn median(values: &[f64]) -> f64 {
 fn model(common: &Common) -> Result<Trainable> {
     let checkpoint = Checkpoint::open(&common.model)?;
     let labels = ["a".to_owned(), "b".to_owned()];
-    Trainable::start(&checkpoint, &labels, &Setup::new(42, common.precision.precision()?), &Device::Cpu)
+    Trainable::start(&checkpoint, &labels, &Setup::new(42, common.precision.compute()?), &Device::Cpu)
 }
 
 fn step(common: &Common, batch: u32, length: u32, steps: usize) -> Result<Value> {

@@ -3,9 +3,11 @@
 mod bad_input;
 mod cli;
 mod dry_run;
+mod engine;
 mod families;
 mod harness;
 mod methods;
+mod optimizer;
 mod parity;
 mod service;
 mod training;

@@ -140,7 +140,7 @@ fn rows_with_several_labels_are_learned_and_answered_with_those_that_are_set() {
 #[test]
 fn the_checkpoint_holds_the_thresholds_that_validation_chose_and_the_test_used() {
     // Too short a run for 0.5 to be right.
-    let job = several(|spec| spec.hyperparameters.epochs = 2.try_into().expect("2"));
+    let job = several(|spec| spec.hyperparameters.epochs = 1.try_into().expect("1"));
     let (finished, _) = job.finish("run", 2);
     let text = std::fs::read_to_string(finished.folder.join("config.json")).expect("config.json");
     let json: serde_json::Value = serde_json::from_str(&text).expect("json");

@@ -2,6 +2,7 @@
 
 pub(crate) mod daemon;
 pub(crate) mod encoder;
+pub(crate) mod model;
 
 use hone_daemon::random::{Purpose, Stream};
 

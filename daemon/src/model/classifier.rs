@@ -15,7 +15,7 @@ use super::objective::sigmoid;
 use super::parameters::Parameters;
 use crate::data::batch::Batch;
 use crate::error::{Error, Result};
-use crate::kernels::Precision;
+use crate::kernels::{Compute, Isa, Precision};
 use crate::kernels::cross_entropy::softmax;
 
 /// How a classifier that learns is set up.
@@ -23,8 +23,8 @@ use crate::kernels::cross_entropy::softmax;
 pub struct Setup {
     /// Of new parameters.
     pub seed: u64,
-    /// Of matrix products.
-    pub precision: Precision,
+    /// How the CPU computes; another device takes the precision alone.
+    pub compute: Compute,
     /// Keep less of the forward pass, and compute it again.
     pub checkpointing: bool,
     /// The embeddings stay as they are.
@@ -37,10 +37,10 @@ pub struct Setup {
 
 impl Setup {
     /// Plain fine-tuning.
-    pub fn new(seed: u64, precision: Precision) -> Self {
+    pub fn new(seed: u64, compute: Compute) -> Self {
         Self {
             seed,
-            precision,
+            compute,
             checkpointing: false,
             freeze_embeddings: false,
             freeze_layers: 0,
@@ -99,7 +99,7 @@ impl Trainable {
         let trainable = list.iter().map(|parameter| !setup.freezes(parameter.place)).collect();
         Ok(Self {
             gradients: Gradients::new(&list, trainable),
-            engine: Engine::new(architecture, labels.len(), setup.precision, device)?,
+            engine: Engine::new(architecture, labels.len(), setup.compute, device)?,
             checkpointing: setup.checkpointing,
             has_gradients: false,
             parameters,
@@ -200,7 +200,8 @@ impl Classifier {
         let parameters = Parameters::build(declared, &mut stored, 0)?;
         let max_length = checkpoint.max_length()?;
         let thresholds = config.thresholds();
-        let engine = Engine::new(&config.architecture, labels.len(), Precision::Fp32, device)?;
+        let compute = Compute::new(Isa::chosen()?, Precision::Fp32);
+        let engine = Engine::new(&config.architecture, labels.len(), compute, device)?;
         Ok(Self { parameters, engine: Mutex::new(engine), labels, thresholds, max_length })
     }
 

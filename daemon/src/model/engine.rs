@@ -10,7 +10,7 @@ use super::parameters::Parameters;
 use super::reference::Reference;
 use crate::data::batch::Batch;
 use crate::error::{Error, Result};
-use crate::kernels::{Compute, Isa, Precision};
+use crate::kernels::{Compute, Precision};
 
 /// What computes a classifier. Every method runs on the current rayon pool.
 #[derive(Debug)]
@@ -26,14 +26,13 @@ impl Engine {
     pub fn new(
         architecture: &Architecture,
         labels: usize,
-        precision: Precision,
+        compute: Compute,
         device: &Device,
     ) -> Result<Self> {
         if device.is_cpu() {
-            let compute = Compute::new(Isa::chosen()?, precision);
             return Ok(Self::Host(Box::new(Network::new(architecture, labels, compute))));
         }
-        match precision {
+        match compute.precision() {
             Precision::Fp32 => Ok(Self::Device(Box::new(Reference::new(architecture, device)))),
             Precision::Bf16 => {
                 Err(Error::precondition("bfloat16 is not supported on this device yet; use --precision fp32"))

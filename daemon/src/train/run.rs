@@ -16,12 +16,11 @@ use super::pace::Pace;
 use super::plan::Plan;
 use super::prepare::{Prepared, prepare};
 use super::schedule::Schedule;
-use super::spec::{self, Hyperparameters, Keep};
+use super::spec::{Hyperparameters, Keep};
 use super::state::{self, Position};
 use crate::data::batch::{Batch, epoch_order};
 use crate::digest;
 use crate::error::{Error, Kind, Result};
-use crate::kernels::{Isa, Precision, fastest_precision};
 use crate::model::checkpoint::{self, Checkpoint};
 use crate::model::classifier::{Classifier, Setup, Trainable};
 use crate::model::config::HeadConfig;
@@ -429,15 +428,9 @@ impl<'a> Run<'a> {
 /// How the model is set up.
 fn setup(of: &Hyperparameters, device: &Device) -> Result<Setup> {
     let methods = &of.methods;
-    let precision = match of.precision {
-        spec::Precision::Fp32 => Precision::Fp32,
-        spec::Precision::Bf16 => Precision::Bf16,
-        spec::Precision::Auto if device.is_cpu() => fastest_precision(Isa::chosen()?),
-        spec::Precision::Auto => Precision::Fp32,
-    };
     Ok(Setup {
         seed: of.seed,
-        precision,
+        compute: of.precision.compute(device)?,
         checkpointing: methods.gradient_checkpointing,
         freeze_embeddings: methods.freeze_embeddings,
         freeze_layers: methods.freeze_layers as usize,

@@ -2,11 +2,14 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use super::methods::Methods;
 use crate::data::Columns;
 pub use crate::data::Truncation;
+use crate::error::Result;
+use crate::kernels::{self, Compute, Isa, fastest_precision};
 
 /// A whole job. It is stored with the job and, as part of `hone.json`, with the checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -107,6 +110,20 @@ pub enum Precision {
     Fp32,
     /// bfloat16 factors, float32 sums.
     Bf16,
+}
+
+impl Precision {
+    /// How a job with this precision computes on a device.
+    pub fn compute(self, device: &Device) -> Result<Compute> {
+        let isa = Isa::chosen()?;
+        let precision = match self {
+            Self::Fp32 => kernels::Precision::Fp32,
+            Self::Bf16 => kernels::Precision::Bf16,
+            Self::Auto if device.is_cpu() => fastest_precision(isa),
+            Self::Auto => kernels::Precision::Fp32,
+        };
+        Ok(Compute::new(isa, precision))
+    }
 }
 
 /// Which update rule.
