@@ -292,7 +292,7 @@ async fn a_job_with_a_wrong_value_is_refused_by_its_flag() {
                 let given = vec![LabelWeight { label: "lukewarm".into(), weight: 2.0 }];
                 of.class_weights = Some(ClassWeights { balanced: false, given });
             }),
-            &["--class-weights", "\"lukewarm\"", "\"negative\", \"positive\""],
+            &["--class-weights", "\"lukewarm\"", "negative, positive"],
         ),
         (
             "a name that is a path",

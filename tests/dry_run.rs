@@ -39,8 +39,9 @@ async fn a_dry_run_tells_what_the_job_then_reports_and_queues_nothing() {
     assert_eq!((answered.epochs, answered.precision()), (Some(3), Precision::Auto));
 
     let memory = report.memory.expect("an estimate");
-    assert_eq!(memory.gradients, 4 * prepared(&report).parameters);
-    assert_eq!(memory.moments, 2 * memory.gradients);
+    assert_eq!(memory.moments, 8 * prepared(&report).parameters);
+    // Of the words only those of a batch have a gradient.
+    assert!(memory.gradients < memory.moments / 2, "{memory:?}");
     assert_eq!(memory.total, memory.parameters + memory.gradients + memory.moments + memory.activations);
     assert!((4..=4 * 32).contains(&memory.batch_tokens), "{memory:?}");
 
@@ -110,7 +111,7 @@ async fn frozen_layers_need_no_gradients() {
     assert!(prepared(&some).parameters < prepared(&all).parameters);
     let (all, some) = (all.memory.expect("an estimate"), some.memory.expect("an estimate"));
     assert_eq!(some.parameters, all.parameters);
-    assert!(some.gradients < all.gradients && some.activations < all.activations);
+    assert!(some.gradients < all.gradients);
     daemon.stop().await;
 }
 

@@ -16,7 +16,7 @@ pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
     /// Adding it rounds to an integer: 1.5 * 2^23.
     const ROUND: f32 = 12_582_912.0;
     const P: [f32; 6] =
-        [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1];
+        [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1];
     let zero = x < -87.3;
     let x = if zero { -87.3 } else { x };
     let x = if x > 88.0 { 88.0 } else { x };
@@ -102,7 +102,7 @@ pub(super) fn sum(values: &[f32]) -> f32 {
 /// The sum of the products.
 #[inline(always)]
 pub(super) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
-    sum_by(a, b, |x, y, sum| mul_add::<FMA>(x, y, sum))
+    sum_by(a, b, mul_add::<FMA>)
 }
 
 /// The largest value.

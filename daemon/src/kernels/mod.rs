@@ -64,6 +64,15 @@ impl Compute {
         self.precision
     }
 
+    /// Bytes that a value of a product's right factor takes, once it is packed.
+    pub fn packed_bytes(self) -> usize {
+        match self.format() {
+            Format::Float { .. } => size_of::<f32>(),
+            #[cfg(target_arch = "x86_64")]
+            Format::Pair { planes } => planes * size_of::<u16>(),
+        }
+    }
+
     fn format(self) -> Format {
         match (self.isa, self.precision) {
             #[cfg(target_arch = "x86_64")]

@@ -15,8 +15,8 @@ use super::objective::sigmoid;
 use super::parameters::Parameters;
 use crate::data::batch::Batch;
 use crate::error::{Error, Result};
-use crate::kernels::{Compute, Isa, Precision};
 use crate::kernels::cross_entropy::softmax;
+use crate::kernels::{Compute, Isa, Precision};
 
 /// How a classifier that learns is set up.
 #[derive(Clone, Copy, Debug)]

@@ -135,6 +135,7 @@ impl Encoder {
             eps: self.architecture.layer_norm_eps,
             tokens,
             queries,
+            has_below: false,
             attention_dropout: mode.dropout(Site::Attention { layer }),
             attention_output_dropout: site.and_then(|site| mode.dropout(site)),
             output_dropout: mode.dropout(Site::Output { layer }),
@@ -210,13 +211,13 @@ impl Encoder {
             let prepared = &self.layers[index];
             let queries =
                 if index + 1 == count && reach == Reach::First { &tape.first } else { &tape.tokens };
-            let layer = self.layer(parameters, index, mode, &tape.tokens, queries);
+            let layer = Layer { has_below, ..self.layer(parameters, index, mode, &tape.tokens, queries) };
             let state = &mut tape.layers[if keep == Keep::All { index } else { 0 }];
             if keep == Keep::Inputs && index + 1 < count {
                 let (input, output) = two(&mut tape.hidden, index, index + 1);
                 layer.forward(prepared, input, state, true, output);
             }
-            layer.backward(prepared, &tape.hidden[index], state, grad, gradients, &mut tape.work, has_below);
+            layer.backward(prepared, &tape.hidden[index], state, grad, gradients, &mut tape.work);
         }
         self.embed_backward(parameters, mode, grad, gradients, tape);
     }

@@ -1,5 +1,6 @@
 //! The gradients of a classifier's parameters.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::parameters::Parameter;
@@ -8,14 +9,15 @@ use crate::kernels::embedding::RowGradients;
 use crate::kernels::layer_norm::LayerNormGradients;
 use crate::kernels::linear::LinearGradients;
 
-/// The gradient of every parameter: that of the words (the first parameter) by row, the others in one piece of memory.
+/// The gradient of every parameter: that of the words (the first parameter) by row, the others in one piece of memory,
+/// which begins with the first that is trainable.
 #[derive(Debug)]
 pub struct Gradients {
     list: Arc<[Parameter]>,
     trainable: Vec<bool>,
     words: RowGradients,
     rest: Buffer,
-    /// Where the values of the second parameter start.
+    /// Where the values of the first parameter in `rest` start.
     start: usize,
     /// Whether what comes is added to what is there.
     add: bool,
@@ -24,10 +26,11 @@ pub struct Gradients {
 impl Gradients {
     /// No gradients yet. Parameters that are not `trainable` never have one.
     pub fn new(list: &Arc<[Parameter]>, trainable: Vec<bool>) -> Self {
-        let start = list.get(1).map_or(0, |second| second.range.start);
         let end = list.last().map_or(0, |last| last.range.end);
+        let learning = list.iter().zip(&trainable).skip(1).find(|(_, trainable)| **trainable);
+        let start = learning.map_or(end, |(first, _)| first.range.start);
         let (rows, width) = match list.first().map(|words| words.shape.as_slice()) {
-            Some(&[rows, width]) => (rows, width),
+            Some(&[rows, width]) if trainable.first() == Some(&true) => (rows, width),
             _ => (0, 0),
         };
         Self {
@@ -83,19 +86,22 @@ impl Gradients {
         &mut self.words
     }
 
-    /// The gradient of another parameter.
+    /// The gradient of another parameter; nothing, when neither it nor one before it is trainable.
     pub fn of(&self, index: usize) -> &[f32] {
-        self.list.get(index).filter(|_| index > 0).map_or(&[], |parameter| {
-            &self.rest[parameter.range.start - self.start..parameter.range.end - self.start]
-        })
+        self.place(index).map_or(&[], |place| &self.rest[place])
     }
 
     pub(super) fn of_mut(&mut self, index: usize) -> &mut [f32] {
-        let start = self.start;
-        match self.list.get(index).filter(|_| index > 0) {
-            Some(parameter) => &mut self.rest[parameter.range.start - start..parameter.range.end - start],
+        match self.place(index) {
+            Some(place) => &mut self.rest[place],
             None => &mut [],
         }
+    }
+
+    /// Where the gradient of a parameter other than the words lies.
+    fn place(&self, index: usize) -> Option<Range<usize>> {
+        let range = &self.list.get(index).filter(|_| index > 0)?.range;
+        Some(range.start.checked_sub(self.start)?..range.end - self.start)
     }
 
     /// Adds to the gradient of a parameter other than the words.

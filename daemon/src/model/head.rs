@@ -93,6 +93,13 @@ impl Head {
         if self.shape.input_dropout { mode.dropout(Site::HeadInput) } else { None }
     }
 
+    /// Bytes of the prepared weights and of a pass's memory.
+    pub(super) fn bytes(&self) -> usize {
+        let buffers = [&self.input, &self.active, &self.dropped, &self.logits, &self.grad];
+        let prepared = self.dense.bytes() + self.output.bytes() + self.factor.bytes();
+        buffers.into_iter().map(Buffer::bytes).sum::<usize>() + prepared
+    }
+
     /// From the gradient of the last pass's logits to that of `x`, in `grad_x`, and those of the parameters.
     pub(super) fn backward(
         &mut self,

@@ -113,7 +113,7 @@ pub(super) struct Work {
 impl Work {
     pub(super) fn bytes(&self) -> usize {
         let buffers = [&self.grad_x, &self.context, &self.query, &self.key_value, &self.input];
-        buffers.into_iter().map(Buffer::bytes).sum()
+        buffers.into_iter().map(Buffer::bytes).sum::<usize>() + self.factor.bytes()
     }
 }
 
@@ -131,6 +131,8 @@ pub(super) struct Layer<'a> {
     pub(super) tokens: &'a [u32],
     /// Where the rows that are asked for start, likewise: those of `tokens`, or one for each sequence, its first.
     pub(super) queries: &'a [u32],
+    /// Whether something below it learns.
+    pub(super) has_below: bool,
     pub(super) attention_dropout: Option<Dropout>,
     pub(super) attention_output_dropout: Option<Dropout>,
     pub(super) output_dropout: Option<Dropout>,
@@ -216,7 +218,7 @@ impl<'a> Layer<'a> {
         self.norm(at::NORM).forward(compute, &mut tape.output, Some(middle), self.output_dropout, out);
     }
 
-    /// The gradients of the parameters, and, with `pull`, that of the layer's input in place of that of its result.
+    /// The gradients of the parameters, and, where something below learns, that of the layer's input in place of that of its result.
     pub(super) fn backward(
         &self,
         prepared: &PreparedLayer,
@@ -225,7 +227,6 @@ impl<'a> Layer<'a> {
         grad: &mut Buffer,
         gradients: &mut Gradients,
         work: &mut Work,
-        pull: bool,
     ) {
         let (compute, width, rows) = (self.compute, self.width, self.rows());
         let grad_x = work.grad_x.reserve(rows * width);
@@ -262,7 +263,7 @@ impl<'a> Layer<'a> {
         if let Some(mut gradients) = gradients.part(of(at::QKV), width, 2 * width) {
             gradients.push(compute, key_value, x, &mut work.factor);
         }
-        if !pull {
+        if !self.has_below {
             return;
         }
         prepared.query.pull_added(compute, query, width, grad);

@@ -82,6 +82,6 @@ impl Network {
 
     /// Bytes of the prepared weights and of the passes' memory.
     pub fn bytes(&self) -> usize {
-        self.encoder.bytes() + self.tape.bytes() + self.grad.bytes()
+        self.encoder.bytes() + self.head.bytes() + self.tape.bytes() + self.grad.bytes()
     }
 }

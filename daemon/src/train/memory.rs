@@ -2,7 +2,8 @@
 //! the largest batch for the backward pass. The program itself, the texts and short-lived buffers come on top.
 
 use super::methods::Methods;
-use super::spec::{Hyperparameters, Precision};
+use super::spec::Hyperparameters;
+use crate::kernels::Compute;
 use crate::model::config::Architecture;
 use crate::model::declaration::{Declared, Place, declare};
 
@@ -12,13 +13,14 @@ const FLOAT: u64 = 4;
 /// Bytes by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// All weights in float32, their copies in half precision, and their moving average, where a job has them.
+    /// All weights in float32, those of linear layers once more for each direction as matrix products read them, and
+    /// their moving average, where a job has it.
     pub parameters: u64,
-    /// Of the parameters that learn.
+    /// Of the parameters that learn; of the words, the first table, only the rows that the largest batch may have.
     pub gradients: u64,
-    /// Both moments of the parameters that learn.
+    /// Both moments of all parameters.
     pub moments: u64,
-    /// What the backward pass needs of the forward pass, for the largest batch.
+    /// What the backward pass needs of the forward pass, and its own results, for the largest batch.
     pub activations: u64,
     /// Tokens of that batch: no batch of the job can have more.
     pub batch_tokens: u64,
@@ -30,18 +32,27 @@ impl Memory {
         architecture: &Architecture,
         labels: usize,
         hyperparameters: &Hyperparameters,
+        compute: Compute,
         lengths: impl Iterator<Item = usize>,
     ) -> Self {
         let methods = &hyperparameters.methods;
         let count = Count::of(architecture, labels, methods);
-        let batch_tokens = longest(lengths, hyperparameters.batch_size.get() as usize);
-        let half = if hyperparameters.precision == Precision::Bf16 { FLOAT / 2 } else { 0 };
+        let (rows, batch_tokens) = longest(lengths, hyperparameters.batch_size.get() as usize);
+        let passes = if methods.r_drop.is_some() { 2 } else { 1 };
+        let packed = compute.packed_bytes() as u64;
         let average = if methods.ema_decay.is_some() { FLOAT } else { 0 };
+        let (hidden, words) = (architecture.hidden_size as u64, architecture.vocab_size as u64);
         Self {
-            parameters: count.all * (FLOAT + half + average),
-            gradients: count.learning * FLOAT,
-            moments: count.learning * 2 * FLOAT,
-            activations: activations(architecture, methods, batch_tokens),
+            parameters: count.all * (FLOAT + average) + 2 * packed * count.linear,
+            gradients: FLOAT
+                * match count.learning == count.all {
+                    // Each row of the words also has a number: where its gradient stands.
+                    true => count.all - words * hidden + words.min(batch_tokens) * hidden + words,
+                    // The words are frozen.
+                    false => count.learning,
+                },
+            moments: 2 * FLOAT * count.all,
+            activations: activations(architecture, methods, packed, passes * rows, passes * batch_tokens),
             batch_tokens,
         }
     }
@@ -58,15 +69,19 @@ pub(super) struct Count {
     pub(super) all: u64,
     /// Those that are not frozen.
     pub(super) learning: u64,
+    /// The weights of linear layers.
+    linear: u64,
 }
 
 impl Count {
     pub(super) fn of(architecture: &Architecture, labels: usize, methods: &Methods) -> Self {
-        let mut count = Self { all: 0, learning: 0 };
+        let mut count = Self { all: 0, learning: 0, linear: 0 };
         for declared in declare(architecture, labels) {
             let size = declared.shape.iter().map(|&side| side as u64).product::<u64>();
             count.all += size;
             count.learning += if is_frozen(&declared, methods) { 0 } else { size };
+            let is_linear = declared.shape.len() == 2 && declared.place != Place::Embeddings;
+            count.linear += if is_linear { size } else { 0 };
         }
         count
     }
@@ -80,31 +95,37 @@ fn is_frozen(declared: &Declared, methods: &Methods) -> bool {
     }
 }
 
-/// Tokens of the batch that would hold the longest rows.
-fn longest(lengths: impl Iterator<Item = usize>, rows: usize) -> u64 {
+/// Sequences and tokens of the batch that would hold the longest rows.
+fn longest(lengths: impl Iterator<Item = usize>, rows: usize) -> (u64, u64) {
     let mut lengths: Vec<usize> = lengths.collect();
     lengths.sort_unstable_by(|a, b| b.cmp(a));
-    lengths.iter().take(rows).map(|&length| length as u64).sum()
+    lengths.truncate(rows);
+    (lengths.len() as u64, lengths.iter().map(|&length| length as u64).sum())
 }
 
-/// A layer keeps its input, queries, keys and values, the attention's output, both projections and both norms, and
-/// the inner layer before and after its activation. A layer that is computed again keeps its input alone.
-fn activations(architecture: &Architecture, methods: &Methods, tokens: u64) -> u64 {
+/// For each token a layer keeps its input, queries, keys and values, the attention's result, both norms, the hidden
+/// state between them, and the inner layer before and after its activation. The last layer keeps keys and values of all
+/// tokens, and the rest for the first token of each sequence. A layer that is computed again keeps its input alone.
+fn activations(architecture: &Architecture, methods: &Methods, packed: u64, rows: u64, tokens: u64) -> u64 {
     let (hidden, inner) = (architecture.hidden_size as u64, architecture.intermediate_size as u64);
-    let whole = 9 * hidden + 2 * inner;
-    let layers = (architecture.num_hidden_layers as u64).saturating_sub(methods.freeze_layers.into());
+    let layers = architecture.num_hidden_layers as u64;
+    let layer = |asked: u64| tokens * 2 * hidden + asked * (5 * hidden + 2 * inner + 2);
+    let last = layer(rows) + rows * hidden;
     let kept = match methods.gradient_checkpointing {
-        // Every input, and one layer at a time.
-        true => layers * hidden + whole.min(layers * whole),
-        false => layers * whole,
+        true if layers > 1 => layer(tokens) + rows * hidden,
+        _ => layers.saturating_sub(1) * layer(tokens) + last,
     };
-    let passes = if methods.r_drop.is_some() { 2 } else { 1 };
-    FLOAT * tokens * passes * (kept + hidden)
+    let inputs = layers * tokens * hidden + rows * hidden;
+    let (embeddings, head) = (tokens * (hidden + 1), 4 * rows * hidden);
+    // The way back holds seven gradients of a layer's size, and the inputs of one product once more.
+    let back = 7 * tokens * hidden;
+    FLOAT * (kept + inputs + embeddings + head + back) + packed * tokens * inner
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::{Isa, Precision};
     use crate::model::config::Config;
 
     fn architecture() -> Architecture {
@@ -120,36 +141,38 @@ mod tests {
 
     fn with(methods: Methods) -> Memory {
         let hyperparameters = Hyperparameters { methods, ..Hyperparameters::default() };
-        Memory::of(&architecture(), 2, &hyperparameters, [5, 9, 7].into_iter())
+        let compute = Compute::new(Isa::Portable, Precision::Fp32);
+        Memory::of(&architecture(), 2, &hyperparameters, compute, [5, 9, 7].into_iter())
     }
 
     #[test]
-    fn every_parameter_has_a_gradient_and_two_moments() {
+    fn weights_of_linear_layers_are_there_three_times_and_words_have_gradients_by_row() {
         let memory = with(Methods::default());
         let count = EMBEDDINGS + 2 * LAYER + HEAD;
-        assert_eq!(memory.parameters, 4 * count);
-        assert_eq!((memory.gradients, memory.moments), (4 * count, 8 * count));
-        assert_eq!(memory.activations, 4 * 21 * (2 * (9 * 8 + 2 * 16) + 8));
-        assert_eq!(memory.total(), 16 * count + memory.activations);
+        let linear = 2 * (4 * 64 + 2 * 128) + 64 + 16;
+        assert_eq!(memory.parameters, 4 * count + 2 * 4 * linear);
+        assert_eq!((memory.gradients, memory.moments), (4 * (count - 79 * 8 + 100), 8 * count));
+        assert_eq!(
+            memory.total(),
+            memory.parameters + memory.gradients + memory.moments + memory.activations
+        );
     }
 
     #[test]
-    fn what_is_frozen_needs_neither() {
+    fn what_is_frozen_does_not_learn() {
         let count = |methods| Count::of(&architecture(), 2, &methods).learning;
         let frozen = |freeze_layers| Methods { freeze_layers, ..Methods::default() };
         let embeddings = Methods { freeze_embeddings: true, ..Methods::default() };
         assert_eq!(count(embeddings), 2 * LAYER + HEAD);
         assert_eq!(count(frozen(1)), LAYER + HEAD);
         assert_eq!(count(frozen(2)), HEAD);
-        assert!(with(frozen(1)).activations < with(Methods::default()).activations);
-        assert_eq!(with(frozen(2)).parameters, with(Methods::default()).parameters);
     }
 
     #[test]
     fn the_largest_batch_is_that_of_the_longest_rows() {
         let lengths = [3, 9, 1, 7, 5];
-        assert_eq!(longest(lengths.into_iter(), 2), 16);
-        assert_eq!(longest(lengths.into_iter(), 99), 25);
+        assert_eq!(longest(lengths.into_iter(), 2), (2, 16));
+        assert_eq!(longest(lengths.into_iter(), 99), (5, 25));
     }
 
     #[test]
@@ -161,9 +184,7 @@ mod tests {
             with(Methods { r_drop: Some(1.0), ..Methods::default() }).activations,
             2 * plain.activations
         );
-        assert_eq!(
-            with(Methods { ema_decay: Some(0.9), ..Methods::default() }).parameters,
-            2 * plain.parameters
-        );
+        let average = with(Methods { ema_decay: Some(0.9), ..Methods::default() });
+        assert_eq!(average.parameters - plain.parameters, average.moments / 2);
     }
 }

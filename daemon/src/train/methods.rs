@@ -49,8 +49,8 @@ pub enum ClassWeights {
 }
 
 impl Methods {
-    /// Checks what only an encoder of so many layers and the labels of the data can tell.
-    pub fn check(&self, layers: usize, labels: &[String]) -> Result<()> {
+    /// Checks what only an encoder of so many layers can tell.
+    pub fn check(&self, layers: usize) -> Result<()> {
         let too_many = |flag: &str, count: u32| {
             Err(Error::invalid(format!(
                 "{flag} is {count}, but the encoder has only {layers} layers; use at most {layers}"
@@ -69,15 +69,6 @@ impl Methods {
                  layer that starts anew has to learn; together use at most {layers}"
             )));
         }
-        if let ClassWeights::Given(weights) = &self.class_weights
-            && let Some(unknown) = weights.keys().find(|label| !labels.contains(label))
-        {
-            let known =
-                labels.iter().take(10).map(|label| format!("\"{label}\"")).collect::<Vec<_>>().join(", ");
-            return Err(Error::invalid(format!(
-                "--class-weights names the label \"{unknown}\", but the labels are {known}"
-            )));
-        }
         Ok(())
     }
 }
@@ -86,19 +77,15 @@ impl Methods {
 mod tests {
     use super::*;
 
-    fn labels() -> Vec<String> {
-        vec!["ham".to_owned(), "spam".to_owned()]
-    }
-
     fn refusal(methods: Methods) -> String {
-        methods.check(6, &labels()).unwrap_err().message().to_owned()
+        methods.check(6).unwrap_err().message().to_owned()
     }
 
     #[test]
     fn no_more_layers_than_there_are_can_be_frozen_or_start_anew() {
         let frozen = |freeze_layers| Methods { freeze_layers, ..Methods::default() };
         let anew = |reinit_layers| Methods { reinit_layers, ..Methods::default() };
-        assert!(frozen(6).check(6, &labels()).is_ok() && anew(6).check(6, &labels()).is_ok());
+        assert!(frozen(6).check(6).is_ok() && anew(6).check(6).is_ok());
         assert_eq!(
             refusal(frozen(7)),
             "--freeze-layers is 7, but the encoder has only 6 layers; use at most 6"
@@ -110,20 +97,7 @@ mod tests {
     fn a_layer_is_not_frozen_and_new_at_once() {
         let both =
             |freeze_layers, reinit_layers| Methods { freeze_layers, reinit_layers, ..Methods::default() };
-        assert!(both(4, 2).check(6, &labels()).is_ok());
+        assert!(both(4, 2).check(6).is_ok());
         assert!(refusal(both(4, 3)).starts_with("--freeze-layers 4 and --reinit-layers 3 overlap"));
-    }
-
-    #[test]
-    fn a_weight_of_a_label_that_the_data_lack_is_refused() {
-        let weigh = |label: &str| {
-            let weights = BTreeMap::from([(label.to_owned(), 2.0)]);
-            Methods { class_weights: ClassWeights::Given(weights), ..Methods::default() }
-        };
-        assert!(weigh("spam").check(6, &labels()).is_ok());
-        assert_eq!(
-            refusal(weigh("eggs")),
-            "--class-weights names the label \"eggs\", but the labels are \"ham\", \"spam\""
-        );
     }
 }

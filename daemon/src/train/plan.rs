@@ -76,7 +76,7 @@ impl Plan {
         let columns = train.used;
         let labels = Labels::of(&spec.train.name, &train.examples)?;
         let layers = config.architecture.num_hidden_layers;
-        spec.hyperparameters.methods.check(layers, labels.names())?;
+        spec.hyperparameters.methods.check(layers)?;
         let positive = positive(spec.hyperparameters.positive_label.as_deref(), &labels)?;
         let (train, validation, validation_name) = match &spec.validation {
             Some(source) => {

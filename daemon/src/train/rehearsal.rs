@@ -81,7 +81,8 @@ impl Study {
         let warmup = Schedule::new(of, plan.total_steps(), plan.steps_per_epoch()).warmup_steps();
         let prepared = prepare(&plan, &encoder, learning, warmup, device)?;
         let lengths: Vec<usize> = prepared.train.tokens.iter().map(|tokens| tokens.ids.len()).collect();
-        let memory = Memory::of(architecture, labels, of, lengths.iter().copied());
+        let compute = of.precision.compute(device)?;
+        let memory = Memory::of(architecture, labels, of, compute, lengths.iter().copied());
         let report = DryRun { prepared: prepared.report, memory, time: None, notices: Vec::new() };
         Ok(Self { plan, report, lengths })
     }
