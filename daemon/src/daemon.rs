@@ -18,6 +18,7 @@ use crate::jobs::registry::Registry;
 use crate::jobs::runner::{self, Runner};
 use crate::jobs::store::Store;
 use crate::jobs::trainer::{DeviceTrainer, Trainer};
+use crate::kernels::Isa;
 use crate::rpc::health::Health;
 use crate::rpc::stopping::Stopping;
 use crate::rpc::{HoneRouter, Services, router};
@@ -61,7 +62,8 @@ impl Compute {
             .build()
             .map_err(|error| Error::internal(format!("cannot start {} threads: {error}", config.threads)))?;
         let pool = Arc::new(pool);
-        tracing::info!(device = ?device.location(), threads = config.threads, "computing");
+        let instructions = Isa::chosen()?.name();
+        tracing::info!(device = ?device.location(), instructions, threads = config.threads, "computing");
         Ok(Self {
             trainer: Arc::new(DeviceTrainer::new(device.clone(), pool.clone())),
             engine: Arc::new(DeviceEngine::new(device)),

@@ -8,6 +8,7 @@ use clap::Parser as _;
 use hone_daemon::config::Config;
 use hone_daemon::daemon::Daemon;
 use hone_daemon::error::{Error, Kind, Result};
+use hone_daemon::kernels::Isa;
 use hone_daemon::telemetry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -20,7 +21,7 @@ const INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
     let config = Config::parse();
-    if let Err(error) = telemetry::start(&config.log) {
+    if let Err(error) = telemetry::start(&config.log).and_then(|()| Isa::chosen()) {
         return failed(&error, USAGE);
     }
     let runtime = match tokio::runtime::Runtime::new() {
