@@ -1,2 +1,271 @@
 //! The CPU's network, with every instruction set: what it shares with the plain network of other devices, and what
-//! options and threads change of it, and what not.
+//! options and threads change of it, and what they do not.
+
+use candle_core::Device;
+use hone_daemon::data::batch::Batch;
+use hone_daemon::data::targets::Targets;
+use hone_daemon::kernels::{Compute, Isa, Precision};
+use hone_daemon::model::classifier::{Setup, Trainable};
+use hone_daemon::model::declaration::Place;
+use hone_daemon::model::engine::Engine;
+use hone_daemon::model::gradients::Gradients;
+use hone_daemon::model::objective::Objective;
+use hone_daemon::model::reference::Reference;
+use hone_daemon::train::memory::Memory;
+use hone_daemon::train::methods::Methods;
+use hone_daemon::train::optimizer::Optimizer;
+use hone_daemon::train::spec::Hyperparameters;
+
+use crate::harness::model::{
+    FAMILIES, batch, bits, classifier, computes, far, gradients_of, largest, learn, noise, on_threads,
+    settle, step, values_of,
+};
+
+/// Every way of computing that this processor has.
+fn all_computes() -> impl Iterator<Item = Compute> {
+    [Precision::Fp32, Precision::Bf16].into_iter().flat_map(computes)
+}
+
+fn simplest() -> Compute {
+    Compute::new(Isa::Portable, Precision::Fp32)
+}
+
+/// Four steps of two micro-batches each, with dropout.
+fn train(model: &mut Trainable) {
+    let mut optimizer = Optimizer::new(&Hyperparameters::default(), model.parameters());
+    for position in 0..4 {
+        let micro_batches = [batch(2 * position, 40), batch(2 * position + 1, 7)];
+        step(model, &mut optimizer, &micro_batches, noise(position), 1e-2);
+    }
+    settle(model, &mut optimizer);
+}
+
+/// The bits of all parameters after `train`.
+fn trained(family: &str, setup: &Setup) -> Vec<u32> {
+    let mut model = classifier(family, setup);
+    train(&mut model);
+    bits(model.parameters().values())
+}
+
+/// Logits and gradients of two micro-batches with dropout, by the plain network.
+fn by_the_plain_network(family: &str, micro_batches: &[(Batch, Targets)]) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+    let model = classifier(family, &Setup::new(1, simplest()));
+    let parameters = model.parameters();
+    let mut plain = Engine::Device(Box::new(Reference::new(&model.config.architecture, &Device::Cpu)));
+    let mut gradients = Gradients::new(parameters.list(), vec![true; parameters.list().len()]);
+    let mut all_logits = Vec::new();
+    for (index, (batch, targets)) in micro_batches.iter().enumerate() {
+        let logits = plain.train(parameters, batch, noise(5 + index as u64), false).expect("logits");
+        let grad = Objective::default().evaluate(&logits, targets).gradient;
+        plain.backward(parameters, &grad, &mut gradients, index > 0).expect("a way back");
+        all_logits.push(logits);
+    }
+    (all_logits, gradients_of(parameters, &gradients))
+}
+
+/// bfloat16 has 8 bits, so that a factor is up to 2^-9 (0.2 %) off, and a gradient has gone through some fifteen
+/// products: twice the largest distances that were measured, 0.036 and 0.033.
+#[test]
+fn with_dropout_logits_and_summed_gradients_are_those_of_the_plain_network() {
+    let micro_batches = [batch(1, 9), batch(2, 4)];
+    for family in FAMILIES {
+        let (logits, gradients) = by_the_plain_network(family, &micro_batches);
+        for compute in all_computes() {
+            let (logits_tolerance, gradient_tolerance) = match compute.precision() {
+                Precision::Fp32 => (1e-5, 1e-4),
+                Precision::Bf16 => (0.07, 0.07),
+            };
+            let mut model = classifier(family, &Setup::new(1, compute));
+            for (position, (micro, expected)) in (5..).zip(micro_batches.iter().zip(&logits)) {
+                let (found, _) = learn(&mut model, micro, noise(position), 1.0);
+                let away = far(&found, expected);
+                assert!(away < logits_tolerance, "{family}, {compute:?}: logits are {away} away");
+            }
+            let found = gradients_of(model.parameters(), model.gradients());
+            for ((parameter, found), expected) in model.parameters().iter().zip(found).zip(&gradients) {
+                let away = far(&found, expected) / largest(expected);
+                assert!(
+                    away < gradient_tolerance,
+                    "{family}, {compute:?}: the gradient of {:?} is {away} of its largest value away",
+                    parameter.parts
+                );
+            }
+        }
+    }
+}
+
+/// Products are rounded alike everywhere; only the order of sums differs, which seldom moves a factor to its neighbour.
+#[test]
+fn bfloat16_is_almost_the_same_with_every_instruction_set() {
+    for family in FAMILIES {
+        let gradients = |compute| {
+            let mut model = classifier(family, &Setup::new(1, compute));
+            learn(&mut model, &batch(1, 9), noise(5), 1.0);
+            gradients_of(model.parameters(), model.gradients())
+        };
+        let expected = gradients(Compute::new(Isa::Portable, Precision::Bf16));
+        for compute in computes(Precision::Bf16) {
+            for (found, expected) in gradients(compute).iter().zip(&expected) {
+                let away = far(found, expected) / largest(expected);
+                assert!(away < 5e-3, "{family}, {compute:?}: {away}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gradient_checkpointing_gives_the_same_weights_to_the_bit_in_less_memory() {
+    for compute in all_computes() {
+        for family in FAMILIES {
+            let keeping = Setup::new(1, compute);
+            let again = Setup { checkpointing: true, ..keeping };
+            assert_eq!(trained(family, &keeping), trained(family, &again), "{family}, {compute:?}");
+        }
+    }
+    let bytes = |checkpointing| {
+        let mut model = classifier("bert", &Setup { checkpointing, ..Setup::new(1, simplest()) });
+        train(&mut model);
+        model.bytes()
+    };
+    assert!(bytes(true) < bytes(false));
+}
+
+#[test]
+fn what_is_frozen_does_not_move_and_everything_else_has_its_gradient() {
+    let freezes = [(true, 0), (false, 1), (false, 2)];
+    for compute in all_computes() {
+        let free = {
+            let mut model = classifier("bert", &Setup::new(1, compute));
+            learn(&mut model, &batch(1, 9), noise(5), 1.0);
+            gradients_of(model.parameters(), model.gradients())
+        };
+        for (freeze_embeddings, freeze_layers) in freezes {
+            let setup = Setup { freeze_embeddings, freeze_layers, ..Setup::new(1, compute) };
+            let is_frozen = |place: Place| match place {
+                Place::Embeddings => true,
+                Place::Layer(layer) => layer < freeze_layers,
+                Place::Head => false,
+            };
+            let mut model = classifier("bert", &setup);
+            learn(&mut model, &batch(1, 9), noise(5), 1.0);
+            let gradients = gradients_of(model.parameters(), model.gradients());
+            for ((parameter, found), free) in model.parameters().iter().zip(&gradients).zip(&free) {
+                if !is_frozen(parameter.place) {
+                    assert_eq!(bits(found), bits(free), "{compute:?}: {:?}", parameter.parts);
+                }
+            }
+            let before = values_of(model.parameters());
+            train(&mut model);
+            let after = values_of(model.parameters());
+            for ((parameter, before), after) in model.parameters().iter().zip(&before).zip(&after) {
+                let stays = bits(before) == bits(after);
+                assert_eq!(stays, is_frozen(parameter.place), "{compute:?}: {:?}", parameter.parts);
+            }
+        }
+    }
+}
+
+#[test]
+fn layers_that_start_anew_are_new_with_the_pooler_and_others_are_not() {
+    for family in FAMILIES {
+        let setup = Setup::new(1, simplest());
+        let old = classifier(family, &setup);
+        let new = classifier(family, &Setup { reinit_layers: 1, ..setup });
+        let count = old.parameters().list().len();
+        for (index, parameter) in old.parameters().iter().enumerate() {
+            let (old, new) = (old.parameters().of(index), new.parameters().of(index));
+            let is_pooler = (count - 4..count - 2).contains(&index);
+            let name = format!("{family}: {:?}", parameter.parts);
+            if parameter.place != Place::Layer(1) && !is_pooler {
+                assert_eq!(bits(old), bits(new), "{name}");
+                continue;
+            }
+            let is_bias = parameter.parts[0].ends_with("bias");
+            let is_norm = parameter.shape.len() == 1 && !is_bias;
+            match (is_bias, is_norm) {
+                (true, _) => assert!(new.iter().all(|x| *x == 0.0), "{name}"),
+                (_, true) => assert!(new.iter().all(|x| *x == 1.0), "{name}"),
+                _ => {
+                    assert_ne!(old, new, "{name}");
+                    let square = new.iter().map(|x| f64::from(x * x)).sum::<f64>() / new.len() as f64;
+                    assert!((square.sqrt() / 0.02 - 1.0).abs() < 0.2, "{name}: {}", square.sqrt());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_are_the_same_to_the_bit_on_any_number_of_threads() {
+    for compute in all_computes() {
+        for family in ["bert", "roberta"] {
+            let on = |threads| on_threads(threads, || trained(family, &Setup::new(1, compute)));
+            let one = on(1);
+            assert_eq!(one, on(2), "{family}, {compute:?}");
+            assert_eq!(one, on(5), "{family}, {compute:?}");
+        }
+    }
+}
+
+#[test]
+fn a_step_takes_no_more_memory_than_the_ones_before() {
+    for compute in all_computes() {
+        for checkpointing in [false, true] {
+            let mut model = classifier("bert", &Setup { checkpointing, ..Setup::new(1, compute) });
+            let mut optimizer = Optimizer::new(&Hyperparameters::default(), model.parameters());
+            let mut after = Vec::new();
+            for position in 0..30 {
+                // The same tokens: which words a batch has decides how much their gradients take.
+                let micro_batches = [batch(1, 12), batch(2, 12)];
+                step(&mut model, &mut optimizer, &micro_batches, noise(position), 1e-3);
+                model.answer(&batch(1, 12).0).expect("an answer");
+                after.push((model.bytes(), optimizer.bytes()));
+            }
+            assert_eq!(after[2], after[29], "{compute:?}");
+        }
+    }
+}
+
+#[test]
+fn the_estimated_memory_is_what_a_step_takes() {
+    let (batch, targets) = batch(1, 40);
+    let lengths: Vec<usize> = batch.lengths().collect();
+    for family in FAMILIES {
+        for (compute, checkpointing) in all_computes().flat_map(|compute| [(compute, false), (compute, true)])
+        {
+            let setup = Setup { checkpointing, ..Setup::new(1, compute) };
+            let methods = Methods { gradient_checkpointing: checkpointing, ..Methods::default() };
+            let batch_size = 40.try_into().expect("40");
+            let of = Hyperparameters { methods, batch_size, ..Hyperparameters::default() };
+            let mut model = classifier(family, &setup);
+            let mut optimizer = Optimizer::new(&of, model.parameters());
+            for position in 0..3 {
+                let micro = [(batch.clone(), targets.clone())];
+                step(&mut model, &mut optimizer, &micro, noise(position), 1e-3);
+            }
+            let architecture = &model.config.architecture;
+            let memory = Memory::of(architecture, 3, &of, compute, lengths.iter().copied());
+            let expected = (memory.parameters + memory.gradients + memory.activations) as f64;
+            let ratio = expected / model.bytes() as f64;
+            assert!((0.9..1.1).contains(&ratio), "{family}, {compute:?}, {checkpointing}: {ratio}");
+            let ratio = memory.moments as f64 / optimizer.bytes() as f64;
+            assert!((0.99..1.01).contains(&ratio), "{family}: {ratio}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_between_two_passes_changes_nothing() {
+    for compute in all_computes() {
+        let gradients = |answer: bool| {
+            let mut model = classifier("bert", &Setup::new(1, compute));
+            learn(&mut model, &batch(1, 9), noise(1), 0.5);
+            if answer {
+                model.answer(&batch(3, 20).0).expect("an answer");
+            }
+            learn(&mut model, &batch(2, 5), noise(2), 0.5);
+            gradients_of(model.parameters(), model.gradients()).iter().map(|x| bits(x)).collect::<Vec<_>>()
+        };
+        assert_eq!(gradients(true), gradients(false), "{compute:?}");
+    }
+}

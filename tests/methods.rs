@@ -1,13 +1,19 @@
 //! Runs with the methods that are off by default, and runs where rows have several labels.
 
-use candle_core::Device;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
 use hone_daemon::data::batch::Batch;
 use hone_daemon::data::tokenize::Tokenizer;
-use hone_daemon::model::classifier::Classifier;
-use hone_daemon::train::Outcome;
+use hone_daemon::kernels::{Compute, Isa, Precision};
+use hone_daemon::model::checkpoint::Checkpoint;
+use hone_daemon::model::classifier::{Classifier, Setup, Trainable};
 use hone_daemon::train::event::{Event, Metrics};
 use hone_daemon::train::methods::{ClassWeights, Methods};
-use hone_daemon::train::spec::{Metric, Spec};
+use hone_daemon::train::spec::{self, Keep, Metric, Spec};
+use hone_daemon::train::{Outcome, run};
 
 use crate::harness::toy_sets;
 use crate::training::Job;
@@ -99,6 +105,112 @@ fn a_run_with_r_drop_continues_to_the_same_weights() {
     let (outcome, _) = job.run(&workspace, 1, None);
     let Ok(Outcome::Finished(continued)) = outcome else { panic!("{outcome:?}") };
     assert_eq!(continued.weights_sha256, whole.weights_sha256);
+}
+
+#[test]
+fn methods_and_accumulation_give_the_same_weights_to_the_bit_on_any_number_of_threads() {
+    for precision in [spec::Precision::Fp32, spec::Precision::Bf16] {
+        let job = Job::new(|spec| {
+            let of = &mut spec.hyperparameters;
+            of.epochs = 1.try_into().expect("1");
+            of.gradient_accumulation = 3.try_into().expect("3");
+            of.precision = precision;
+            of.methods = Methods {
+                r_drop: Some(1.0),
+                ema_decay: Some(0.9),
+                layer_decay: Some(0.9),
+                gradient_checkpointing: true,
+                ..Methods::default()
+            };
+        });
+        let digest = |threads: usize| job.finish(&format!("on-{threads}"), threads).0.weights_sha256;
+        let one = digest(1);
+        assert_eq!(one, digest(2));
+        assert_eq!(one, digest(5));
+    }
+}
+
+/// The tensors of a file that are parameters of a classifier, in float64.
+fn weights(path: &Path) -> HashMap<String, Vec<f64>> {
+    let tensors = candle_core::safetensors::load(path, &Device::Cpu).expect("tensors");
+    let is_weight = |name: &str| !["m.", "v.", "average."].iter().any(|prefix| name.starts_with(prefix));
+    let values = |tensor: Tensor| -> Vec<f64> {
+        let values = tensor.flatten_all().and_then(|tensor| tensor.to_vec1::<f32>()).expect("values");
+        values.into_iter().map(f64::from).collect()
+    };
+    tensors.into_iter().filter(|(name, _)| is_weight(name)).map(|(name, x)| (name, values(x))).collect()
+}
+
+/// The weights that a job starts from.
+fn first_weights(job: &Job) -> HashMap<String, Vec<f64>> {
+    let checkpoint = Checkpoint::open(&job.encoder).expect("the encoder");
+    let labels = ["negative", "positive"].map(str::to_owned);
+    let setup = Setup::new(42, Compute::new(Isa::Portable, Precision::Fp32));
+    let model = Trainable::start(&checkpoint, &labels, &setup, &Device::Cpu).expect("a classifier");
+    let mut weights = HashMap::new();
+    for (index, parameter) in model.parameters().iter().enumerate() {
+        for (name, part) in parameter.split(model.parameters().of(index)).expect("parts") {
+            let part = part.flatten_all().and_then(|part| part.to_vec1::<f32>()).expect("values");
+            weights.insert(name, part.into_iter().map(f64::from).collect());
+        }
+    }
+    weights
+}
+
+/// `average = decay * average + (1 - decay) * weights` after each step, from the first weights on, in float64.
+#[test]
+fn the_moving_average_of_the_weights_is_what_is_evaluated_and_kept() {
+    let decay = 0.7;
+    let job = Job::new(|spec| {
+        let of = &mut spec.hyperparameters;
+        // Every epoch is one step, so that its end shows the weights after it.
+        (of.batch_size, of.epochs) = (8.try_into().expect("8"), 6.try_into().expect("6"));
+        (of.keep, of.precision) = (Keep::Last, spec::Precision::Fp32);
+        of.methods.ema_decay = Some(decay);
+        spec.train_limit = std::num::NonZeroU64::new(8);
+        spec.test = spec.validation.clone();
+    });
+    let workspace = job.workspace("run");
+    let (plan, mut average) = (job.plan().expect("a plan"), first_weights(&job));
+    let mut last = HashMap::new();
+    let outcome = run(&plan, &Device::Cpu, &workspace, &mut |event| {
+        if let Event::Epoch(_) = event {
+            last = weights(&workspace.join("state/training.safetensors"));
+            for (name, average) in &mut average {
+                for (average, weight) in average.iter_mut().zip(&last[name]) {
+                    *average = decay * *average + (1.0 - decay) * weight;
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    let Ok(Outcome::Finished(finished)) = outcome else { panic!("{outcome:?}") };
+    let kept = weights(&finished.folder.join("model.safetensors"));
+    assert_eq!(kept.len(), average.len());
+    let far = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
+    for (name, average) in &average {
+        let away = far(&kept[name], average);
+        assert!(away < 1e-6, "{name} is {away} away");
+    }
+    assert!(
+        average.keys().any(|name| far(&kept[name], &last[name]) > 1e-3),
+        "not the last weights themselves"
+    );
+    // The kept weights, read again from the disk, give to the bit what the epoch's evaluation gave.
+    let test = finished.test.expect("a test result").metrics;
+    assert_eq!(test.loss, finished.epoch.validation.loss);
+}
+
+#[test]
+fn a_run_with_a_moving_average_continues_to_the_same_weights() {
+    let job = job(Methods { ema_decay: Some(0.95), ..Methods::default() });
+    let (whole, _) = job.finish("whole", 2);
+    let workspace = job.workspace("stopped");
+    assert!(matches!(job.run(&workspace, 2, Some(10)).0, Ok(Outcome::Stopped)));
+    let (outcome, _) = job.run(&workspace, 1, None);
+    let Ok(Outcome::Finished(continued)) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(continued.weights_sha256, whole.weights_sha256);
+    assert_ne!(continued.weights_sha256, weights_of(Methods::default()));
 }
 
 #[test]

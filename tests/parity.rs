@@ -38,11 +38,28 @@ struct Tolerance {
     end: f64,
 }
 
-const FLOAT32: Tolerance =
-    Tolerance { logits: 1e-5, loss: 1e-5, gradient: 1e-4, key_bias: 1e-6, curve: 1e-4, norm: 1e-4, end: 1e-3 };
+const FLOAT32: Tolerance = Tolerance {
+    logits: 1e-5,
+    loss: 1e-5,
+    gradient: 1e-4,
+    key_bias: 1e-6,
+    curve: 1e-4,
+    norm: 1e-4,
+    end: 1e-3,
+};
 
-const BFLOAT16: Tolerance =
-    Tolerance { logits: 9.0, loss: 9.0, gradient: 9.0, key_bias: 9.0, curve: 9.0, norm: 9.0, end: 9.0 };
+/// A bfloat16 has 8 bits, so that a factor is up to 2^-9 (0.2 %) off, and a gradient has gone through some fifteen
+/// products: about twice the largest distances that were measured. A norm is off by most where the loss is almost 0, and
+/// the rates of a curve add up to a hundredth.
+const BFLOAT16: Tolerance = Tolerance {
+    logits: 0.06,
+    loss: 0.02,
+    gradient: 0.06,
+    key_bias: 1e-3,
+    curve: 0.025,
+    norm: 0.2,
+    end: 0.01,
+};
 
 struct Fixture {
     tensors: HashMap<String, Tensor>,
@@ -106,8 +123,11 @@ impl Fixture {
     fn new(family: &str, compute: Compute) -> Self {
         let text = std::fs::read_to_string(fixture(family).join("expected.json")).expect("expected.json");
         Self {
-            tensors: candle_core::safetensors::load(fixture(family).join("expected.safetensors"), &Device::Cpu)
-                .expect("tensors"),
+            tensors: candle_core::safetensors::load(
+                fixture(family).join("expected.safetensors"),
+                &Device::Cpu,
+            )
+            .expect("tensors"),
             expected: serde_json::from_str(&text).expect("json"),
             model: classifier(family, &Setup::new(1, compute)),
             tolerance: if compute.precision() == Precision::Fp32 { &FLOAT32 } else { &BFLOAT16 },
@@ -214,7 +234,10 @@ fn a_training_curve_is_that_of_pytorch(mut fixture: Fixture) {
         assert!((rate - rates[index]).abs() < 1e-12, "the rate of step {index} is {rate}");
         let (loss, norm) = step(&mut fixture.model, &mut optimizer, &batch, Mode::Evaluate, rate);
         let expected = losses[index];
-        assert!((loss - expected).abs() < tolerance.curve, "the loss of step {index} is {loss}, not {expected}");
+        assert!(
+            (loss - expected).abs() < tolerance.curve,
+            "the loss of step {index} is {loss}, not {expected}"
+        );
         let expected = norms[index];
         let away = (norm / expected - 1.0).abs();
         assert!(away < tolerance.norm, "the norm of step {index} is {norm}, not {expected}");

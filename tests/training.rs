@@ -8,9 +8,10 @@ use candle_core::Device;
 use hone_daemon::data::batch::Batch;
 use hone_daemon::data::tokenize::Tokenizer;
 use hone_daemon::error::{Kind, Result};
+use hone_daemon::kernels::{self, Isa, fastest_precision};
 use hone_daemon::model::classifier::Classifier;
 use hone_daemon::train::event::{Event, Split};
-use hone_daemon::train::spec::{Hyperparameters, Keep, Source, Spec};
+use hone_daemon::train::spec::{Hyperparameters, Keep, Precision, Source, Spec};
 use hone_daemon::train::{Finished, Outcome, Plan, run};
 
 use crate::harness::encoder::tiny_encoder;
@@ -129,6 +130,24 @@ fn a_seed_gives_the_same_weights_to_the_bit_on_any_number_of_threads() {
         spec.hyperparameters.seed = 43;
     });
     assert_ne!(one, other.finish("other", 1).0.weights_sha256);
+}
+
+#[test]
+fn the_automatic_precision_is_the_fastest_of_the_processor() {
+    let digest = |precision| {
+        let job = Job::new(|spec| {
+            spec.hyperparameters.epochs = 1.try_into().expect("1");
+            spec.hyperparameters.precision = precision;
+        });
+        job.finish("run", 2).0.weights_sha256
+    };
+    let (auto, fp32, bf16) = (digest(Precision::Auto), digest(Precision::Fp32), digest(Precision::Bf16));
+    assert_ne!(fp32, bf16);
+    let fastest = match fastest_precision(Isa::chosen().expect("an instruction set")) {
+        kernels::Precision::Fp32 => fp32,
+        kernels::Precision::Bf16 => bf16,
+    };
+    assert_eq!(auto, fastest);
 }
 
 #[test]

@@ -93,7 +93,8 @@ pub(crate) fn settle(model: &mut Trainable, optimizer: &mut Optimizer) {
 
 /// The gradient of each parameter, that of all words too.
 pub(crate) fn gradients_of(parameters: &Parameters, gradients: &Gradients) -> Vec<Vec<f32>> {
-    let mut all: Vec<Vec<f32>> = (0..parameters.list().len()).map(|index| gradients.of(index).to_vec()).collect();
+    let mut all: Vec<Vec<f32>> =
+        (0..parameters.list().len()).map(|index| gradients.of(index).to_vec()).collect();
     let words = &parameters.list()[0];
     let width = words.shape[1];
     all[0] = vec![0.0; words.range.len()];
