@@ -15,8 +15,7 @@ pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     /// Adding it rounds to an integer: 1.5 * 2^23.
     const ROUND: f32 = 12_582_912.0;
-    const P: [f32; 6] =
-        [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1];
+    const P: [f32; 6] = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1];
     let zero = x < -87.3;
     let x = if zero { -87.3 } else { x };
     let x = if x > 88.0 { 88.0 } else { x };
