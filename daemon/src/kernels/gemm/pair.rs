@@ -17,6 +17,9 @@ pub(super) const WIDTH: usize = 32;
 /// Rows, or columns, of a block; also its pairs.
 pub(super) const SIDE: usize = 16;
 
+/// Strips of sixteen rows of a left factor that are packed together.
+pub(super) const STRIPS: usize = 4;
+
 /// Float32 places of a block: 1 KiB.
 const BLOCK: usize = 256;
 
@@ -53,7 +56,7 @@ pub(super) unsafe fn pack_left(matrix: Matrix<'_>, rows: Range<usize>, planes: u
     }
 }
 
-/// Packs the panel of a right factor that starts at column `first`.
+/// Packs as many panels of a right factor as there is room for, the first of which starts at column `first`.
 ///
 /// # Safety
 /// The processor must have AVX-512 and its bfloat16 part.
@@ -72,40 +75,49 @@ pub(super) unsafe fn pack_right(matrix: Matrix<'_>, first: usize, planes: usize,
 
 #[inline(always)]
 unsafe fn left<const PLANES: usize>(matrix: Matrix<'_>, rows: Range<usize>, out: &mut [f32]) {
-    let mut out = out.chunks_exact_mut(PLANES * BLOCK);
-    for first in rows.clone().step_by(SIDE) {
-        let count = SIDE.min(rows.end - first);
-        for inner in (0..matrix.columns).step_by(2 * SIDE) {
-            let Some(out) = out.next() else { return };
-            let left = matrix.columns - inner;
-            // SAFETY: as said above.
-            unsafe {
-                let planes = match matrix.turned {
-                    true => transposed(pairs::<PLANES>(matrix, inner, left, first, count)),
-                    false => lines::<PLANES>(matrix, first, count, inner, left),
-                };
-                store(&planes, out, 1);
-            }
+    let steps = blocks(matrix.columns);
+    let strips = rows.len().div_ceil(SIDE);
+    for turn in 0..strips * steps {
+        // Along memory first: else each block would begin with a walk over as many pages as it has rows.
+        let (strip, step) = match matrix.turned {
+            true => (turn % strips, turn / strips),
+            false => (turn / steps, turn % steps),
+        };
+        let (first, inner) = (rows.start + strip * SIDE, step * 2 * SIDE);
+        let (count, left) = (SIDE.min(rows.end - first), matrix.columns - inner);
+        let out = &mut out[(strip * steps + step) * PLANES * BLOCK..][..PLANES * BLOCK];
+        // SAFETY: as said above.
+        unsafe {
+            let planes = match matrix.turned {
+                true => transposed(pairs::<PLANES>(matrix, inner, left, first, count)),
+                false => lines::<PLANES>(matrix, first, count, inner, left),
+            };
+            store(&planes, out, 1);
         }
     }
 }
 
 #[inline(always)]
 unsafe fn right<const PLANES: usize>(matrix: Matrix<'_>, first: usize, out: &mut [f32]) {
-    for (inner, out) in (0..matrix.rows).step_by(2 * SIDE).zip(out.chunks_exact_mut(PLANES * 2 * BLOCK)) {
-        for half in 0..2 {
-            let first = first + half * SIDE;
-            let count = SIDE.min(matrix.columns.saturating_sub(first));
-            let left = matrix.rows - inner;
-            // SAFETY: as said above.
-            unsafe {
-                let planes = match (count, matrix.turned) {
-                    (0, _) => [[_mm512_setzero_si512(); SIDE]; PLANES],
-                    (_, true) => transposed(lines::<PLANES>(matrix.t(), first, count, inner, left)),
-                    (_, false) => pairs::<PLANES>(matrix, inner, left, first, count),
-                };
-                store(&planes, &mut out[half * BLOCK..], 2);
-            }
+    let steps = blocks(matrix.rows);
+    let halves = 2 * (out.len() / (steps * PLANES * 2 * BLOCK).max(1));
+    for turn in 0..halves * steps {
+        // As above.
+        let (half, step) = match matrix.turned {
+            true => (turn / steps, turn % steps),
+            false => (turn % halves, turn / halves),
+        };
+        let (column, inner) = (first + half * SIDE, step * 2 * SIDE);
+        let (count, left) = (SIDE.min(matrix.columns.saturating_sub(column)), matrix.rows - inner);
+        let block = (half / 2 * steps + step) * PLANES * 2 + half % 2;
+        // SAFETY: as said above.
+        unsafe {
+            let planes = match (count, matrix.turned) {
+                (0, _) => [[_mm512_setzero_si512(); SIDE]; PLANES],
+                (_, true) => transposed(lines::<PLANES>(matrix.t(), column, count, inner, left)),
+                (_, false) => pairs::<PLANES>(matrix, inner, left, column, count),
+            };
+            store(&planes, &mut out[block * BLOCK..], 2);
         }
     }
 }
@@ -364,16 +376,27 @@ pub(super) fn amx<'b, E: Epilogue>(
             let a = &packed[row / SIDE * strip..][..strip];
             let below =
                 if row + SIDE < block.rows { &packed[(row / SIDE + 1) * strip..][..strip] } else { &[] };
-            // SAFETY: `a`, `below` and `b` hold so many blocks, and the tile registers are configured.
+            let is_whole = row + 2 * SIDE <= block.rows && (index + 1) * WIDTH <= block.columns;
+            let (target, stride, is_direct) = match epilogue.place().filter(|_| is_whole) {
+                Some(place) => {
+                    let first = place.pointer(block.first_row + row, 2 * SIDE, index * WIDTH, WIDTH);
+                    (first, place.stride_bytes(), true)
+                }
+                None => (out.0.as_mut_ptr(), WIDTH * size_of::<f32>(), false),
+            };
+            // SAFETY: `a`, `below` and `b` hold so many blocks, the tile registers are configured, and the target has
+            // room for as many rows as are computed, which this task alone writes.
             unsafe {
                 match (planes, below.is_empty()) {
-                    (1, false) => amx_tile(steps, a, below, b, &mut out),
-                    (1, true) => amx_half_tile(steps, a, b, &mut out),
-                    (_, false) => amx_tile_of_three(steps, a, below, b, &mut out),
-                    (_, true) => amx_half_tile_of_three(steps, a, b, &mut out),
+                    (1, false) => amx_tile(steps, a, below, b, target, stride),
+                    (1, true) => amx_half_tile(steps, a, b, target, stride),
+                    (_, false) => amx_tile_of_three(steps, a, below, b, target, stride),
+                    (_, true) => amx_half_tile_of_three(steps, a, b, target, stride),
                 }
             }
-            block.store::<true, E>(epilogue, row, 2 * SIDE, index * WIDTH, WIDTH, &out.0);
+            if !is_direct {
+                block.store::<true, E>(epilogue, row, 2 * SIDE, index * WIDTH, WIDTH, &out.0);
+            }
         }
     }
     // SAFETY: the tile registers are not used any more; released, they cost nothing in a change of context.
@@ -385,11 +408,11 @@ macro_rules! amx_loop {
     ($(#[$attribute:meta])* $name:ident, ($($below:ident)?), $body:tt, $a_step:literal, $b_step:literal, $store:tt) => {
         $(#[$attribute])*
         #[inline]
-        unsafe fn $name(steps: usize, a: &[f32], $($below: &[f32],)? b: &[f32], out: &mut Tile) {
-            amx_loop!(@asm steps a ($($below)?) b out $body $a_step $b_step $store)
+        unsafe fn $name(steps: usize, a: &[f32], $($below: &[f32],)? b: &[f32], out: *mut f32, stride: usize) {
+            amx_loop!(@asm steps a ($($below)?) b out stride $body $a_step $b_step $store)
         }
     };
-    (@asm $steps:ident $a:ident ($below:ident) $b:ident $out:ident [$($body:literal),*] $a_step:literal $b_step:literal [$($store:literal),*]) => {
+    (@asm $steps:ident $a:ident ($below:ident) $b:ident $out:ident $stride:ident [$($body:literal),*] $a_step:literal $b_step:literal [$($store:literal),*]) => {
         // SAFETY: promised by the caller.
         unsafe {
             asm!(
@@ -404,15 +427,16 @@ macro_rules! amx_loop {
                 b = inout(reg) $b.as_ptr() => _,
                 n = inout(reg) $steps => _,
                 line = in(reg) 64usize,
-                row = in(reg) 128usize,
-                out = in(reg) $out.0.as_mut_ptr(),
+                row = in(reg) $stride,
+                out = in(reg) $out,
+                lower = in(reg) $out.byte_add(SIDE * $stride),
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack)
             )
         }
     };
-    (@asm $steps:ident $a:ident () $b:ident $out:ident [$($body:literal),*] $a_step:literal $b_step:literal [$($store:literal),*]) => {
+    (@asm $steps:ident $a:ident () $b:ident $out:ident $stride:ident [$($body:literal),*] $a_step:literal $b_step:literal [$($store:literal),*]) => {
         // SAFETY: promised by the caller.
         unsafe {
             asm!(
@@ -426,8 +450,8 @@ macro_rules! amx_loop {
                 b = inout(reg) $b.as_ptr() => _,
                 n = inout(reg) $steps => _,
                 line = in(reg) 64usize,
-                row = in(reg) 128usize,
-                out = in(reg) $out.0.as_mut_ptr(),
+                row = in(reg) $stride,
+                out = in(reg) $out,
                 out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
                 options(nostack)
             )
@@ -452,8 +476,8 @@ amx_loop!(
     [
         "tilestored [{out} + {row}*1], tmm0",
         "tilestored [{out} + {row}*1 + 64], tmm1",
-        "tilestored [{out} + {row}*1 + 2048], tmm2",
-        "tilestored [{out} + {row}*1 + 2112], tmm3"
+        "tilestored [{lower} + {row}*1], tmm2",
+        "tilestored [{lower} + {row}*1 + 64], tmm3"
     ]
 );
 
@@ -507,8 +531,8 @@ amx_loop!(
     [
         "tilestored [{out} + {row}*1], tmm0",
         "tilestored [{out} + {row}*1 + 64], tmm1",
-        "tilestored [{out} + {row}*1 + 2048], tmm2",
-        "tilestored [{out} + {row}*1 + 2112], tmm3"
+        "tilestored [{lower} + {row}*1], tmm2",
+        "tilestored [{lower} + {row}*1 + 64], tmm3"
     ]
 );
 
