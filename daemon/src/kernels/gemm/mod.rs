@@ -271,7 +271,8 @@ pub(super) fn multiply<E: Epilogue>(compute: Compute, a: Matrix<'_>, b: &Packed,
         }
         let packed = &*packed;
         (0..blocks * groups).into_par_iter().with_max_len(1).for_each(|task| {
-            let (block, index) = (task / groups, task % groups);
+            // The blocks of a group follow each other, so that its panels stay in the cache.
+            let (block, index) = (task % blocks, task / blocks);
             let panels = index * group..((index + 1) * group).min(panels);
             let packed = &packed[block * stride..(block + 1) * stride];
             block_product(compute, a, packed, b, rows_of(block), panels, epilogue);
