@@ -154,6 +154,8 @@ fn measure(what: &What) -> Result<Value> {
                 batch_size: (*batch).try_into().map_err(|_| Error::invalid("--batch is 0"))?,
                 max_length: std::num::NonZeroU32::new(*max_length),
                 precision: common.precision.asked(),
+                // The peer keeps its last epoch.
+                keep: spec::Keep::Last,
                 ..Hyperparameters::default()
             };
             epoch(common, hyperparameters, train, *limit, validation.as_deref(), test.as_deref())

@@ -6,7 +6,7 @@ use super::buffer::{Shared, with_scratch};
 use super::dropout::multiply;
 use super::gemm::{Matrix, Packed, Rows, Scaled, multiply_here};
 use super::isa::vectorised;
-use super::math::{dot, exp, largest, sum};
+use super::math::{dot, exp, largest, replace, sum};
 use super::{Buffer, Compute, Dropout};
 
 /// What attends to what.
@@ -212,7 +212,7 @@ vectorised! {
     fn softmax_rows<FMA>(scores: &mut [f32], columns: usize, scale: f32) {
         for row in scores.chunks_mut(columns) {
             let most = largest(row);
-            row.iter_mut().for_each(|x| *x = exp::<FMA>((*x - most) * scale));
+            replace(row, |x| exp::<FMA>((x - most) * scale));
             let inverse = 1.0 / sum(row);
             row.iter_mut().for_each(|x| *x *= inverse);
         }

@@ -97,6 +97,14 @@ impl Shared {
         Self { values: values.as_mut_ptr(), length: values.len() }
     }
 
+    /// Where a part of it starts.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn pointer(self, start: usize, length: usize) -> *mut f32 {
+        assert!(start <= self.length && length <= self.length - start, "a task reaches beyond its memory");
+        self.values.wrapping_add(start)
+    }
+
     /// A part of it.
     ///
     /// # Safety

@@ -11,18 +11,19 @@ use crate::random::Stream;
 const PIECE: usize = 1 << 13;
 
 /// Factors that one group of random blocks gives.
-const GROUP: usize = 64;
+const GROUP: usize = 128;
 
 /// Random blocks of a group.
 const LANES: usize = 16;
 
 /// A dropout at one place of the model at one position in training.
 ///
-/// The factor of index `i` is made of word `i / 16 % 4` of the random block `i / 64 * 16 + i % 16`: sixteen blocks
-/// drawn side by side give 64 factors in order.
+/// A factor takes half a random word: that of index `i` is half `i % 2` of word `i / 32 % 4` of the random block
+/// `i / 128 * 16 + i % 32 / 2`, so that sixteen blocks drawn side by side give 128 factors in order. The probability is
+/// rounded to a multiple of 2^-16, and the scale is that of the rounded one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
-    threshold: u32,
+    threshold: u16,
     scale: f32,
     stream: Stream,
 }
@@ -31,8 +32,10 @@ impl Dropout {
     /// Drops each value with `probability`, at least 0 and less than 1, and scales the others by
     /// `1 / (1 - probability)`. `None` when nothing would be dropped.
     pub fn new(probability: f64, stream: Stream) -> Option<Self> {
-        let threshold = (probability * 4_294_967_296.0) as u32;
-        (threshold > 0).then(|| Self { threshold, scale: (1.0 / (1.0 - probability)) as f32, stream })
+        let steps = f64::from(1 << 16);
+        let threshold = (probability * steps).round().min(steps - 1.0);
+        let scale = (1.0 / (1.0 - threshold / steps)) as f32;
+        (threshold > 0.0).then(|| Self { threshold: threshold as u16, scale, stream })
     }
 
     /// Indices that the probabilities of a head of so many tokens take: as if every token were a query, rounded up to
@@ -43,9 +46,15 @@ impl Dropout {
 
     /// What the value at `index` is multiplied by.
     pub fn factor(&self, index: u64) -> f32 {
-        let block = index / GROUP as u64 * LANES as u64 + index % LANES as u64;
-        let word = self.stream.block(block as u32)[(index / LANES as u64 % 4) as usize];
-        if word < self.threshold { 0.0 } else { self.scale }
+        let (group, place) = (index / GROUP as u64, (index % GROUP as u64) as usize);
+        let block = group * LANES as u64 + (place % 32 / 2) as u64;
+        let word = self.stream.block(block as u32)[place / 32];
+        self.keep((word >> (16 * (place % 2))) as u16)
+    }
+
+    #[inline(always)]
+    fn keep(&self, half: u16) -> f32 {
+        if half < self.threshold { 0.0 } else { self.scale }
     }
 
     /// Writes the factors of the values from index `start` on.
@@ -103,7 +112,7 @@ impl Dropout {
         let (site, [low, high]) = (all(self.stream.site()), self.stream.position().map(all));
         let key = self.stream.key();
         let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        let (threshold, scale) = (all(self.threshold), _mm512_set1_ps(self.scale));
+        let (threshold, scale) = (_mm512_set1_epi16(self.threshold as i16), _mm512_set1_ps(self.scale));
         let multipliers = [all(0xD251_1F53), all(0xCD9E_8D57)];
         // The low and the high words of sixteen products.
         let product = |a: __m512i, b: __m512i| {
@@ -124,10 +133,14 @@ impl Dropout {
                 counter = [mix(high1, counter[1], key[0]), low1, mix(high0, counter[3], key[1]), low0];
                 key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
             }
-            for (words, out) in counter.into_iter().zip(out.chunks_exact_mut(LANES)) {
-                let kept = _mm512_cmpge_epu32_mask(words, threshold);
-                // SAFETY: a chunk of `out` has sixteen values.
-                unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_maskz_mov_ps(kept, scale)) };
+            for (words, out) in counter.into_iter().zip(out.chunks_exact_mut(2 * LANES)) {
+                let kept = _mm512_cmpge_epu16_mask(words, threshold);
+                // SAFETY: a chunk of `out` has 32 values.
+                unsafe {
+                    _mm512_storeu_ps(out.as_mut_ptr(), _mm512_maskz_mov_ps(kept as u16, scale));
+                    let high = _mm512_maskz_mov_ps((kept >> LANES) as u16, scale);
+                    _mm512_storeu_ps(out.as_mut_ptr().add(LANES), high);
+                }
             }
         }
     }
@@ -139,7 +152,9 @@ vectorised! {
         for (group, out) in (first..).zip(out.chunks_exact_mut(GROUP)) {
             for (lane, block) in (group as u32 * LANES as u32..).take(LANES).enumerate() {
                 for (word, value) in dropout.stream.block(block).into_iter().enumerate() {
-                    out[word * LANES + lane] = if value < dropout.threshold { 0.0 } else { dropout.scale };
+                    let place = word * 2 * LANES + 2 * lane;
+                    out[place] = dropout.keep(value as u16);
+                    out[place + 1] = dropout.keep((value >> 16) as u16);
                 }
             }
         }

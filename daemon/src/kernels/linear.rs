@@ -7,7 +7,7 @@ use super::buffer::with_scratch;
 use super::gemm::{Added, Epilogue, Matrix, Packed, Rows, Scaled, multiply};
 use super::isa::vectorised;
 use super::layer_norm::add;
-use super::math::{erf, exp, mul_add};
+use super::math::{erf, exp, map2, mul_add, replace2};
 
 /// Rows whose columns one task sums.
 const SUMMED: usize = 64;
@@ -179,10 +179,10 @@ impl Epilogue for BiasedGelu<'_> {
             let inner = unsafe { inner.at(row, column, values.len()) };
             inner.iter_mut().zip(values).zip(bias).for_each(|((inner, x), b)| *inner = x + b);
         }
-        for ((out, x), b) in out.iter_mut().zip(values).zip(bias) {
+        map2(values, bias, out, |x, b| {
             let u = x + b;
-            *out = u * normal_cdf::<FMA>(u);
-        }
+            u * normal_cdf::<FMA>(u)
+        });
     }
 }
 
@@ -196,7 +196,7 @@ impl Epilogue for GeluSlope {
     fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
         // SAFETY: each place of a product is stored once, by one task.
         let inner = unsafe { self.inner.at(row, column, values.len()) };
-        inner.iter_mut().zip(values).for_each(|(u, grad)| *u = grad * slope::<FMA>(*u));
+        replace2(inner, values, |u, grad| grad * slope::<FMA>(u));
     }
 }
 

@@ -65,6 +65,77 @@ pub(super) fn erf<const FMA: bool>(x: f32) -> f32 {
     x * p / q
 }
 
+/// Values that one vector operation takes.
+const VECTOR: usize = 16;
+
+/// Writes `f(a, b)` for each place of slices of one length. Whole vectors lie in arrays of their own, which the
+/// compiler turns into registers whatever `f` is; the last values are computed as part of one, too.
+#[inline(always)]
+pub(super) fn map2(a: &[f32], b: &[f32], out: &mut [f32], f: impl Fn(f32, f32) -> f32) {
+    let vector = |a: &[f32], b: &[f32], out: &mut [f32], count: usize| {
+        let (mut x, mut y, mut z) = ([0f32; VECTOR], [0f32; VECTOR], [0f32; VECTOR]);
+        x[..count].copy_from_slice(&a[..count]);
+        y[..count].copy_from_slice(&b[..count]);
+        for lane in 0..VECTOR {
+            z[lane] = f(x[lane], y[lane]);
+        }
+        out[..count].copy_from_slice(&z[..count]);
+    };
+    let whole = out.len() / VECTOR * VECTOR;
+    for start in (0..whole).step_by(VECTOR) {
+        let at = start..start + VECTOR;
+        vector(&a[at.clone()], &b[at.clone()], &mut out[at], VECTOR);
+    }
+    if whole < out.len() {
+        vector(&a[whole..], &b[whole..], &mut out[whole..], a.len() - whole);
+    }
+}
+
+/// Replaces each value `x` by `f(x, y)`.
+#[inline(always)]
+pub(super) fn replace2(x: &mut [f32], y: &[f32], f: impl Fn(f32, f32) -> f32) {
+    let vector = |x: &mut [f32], y: &[f32], count: usize| {
+        let (mut a, mut b) = ([0f32; VECTOR], [0f32; VECTOR]);
+        a[..count].copy_from_slice(&x[..count]);
+        b[..count].copy_from_slice(&y[..count]);
+        for lane in 0..VECTOR {
+            a[lane] = f(a[lane], b[lane]);
+        }
+        x[..count].copy_from_slice(&a[..count]);
+    };
+    let whole = x.len() / VECTOR * VECTOR;
+    for start in (0..whole).step_by(VECTOR) {
+        let at = start..start + VECTOR;
+        vector(&mut x[at.clone()], &y[at], VECTOR);
+    }
+    if whole < x.len() {
+        let count = x.len() - whole;
+        vector(&mut x[whole..], &y[whole..], count);
+    }
+}
+
+/// Replaces each value `x` by `f(x)`.
+#[inline(always)]
+pub(super) fn replace(x: &mut [f32], f: impl Fn(f32) -> f32) {
+    let vector = |x: &mut [f32], count: usize| {
+        let mut a = [0f32; VECTOR];
+        a[..count].copy_from_slice(&x[..count]);
+        for a in &mut a {
+            *a = f(*a);
+        }
+        x[..count].copy_from_slice(&a[..count]);
+    };
+    let mut chunks = x.chunks_exact_mut(VECTOR);
+    for x in &mut chunks {
+        vector(x, VECTOR);
+    }
+    let rest = chunks.into_remainder();
+    if !rest.is_empty() {
+        let count = rest.len();
+        vector(rest, count);
+    }
+}
+
 /// Running sums, so that sums are vectorised and always taken in one order.
 const LANES: usize = 32;
 

@@ -17,6 +17,9 @@ pub(super) const WIDTH: usize = 32;
 /// Rows, or columns, of a block; also its pairs.
 pub(super) const SIDE: usize = 16;
 
+/// Strips of sixteen rows of a left factor that are packed together.
+pub(super) const STRIPS: usize = 4;
+
 /// Float32 places of a block: 1 KiB.
 const BLOCK: usize = 256;
 
@@ -39,49 +42,90 @@ pub(super) fn left_values(rows: usize, inner: usize, planes: usize) -> usize {
 type Plane = [__m512i; SIDE];
 
 /// Packs rows of a left factor.
+///
+/// # Safety
+/// The processor must have AVX-512 and its bfloat16 part.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) fn pack_left(matrix: Matrix<'_>, rows: Range<usize>, planes: usize, out: &mut [f32]) {
-    let mut out = out.chunks_exact_mut(planes * BLOCK);
-    for first in rows.clone().step_by(SIDE) {
-        let count = SIDE.min(rows.end - first);
-        for inner in (0..matrix.columns).step_by(2 * SIDE) {
-            let Some(out) = out.next() else { return };
-            let (mut planes_of, inner_count) = ([[_mm512_setzero_si512(); SIDE]; 3], matrix.columns - inner);
-            if matrix.turned {
-                pairs(matrix, inner, inner_count, first, count, planes, &mut planes_of);
-                planes_of.iter_mut().take(planes).for_each(|plane| *plane = transpose(*plane));
-            } else {
-                lines(matrix, first, count, inner, inner_count, planes, &mut planes_of);
-            }
-            store(&planes_of, planes, out, 1);
+pub(super) unsafe fn pack_left(matrix: Matrix<'_>, rows: Range<usize>, planes: usize, out: &mut [f32]) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        match planes {
+            1 => left::<1>(matrix, rows, out),
+            _ => left::<3>(matrix, rows, out),
         }
     }
 }
 
-/// Packs the panel of a right factor that starts at column `first`.
+/// Packs as many panels of a right factor as there is room for, the first of which starts at column `first`.
+///
+/// # Safety
+/// The processor must have AVX-512 and its bfloat16 part.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) fn pack_right(matrix: Matrix<'_>, first: usize, planes: usize, out: &mut [f32]) {
-    for (inner, out) in (0..matrix.rows).step_by(2 * SIDE).zip(out.chunks_exact_mut(planes * 2 * BLOCK)) {
-        for half in 0..2 {
-            let first = first + half * SIDE;
-            let count = SIDE.min(matrix.columns.saturating_sub(first));
-            let (mut planes_of, inner_count) = ([[_mm512_setzero_si512(); SIDE]; 3], matrix.rows - inner);
-            if count > 0 && matrix.turned {
-                lines(matrix.t(), first, count, inner, inner_count, planes, &mut planes_of);
-                planes_of.iter_mut().take(planes).for_each(|plane| *plane = transpose(*plane));
-            } else if count > 0 {
-                pairs(matrix, inner, inner_count, first, count, planes, &mut planes_of);
-            }
-            store(&planes_of, planes, &mut out[half * BLOCK..], 2);
+pub(super) unsafe fn pack_right(matrix: Matrix<'_>, first: usize, planes: usize, out: &mut [f32]) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        match planes {
+            1 => right::<1>(matrix, first, out),
+            _ => right::<3>(matrix, first, out),
+        }
+    }
+}
+
+// The functions below are inlined into those above, whose instructions they use; they read and write inside slices.
+
+#[inline(always)]
+unsafe fn left<const PLANES: usize>(matrix: Matrix<'_>, rows: Range<usize>, out: &mut [f32]) {
+    let steps = blocks(matrix.columns);
+    let strips = rows.len().div_ceil(SIDE);
+    for turn in 0..strips * steps {
+        // Along memory first: else each block would begin with a walk over as many pages as it has rows.
+        let (strip, step) = match matrix.turned {
+            true => (turn % strips, turn / strips),
+            false => (turn / steps, turn % steps),
+        };
+        let (first, inner) = (rows.start + strip * SIDE, step * 2 * SIDE);
+        let (count, left) = (SIDE.min(rows.end - first), matrix.columns - inner);
+        let out = &mut out[(strip * steps + step) * PLANES * BLOCK..][..PLANES * BLOCK];
+        // SAFETY: as said above.
+        unsafe {
+            let planes = match matrix.turned {
+                true => transposed(pairs::<PLANES>(matrix, inner, left, first, count)),
+                false => lines::<PLANES>(matrix, first, count, inner, left),
+            };
+            store(&planes, out, 1);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn right<const PLANES: usize>(matrix: Matrix<'_>, first: usize, out: &mut [f32]) {
+    let steps = blocks(matrix.rows);
+    let halves = 2 * (out.len() / (steps * PLANES * 2 * BLOCK).max(1));
+    for turn in 0..halves * steps {
+        // As above.
+        let (half, step) = match matrix.turned {
+            true => (turn / steps, turn % steps),
+            false => (turn % halves, turn / halves),
+        };
+        let (column, inner) = (first + half * SIDE, step * 2 * SIDE);
+        let (count, left) = (SIDE.min(matrix.columns.saturating_sub(column)), matrix.rows - inner);
+        let block = (half / 2 * steps + step) * PLANES * 2 + half % 2;
+        // SAFETY: as said above.
+        unsafe {
+            let planes = match (count, matrix.turned) {
+                (0, _) => [[_mm512_setzero_si512(); SIDE]; PLANES],
+                (_, true) => transposed(lines::<PLANES>(matrix.t(), column, count, inner, left)),
+                (_, false) => pairs::<PLANES>(matrix, inner, left, column, count),
+            };
+            store(&planes, &mut out[block * BLOCK..], 2);
         }
     }
 }
 
 /// Writes the planes of a block, `distance` blocks apart.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store(planes_of: &[Plane; 3], planes: usize, out: &mut [f32], distance: usize) {
-    for (plane, out) in planes_of.iter().take(planes).zip(out.chunks_mut(distance * BLOCK)) {
+#[inline(always)]
+unsafe fn store<const PLANES: usize>(planes: &[Plane; PLANES], out: &mut [f32], distance: usize) {
+    for (plane, out) in planes.iter().zip(out.chunks_mut(distance * BLOCK)) {
         for (line, out) in plane.iter().zip(out[..BLOCK].chunks_exact_mut(SIDE)) {
             // SAFETY: a chunk of `out` is 64 bytes.
             unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), *line) };
@@ -90,140 +134,146 @@ fn store(planes_of: &[Plane; 3], planes: usize, out: &mut [f32], distance: usize
 }
 
 /// Reads up to sixteen values, 0 beyond `count`.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load(values: &[f32], start: usize, count: usize) -> __m512 {
-    if count >= SIDE {
-        let values = &values[start..start + SIDE];
-        // SAFETY: the slice has sixteen values.
-        return unsafe { _mm512_loadu_ps(values.as_ptr()) };
-    }
+#[inline(always)]
+unsafe fn load(values: &[f32], start: usize, count: usize) -> __m512 {
+    let count = count.min(SIDE);
     let values = &values[start..start + count];
     // SAFETY: only the first `count` values are read.
-    unsafe { _mm512_maskz_loadu_ps((1u16 << count) - 1, values.as_ptr()) }
+    unsafe { _mm512_maskz_loadu_ps(((1u32 << count) - 1) as u16, values.as_ptr()) }
 }
 
 /// Each of sixteen rows (of which `rows` are there) becomes the pairs of its 32 values from column `first` on.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn lines(
+#[inline(always)]
+unsafe fn lines<const PLANES: usize>(
     matrix: Matrix<'_>,
     row: usize,
     rows: usize,
     first: usize,
     columns: usize,
-    planes: usize,
-    out: &mut [Plane; 3],
-) {
-    for index in 0..rows {
-        let start = (row + index) * matrix.stride + first;
-        let low = load(matrix.values, start, columns);
-        let high = match columns.checked_sub(SIDE) {
-            Some(columns) if columns > 0 => load(matrix.values, start + SIDE, columns),
-            _ => _mm512_setzero_ps(),
-        };
-        split(low, high, planes, index, out);
+) -> [Plane; PLANES] {
+    // SAFETY: as said above.
+    unsafe {
+        let mut planes = [[_mm512_setzero_si512(); SIDE]; PLANES];
+        for index in 0..rows {
+            let start = (row + index) * matrix.stride + first;
+            let low = load(matrix.values, start, columns);
+            let high = match columns.checked_sub(SIDE) {
+                Some(columns) if columns > 0 => load(matrix.values, start + SIDE, columns),
+                _ => _mm512_setzero_ps(),
+            };
+            let parts = split::<PLANES>(low, high);
+            planes.iter_mut().zip(parts).for_each(|(plane, part)| plane[index] = part);
+        }
+        planes
     }
 }
 
 /// Each of sixteen pairs of rows (of which `rows` rows are there) becomes the pairs of their sixteen columns from
 /// `first` on.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn pairs(
+#[inline(always)]
+unsafe fn pairs<const PLANES: usize>(
     matrix: Matrix<'_>,
     row: usize,
     rows: usize,
     first: usize,
     columns: usize,
-    planes: usize,
-    out: &mut [Plane; 3],
-) {
-    // A transposed matrix has its inner dimension as rows in memory.
-    for index in 0..SIDE.min(rows.div_ceil(2)) {
-        let start = (row + 2 * index) * matrix.stride + first;
-        let low = load(matrix.values, start, columns);
-        let high = match 2 * index + 1 < rows {
-            true => load(matrix.values, start + matrix.stride, columns),
-            false => _mm512_setzero_ps(),
-        };
-        split(low, high, planes, index, out);
-        for plane in out.iter_mut().take(planes) {
-            plane[index] = interleave(plane[index]);
+) -> [Plane; PLANES] {
+    // SAFETY: as said above.
+    unsafe {
+        let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
+        let mut planes = [[_mm512_setzero_si512(); SIDE]; PLANES];
+        for index in 0..SIDE.min(rows.div_ceil(2)) {
+            let start = (row + 2 * index) * matrix.stride + first;
+            let low = load(matrix.values, start, columns);
+            let high = match 2 * index + 1 < rows {
+                true => load(matrix.values, start + matrix.stride, columns),
+                false => _mm512_setzero_ps(),
+            };
+            let parts = split::<PLANES>(low, high);
+            planes.iter_mut().zip(parts).for_each(|(plane, part)| {
+                plane[index] = _mm512_permutexvar_epi16(order, part);
+            });
         }
+        planes
     }
 }
+
+/// Makes `a0 b0 a1 b1 ..` of `a0 a1 .. b0 b1 ..`.
+static ORDER: [u16; 32] = {
+    let mut order = [0; 32];
+    let mut index = 0;
+    while index < 16 {
+        order[2 * index] = index as u16;
+        order[2 * index + 1] = 16 + index as u16;
+        index += 1;
+    }
+    order
+};
 
 /// Two times sixteen float32 values as 32 bfloat16 values, or as three times 32 whose sums they are.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn split(low: __m512, high: __m512, planes: usize, index: usize, out: &mut [Plane; 3]) {
-    let (mut low, mut high) = (low, high);
-    for plane in out.iter_mut().take(planes) {
-        // SAFETY: both types are 64 bytes without a meaning of their own.
-        let rounded: __m512i = unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) };
-        plane[index] = rounded;
-        if planes > 1 {
-            low = _mm512_sub_ps(low, widen(_mm512_castsi512_si256(rounded)));
-            high = _mm512_sub_ps(high, widen(_mm512_extracti64x4_epi64::<1>(rounded)));
+#[inline(always)]
+unsafe fn split<const PLANES: usize>(low: __m512, high: __m512) -> [__m512i; PLANES] {
+    // SAFETY: as said above; `__m512bh` and `__m512i` are 64 bytes without a meaning of their own.
+    unsafe {
+        let (mut low, mut high) = (low, high);
+        let mut parts = [_mm512_setzero_si512(); PLANES];
+        for (plane, part) in parts.iter_mut().enumerate() {
+            *part = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            if plane + 1 < PLANES {
+                low = _mm512_sub_ps(low, widen(_mm512_castsi512_si256(*part)));
+                high = _mm512_sub_ps(high, widen(_mm512_extracti64x4_epi64::<1>(*part)));
+            }
         }
+        parts
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn widen(values: __m256i) -> __m512 {
-    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(values)))
+#[inline(always)]
+unsafe fn widen(values: __m256i) -> __m512 {
+    // SAFETY: as said above.
+    unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(values))) }
 }
 
-/// `a0 a1 .. b0 b1 ..` becomes `a0 b0 a1 b1 ..`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn interleave(values: __m512i) -> __m512i {
-    const ORDER: [u16; 32] = {
-        let mut order = [0; 32];
-        let mut index = 0;
-        while index < 16 {
-            order[2 * index] = index as u16;
-            order[2 * index + 1] = 16 + index as u16;
-            index += 1;
+/// The transpose of each plane's 16 by 16 pairs.
+#[inline(always)]
+unsafe fn transposed<const PLANES: usize>(mut planes: [Plane; PLANES]) -> [Plane; PLANES] {
+    for plane in &mut planes {
+        // SAFETY: as said above.
+        *plane = unsafe { transpose(*plane) };
+    }
+    planes
+}
+
+#[inline(always)]
+unsafe fn transpose(rows: Plane) -> Plane {
+    // SAFETY: as said above.
+    unsafe {
+        let mut a = rows;
+        for i in 0..8 {
+            a[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+            a[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
         }
-        order
-    };
-    // SAFETY: the order is 64 bytes.
-    let order = unsafe { _mm512_loadu_si512(ORDER.as_ptr().cast()) };
-    _mm512_permutexvar_epi16(order, values)
-}
-
-/// The transpose of 16 by 16 pairs.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose(rows: Plane) -> Plane {
-    let mut a = rows;
-    for i in 0..8 {
-        a[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-        a[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+        let mut b = a;
+        for i in 0..4 {
+            b[4 * i] = _mm512_unpacklo_epi64(a[4 * i], a[4 * i + 2]);
+            b[4 * i + 1] = _mm512_unpackhi_epi64(a[4 * i], a[4 * i + 2]);
+            b[4 * i + 2] = _mm512_unpacklo_epi64(a[4 * i + 1], a[4 * i + 3]);
+            b[4 * i + 3] = _mm512_unpackhi_epi64(a[4 * i + 1], a[4 * i + 3]);
+        }
+        // b[4 q + c] holds, in its 128-bit lane l, the pairs of column 4 l + c of the rows 4 q .. 4 q + 4.
+        let mut out = rows;
+        for c in 0..4 {
+            let low01 = _mm512_shuffle_i32x4::<0x88>(b[c], b[4 + c]);
+            let high01 = _mm512_shuffle_i32x4::<0xdd>(b[c], b[4 + c]);
+            let low23 = _mm512_shuffle_i32x4::<0x88>(b[8 + c], b[12 + c]);
+            let high23 = _mm512_shuffle_i32x4::<0xdd>(b[8 + c], b[12 + c]);
+            out[c] = _mm512_shuffle_i32x4::<0x88>(low01, low23);
+            out[8 + c] = _mm512_shuffle_i32x4::<0xdd>(low01, low23);
+            out[4 + c] = _mm512_shuffle_i32x4::<0x88>(high01, high23);
+            out[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high01, high23);
+        }
+        out
     }
-    let mut b = a;
-    for i in 0..4 {
-        b[4 * i] = _mm512_unpacklo_epi64(a[4 * i], a[4 * i + 2]);
-        b[4 * i + 1] = _mm512_unpackhi_epi64(a[4 * i], a[4 * i + 2]);
-        b[4 * i + 2] = _mm512_unpacklo_epi64(a[4 * i + 1], a[4 * i + 3]);
-        b[4 * i + 3] = _mm512_unpackhi_epi64(a[4 * i + 1], a[4 * i + 3]);
-    }
-    // b[4 q + c] holds, in its 128-bit lane l, the pairs of column 4 l + c of the rows 4 q .. 4 q + 4.
-    let mut out = rows;
-    for c in 0..4 {
-        let low01 = _mm512_shuffle_i32x4::<0x88>(b[c], b[4 + c]);
-        let high01 = _mm512_shuffle_i32x4::<0xdd>(b[c], b[4 + c]);
-        let low23 = _mm512_shuffle_i32x4::<0x88>(b[8 + c], b[12 + c]);
-        let high23 = _mm512_shuffle_i32x4::<0xdd>(b[8 + c], b[12 + c]);
-        out[c] = _mm512_shuffle_i32x4::<0x88>(low01, low23);
-        out[8 + c] = _mm512_shuffle_i32x4::<0xdd>(low01, low23);
-        out[4 + c] = _mm512_shuffle_i32x4::<0x88>(high01, high23);
-        out[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high01, high23);
-    }
-    out
 }
 
 /// A tile of 32 by 32, aligned so that its rows are whole cache lines.
@@ -326,16 +376,27 @@ pub(super) fn amx<'b, E: Epilogue>(
             let a = &packed[row / SIDE * strip..][..strip];
             let below =
                 if row + SIDE < block.rows { &packed[(row / SIDE + 1) * strip..][..strip] } else { &[] };
-            // SAFETY: `a`, `below` and `b` hold so many blocks, and the tile registers are configured.
+            let is_whole = row + 2 * SIDE <= block.rows && (index + 1) * WIDTH <= block.columns;
+            let (target, stride, is_direct) = match epilogue.place().filter(|_| is_whole) {
+                Some(place) => {
+                    let first = place.pointer(block.first_row + row, 2 * SIDE, index * WIDTH, WIDTH);
+                    (first, place.stride_bytes(), true)
+                }
+                None => (out.0.as_mut_ptr(), WIDTH * size_of::<f32>(), false),
+            };
+            // SAFETY: `a`, `below` and `b` hold so many blocks, the tile registers are configured, and the target has
+            // room for as many rows as are computed, which this task alone writes.
             unsafe {
                 match (planes, below.is_empty()) {
-                    (1, false) => amx_tile(steps, a, below, b, &mut out),
-                    (1, true) => amx_half_tile(steps, a, b, &mut out),
-                    (_, false) => amx_tile_of_three(steps, a, below, b, &mut out),
-                    (_, true) => amx_half_tile_of_three(steps, a, b, &mut out),
+                    (1, false) => amx_tile(steps, a, below, b, target, stride),
+                    (1, true) => amx_half_tile(steps, a, b, target, stride),
+                    (_, false) => amx_tile_of_three(steps, a, below, b, target, stride),
+                    (_, true) => amx_half_tile_of_three(steps, a, b, target, stride),
                 }
             }
-            block.store::<true, E>(epilogue, row, 2 * SIDE, index * WIDTH, WIDTH, &out.0);
+            if !is_direct {
+                block.store::<true, E>(epilogue, row, 2 * SIDE, index * WIDTH, WIDTH, &out.0);
+            }
         }
     }
     // SAFETY: the tile registers are not used any more; released, they cost nothing in a change of context.
@@ -347,11 +408,11 @@ macro_rules! amx_loop {
     ($(#[$attribute:meta])* $name:ident, ($($below:ident)?), $body:tt, $a_step:literal, $b_step:literal, $store:tt) => {
         $(#[$attribute])*
         #[inline]
-        unsafe fn $name(steps: usize, a: &[f32], $($below: &[f32],)? b: &[f32], out: &mut Tile) {
-            amx_loop!(@asm steps a ($($below)?) b out $body $a_step $b_step $store)
+        unsafe fn $name(steps: usize, a: &[f32], $($below: &[f32],)? b: &[f32], out: *mut f32, stride: usize) {
+            amx_loop!(@asm steps a ($($below)?) b out stride $body $a_step $b_step $store)
         }
     };
-    (@asm $steps:ident $a:ident ($below:ident) $b:ident $out:ident [$($body:literal),*] $a_step:literal $b_step:literal [$($store:literal),*]) => {
+    (@asm $steps:ident $a:ident ($below:ident) $b:ident $out:ident $stride:ident [$($body:literal),*] $a_step:literal $b_step:literal [$($store:literal),*]) => {
         // SAFETY: promised by the caller.
         unsafe {
             asm!(
@@ -366,15 +427,16 @@ macro_rules! amx_loop {
                 b = inout(reg) $b.as_ptr() => _,
                 n = inout(reg) $steps => _,
                 line = in(reg) 64usize,
-                row = in(reg) 128usize,
-                out = in(reg) $out.0.as_mut_ptr(),
+                row = in(reg) $stride,
+                out = in(reg) $out,
+                lower = in(reg) $out.byte_add(SIDE * $stride),
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack)
             )
         }
     };
-    (@asm $steps:ident $a:ident () $b:ident $out:ident [$($body:literal),*] $a_step:literal $b_step:literal [$($store:literal),*]) => {
+    (@asm $steps:ident $a:ident () $b:ident $out:ident $stride:ident [$($body:literal),*] $a_step:literal $b_step:literal [$($store:literal),*]) => {
         // SAFETY: promised by the caller.
         unsafe {
             asm!(
@@ -388,8 +450,8 @@ macro_rules! amx_loop {
                 b = inout(reg) $b.as_ptr() => _,
                 n = inout(reg) $steps => _,
                 line = in(reg) 64usize,
-                row = in(reg) 128usize,
-                out = in(reg) $out.0.as_mut_ptr(),
+                row = in(reg) $stride,
+                out = in(reg) $out,
                 out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
                 options(nostack)
             )
@@ -414,8 +476,8 @@ amx_loop!(
     [
         "tilestored [{out} + {row}*1], tmm0",
         "tilestored [{out} + {row}*1 + 64], tmm1",
-        "tilestored [{out} + {row}*1 + 2048], tmm2",
-        "tilestored [{out} + {row}*1 + 2112], tmm3"
+        "tilestored [{lower} + {row}*1], tmm2",
+        "tilestored [{lower} + {row}*1 + 64], tmm3"
     ]
 );
 
@@ -469,8 +531,8 @@ amx_loop!(
     [
         "tilestored [{out} + {row}*1], tmm0",
         "tilestored [{out} + {row}*1 + 64], tmm1",
-        "tilestored [{out} + {row}*1 + 2048], tmm2",
-        "tilestored [{out} + {row}*1 + 2112], tmm3"
+        "tilestored [{lower} + {row}*1], tmm2",
+        "tilestored [{lower} + {row}*1 + 64], tmm3"
     ]
 );
 
