@@ -335,7 +335,7 @@ fn compare_with_candle_transformers(folder: &Path, batch: &Batch) {
     for compute in computes(Precision::Fp32) {
         let model = Trainable::start(&checkpoint, &labels, &Setup::new(1, compute), &Device::Cpu);
         let model = model.expect("a model");
-        let mut network = Network::new(&checkpoint.config().architecture, 2, compute);
+        let mut network = Network::new(&checkpoint.config().architecture, 2, compute, true);
         let mut hidden = network.hidden(model.parameters(), batch);
         for expected in &expected {
             let (found, rest) = hidden.split_at(expected.len());

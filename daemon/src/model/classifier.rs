@@ -99,7 +99,7 @@ impl Trainable {
         let trainable = list.iter().map(|parameter| !setup.freezes(parameter.place)).collect();
         Ok(Self {
             gradients: Gradients::new(&list, trainable),
-            engine: Engine::new(architecture, labels.len(), setup.compute, device)?,
+            engine: Engine::new(architecture, labels.len(), setup.compute, device, false)?,
             checkpointing: setup.checkpointing,
             has_gradients: false,
             parameters,
@@ -201,7 +201,7 @@ impl Classifier {
         let max_length = checkpoint.max_length()?;
         let thresholds = config.thresholds();
         let compute = Compute::new(Isa::chosen()?, Precision::Fp32);
-        let engine = Engine::new(&config.architecture, labels.len(), compute, device)?;
+        let engine = Engine::new(&config.architecture, labels.len(), compute, device, true)?;
         Ok(Self { parameters, engine: Mutex::new(engine), labels, thresholds, max_length })
     }
 

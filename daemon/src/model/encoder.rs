@@ -36,10 +36,12 @@ pub(super) enum Reach {
 pub(super) struct Encoder {
     architecture: Architecture,
     compute: Compute,
+    /// Those of each layer, kept while the weights stay as they are; or of the layer at work alone, which are then
+    /// still in the cache when they are read.
     layers: Vec<PreparedLayer>,
-    /// Whether the weights are still those that were prepared.
+    is_kept: bool,
+    /// Whether the kept ones are those of the present weights.
     is_current: bool,
-    has_way_back: bool,
 }
 
 /// The memory of passes, used again from one to the next.
@@ -62,14 +64,20 @@ pub(super) struct Tape {
 }
 
 impl Encoder {
-    pub(super) fn new(architecture: &Architecture, compute: Compute) -> Self {
+    /// With `keep`, weights are prepared once and not again before they move: for answering.
+    pub(super) fn new(architecture: &Architecture, compute: Compute, keep: bool) -> Self {
+        let count = if keep { architecture.num_hidden_layers } else { 1 };
         Self {
             architecture: architecture.clone(),
             compute,
-            layers: vec![PreparedLayer::default(); architecture.num_hidden_layers],
+            layers: vec![PreparedLayer::default(); count],
+            is_kept: keep,
             is_current: false,
-            has_way_back: false,
         }
+    }
+
+    fn count(&self) -> usize {
+        self.architecture.num_hidden_layers
     }
 
     pub(super) fn compute(&self) -> Compute {
@@ -88,32 +96,12 @@ impl Encoder {
 
     /// The place of the first parameter behind the encoder's.
     pub(super) fn end(&self) -> usize {
-        self.layer_at(self.layers.len())
+        self.layer_at(self.count())
     }
 
     /// Says that the weights have moved.
     pub(super) fn moved(&mut self) {
         self.is_current = false;
-    }
-
-    /// Prepares the weights, unless that is done.
-    pub(super) fn prepare(&mut self, parameters: &Parameters, way_back: bool) {
-        let (is_current, has_way_back) = (self.is_current, self.is_current && self.has_way_back);
-        if is_current && (has_way_back || !way_back) {
-            return;
-        }
-        let mut layers = std::mem::take(&mut self.layers);
-        for (index, prepared) in layers.iter_mut().enumerate() {
-            let layer = self.layer(parameters, index, Mode::Evaluate, &[], &[]);
-            if !is_current {
-                prepared.forward(self.compute, &layer);
-            }
-            if way_back {
-                prepared.backward(self.compute, &layer);
-            }
-        }
-        self.layers = layers;
-        (self.is_current, self.has_way_back) = (true, way_back);
     }
 
     fn layer<'a>(
@@ -142,9 +130,9 @@ impl Encoder {
         }
     }
 
-    /// The last hidden states that `reach` asks for: `[T, H]` or `[B, H]`. The weights must be prepared.
+    /// The last hidden states that `reach` asks for: `[T, H]` or `[B, H]`.
     pub(super) fn forward<'t>(
-        &self,
+        &mut self,
         parameters: &Parameters,
         batch: &Batch,
         mode: Mode,
@@ -152,25 +140,26 @@ impl Encoder {
         keep: Keep,
         tape: &'t mut Tape,
     ) -> &'t Buffer {
-        let count = self.layers.len();
+        let count = self.count();
         tape.begin(&self.architecture, batch, keep, mode, reach);
-        tape.hidden.resize_with(
-            tape.hidden.len().max(if keep == Keep::Nothing { 2 } else { count + 1 }),
-            Buffer::default,
-        );
-        tape.layers.resize_with(
-            tape.layers.len().max(if keep == Keep::All { count } else { 1 }),
-            LayerTape::default,
-        );
+        let hidden = if keep == Keep::Nothing { 2 } else { count + 1 };
+        tape.hidden.resize_with(tape.hidden.len().max(hidden), Buffer::default);
+        let states = if keep == Keep::All { count } else { 1 };
+        tape.layers.resize_with(tape.layers.len().max(states), LayerTape::default);
         self.embed(parameters, mode, tape);
-        for (index, prepared) in self.layers.iter().enumerate() {
-            let queries =
-                if index + 1 == count && reach == Reach::First { &tape.first } else { &tape.tokens };
+        let mut layers = std::mem::take(&mut self.layers);
+        for index in 0..count {
+            let queries = asked(&tape.first, &tape.tokens, index + 1 == count && reach == Reach::First);
             let layer = self.layer(parameters, index, mode, &tape.tokens, queries);
+            let prepared = &mut layers[if self.is_kept { index } else { 0 }];
+            if !(self.is_kept && self.is_current) {
+                prepared.forward(self.compute, &layer);
+            }
             let state = if keep == Keep::All { index } else { 0 };
             let (input, output) = two(&mut tape.hidden, slot(keep, index), slot(keep, index + 1));
             layer.forward(prepared, input, &mut tape.layers[state], keep != Keep::Nothing, output);
         }
+        (self.layers, self.is_current) = (layers, true);
         &tape.hidden[slot(keep, count)]
     }
 
@@ -193,33 +182,38 @@ impl Encoder {
 
     /// From the gradient of the last pass's result to those of all trainable parameters. `grad` is used up.
     pub(super) fn backward(
-        &self,
+        &mut self,
         parameters: &Parameters,
         grad: &mut Buffer,
         gradients: &mut Gradients,
         tape: &mut Tape,
     ) {
         let (Some(keep), Some(mode), Some(reach)) = (tape.keep, tape.mode, tape.reach) else { return };
-        assert!(keep != Keep::Nothing && self.has_way_back, "the pass before had no way back");
-        let count = self.layers.len();
+        assert!(keep != Keep::Nothing, "the pass before had no way back");
+        let count = self.count();
+        let mut layers = std::mem::take(&mut self.layers);
         for index in (0..count).rev() {
             // Nothing below learns: the way back ends here.
             let has_below = (0..self.layer_at(index)).any(|place| gradients.is_trainable(place));
             if !has_below && !gradients.is_trainable(self.layer_at(index)) {
-                return;
+                break;
             }
-            let prepared = &self.layers[index];
-            let queries =
-                if index + 1 == count && reach == Reach::First { &tape.first } else { &tape.tokens };
+            let queries = asked(&tape.first, &tape.tokens, index + 1 == count && reach == Reach::First);
             let layer = Layer { has_below, ..self.layer(parameters, index, mode, &tape.tokens, queries) };
+            let prepared = &mut layers[if self.is_kept { index } else { 0 }];
             let state = &mut tape.layers[if keep == Keep::All { index } else { 0 }];
             if keep == Keep::Inputs && index + 1 < count {
+                prepared.forward(self.compute, &layer);
                 let (input, output) = two(&mut tape.hidden, index, index + 1);
                 layer.forward(prepared, input, state, true, output);
             }
+            prepared.backward(self.compute, &layer);
             layer.backward(prepared, &tape.hidden[index], state, grad, gradients, &mut tape.work);
         }
-        self.embed_backward(parameters, mode, grad, gradients, tape);
+        self.layers = layers;
+        if gradients.is_trainable(0) {
+            self.embed_backward(parameters, mode, grad, gradients, tape);
+        }
     }
 
     fn embed_backward(
@@ -230,9 +224,6 @@ impl Encoder {
         gradients: &mut Gradients,
         tape: &mut Tape,
     ) {
-        if !gradients.is_trainable(0) {
-            return;
-        }
         let (compute, width) = (self.compute, self.architecture.hidden_size);
         drop_out(compute, mode, grad);
         let norm = norm(parameters, self.norm_at(), self.architecture.layer_norm_eps);
@@ -285,6 +276,11 @@ fn drop_out(compute: Compute, mode: Mode, x: &mut [f32]) {
     if let Some(dropout) = mode.dropout(Site::Embeddings) {
         dropout.apply(compute, x);
     }
+}
+
+/// Where the rows that a layer is asked for start: the first of each sequence, or all of them.
+fn asked<'a>(first: &'a [u32], tokens: &'a [u32], first_only: bool) -> &'a [u32] {
+    if first_only { first } else { tokens }
 }
 
 /// Where the input of a layer stands.

@@ -22,15 +22,17 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// For a classifier with so many labels. Fails when the device cannot compute at this precision.
+    /// For a classifier with so many labels, that answers alone or learns. Fails when the device cannot compute at this
+    /// precision.
     pub fn new(
         architecture: &Architecture,
         labels: usize,
         compute: Compute,
         device: &Device,
+        answers_alone: bool,
     ) -> Result<Self> {
         if device.is_cpu() {
-            return Ok(Self::Host(Box::new(Network::new(architecture, labels, compute))));
+            return Ok(Self::Host(Box::new(Network::new(architecture, labels, compute, answers_alone))));
         }
         match compute.precision() {
             Precision::Fp32 => Ok(Self::Device(Box::new(Reference::new(architecture, device)))),

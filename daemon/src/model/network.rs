@@ -21,9 +21,10 @@ pub struct Network {
 }
 
 impl Network {
-    /// A network whose parameters are those that `declare` gives for this architecture and so many labels.
-    pub fn new(architecture: &Architecture, labels: usize, compute: Compute) -> Self {
-        let encoder = Encoder::new(architecture, compute);
+    /// A network whose parameters are those that `declare` gives for this architecture and so many labels. With `keep`,
+    /// weights are prepared once and not again before they move: for one that answers.
+    pub fn new(architecture: &Architecture, labels: usize, compute: Compute, keep: bool) -> Self {
+        let encoder = Encoder::new(architecture, compute, keep);
         let head = Head::new(architecture, labels, encoder.end(), compute);
         Self { encoder, head, tape: Tape::default(), grad: Buffer::default(), mode: Mode::Evaluate }
     }
@@ -47,7 +48,6 @@ impl Network {
         mode: Mode,
         checkpointing: bool,
     ) -> &[f32] {
-        self.encoder.prepare(parameters, true);
         self.mode = mode;
         let keep = if checkpointing { Keep::Inputs } else { Keep::All };
         let x = self.encoder.forward(parameters, batch, mode, Reach::First, keep, &mut self.tape);
@@ -67,7 +67,6 @@ impl Network {
 
     /// The logits of each sequence, `[B, labels]` row by row, without dropout.
     pub fn answer(&mut self, parameters: &Parameters, batch: &Batch) -> &[f32] {
-        self.encoder.prepare(parameters, false);
         let (mode, keep) = (Mode::Evaluate, Keep::Nothing);
         let x = self.encoder.forward(parameters, batch, mode, Reach::First, keep, &mut self.tape);
         self.head.forward(parameters, x, mode)
@@ -75,7 +74,6 @@ impl Network {
 
     /// The last hidden states of all tokens, `[T, H]` row by row.
     pub fn hidden(&mut self, parameters: &Parameters, batch: &Batch) -> &[f32] {
-        self.encoder.prepare(parameters, false);
         let (mode, keep) = (Mode::Evaluate, Keep::Nothing);
         self.encoder.forward(parameters, batch, mode, Reach::All, keep, &mut self.tape)
     }

@@ -13,7 +13,7 @@ const FLOAT: u64 = 4;
 /// Bytes by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// All weights in float32, those of linear layers once more for each direction as matrix products read them, and
+    /// All weights in float32, those of one layer once more for each direction as matrix products read them, and
     /// their moving average, where a job has it.
     pub parameters: u64,
     /// Of the parameters that learn; of the words, the first table, only the rows that the largest batch may have.
@@ -42,8 +42,11 @@ impl Memory {
         let packed = compute.packed_bytes() as u64;
         let average = if methods.ema_decay.is_some() { FLOAT } else { 0 };
         let (hidden, words) = (architecture.hidden_size as u64, architecture.vocab_size as u64);
+        // The weights of one layer at a time, and of the head, lie there once more for each direction.
+        let layer = 4 * hidden * hidden + 2 * hidden * architecture.intermediate_size as u64;
+        let prepared = layer + hidden * hidden + labels as u64 * hidden;
         Self {
-            parameters: count.all * (FLOAT + average) + 2 * packed * count.linear,
+            parameters: count.all * (FLOAT + average) + 2 * packed * prepared,
             gradients: FLOAT
                 * match count.learning == count.all {
                     // Each row of the words also has a number: where its gradient stands.
@@ -69,19 +72,15 @@ pub(super) struct Count {
     pub(super) all: u64,
     /// Those that are not frozen.
     pub(super) learning: u64,
-    /// The weights of linear layers.
-    linear: u64,
 }
 
 impl Count {
     pub(super) fn of(architecture: &Architecture, labels: usize, methods: &Methods) -> Self {
-        let mut count = Self { all: 0, learning: 0, linear: 0 };
+        let mut count = Self { all: 0, learning: 0 };
         for declared in declare(architecture, labels) {
             let size = declared.shape.iter().map(|&side| side as u64).product::<u64>();
             count.all += size;
             count.learning += if is_frozen(&declared, methods) { 0 } else { size };
-            let is_linear = declared.shape.len() == 2 && declared.place != Place::Embeddings;
-            count.linear += if is_linear { size } else { 0 };
         }
         count
     }
@@ -146,10 +145,10 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_linear_layers_are_there_three_times_and_words_have_gradients_by_row() {
+    fn weights_of_one_layer_are_there_three_times_and_words_have_gradients_by_row() {
         let memory = with(Methods::default());
         let count = EMBEDDINGS + 2 * LAYER + HEAD;
-        let linear = 2 * (4 * 64 + 2 * 128) + 64 + 16;
+        let linear = 4 * 64 + 2 * 128 + 64 + 16;
         assert_eq!(memory.parameters, 4 * count + 2 * 4 * linear);
         assert_eq!((memory.gradients, memory.moments), (4 * (count - 79 * 8 + 100), 8 * count));
         assert_eq!(
