@@ -70,7 +70,7 @@ impl Encoder {
         Self {
             architecture: architecture.clone(),
             compute,
-            layers: vec![PreparedLayer::default(); count],
+            layers: vec![PreparedLayer::new(keep); count],
             is_kept: keep,
             is_current: false,
         }
@@ -152,8 +152,8 @@ impl Encoder {
             let queries = asked(&tape.first, &tape.tokens, index + 1 == count && reach == Reach::First);
             let layer = self.layer(parameters, index, mode, &tape.tokens, queries);
             let prepared = &mut layers[if self.is_kept { index } else { 0 }];
-            if !(self.is_kept && self.is_current) {
-                prepared.forward(self.compute, &layer);
+            if !self.is_current {
+                prepared.keep(&layer);
             }
             let state = if keep == Keep::All { index } else { 0 };
             let (input, output) = two(&mut tape.hidden, slot(keep, index), slot(keep, index + 1));
@@ -203,11 +203,9 @@ impl Encoder {
             let prepared = &mut layers[if self.is_kept { index } else { 0 }];
             let state = &mut tape.layers[if keep == Keep::All { index } else { 0 }];
             if keep == Keep::Inputs && index + 1 < count {
-                prepared.forward(self.compute, &layer);
                 let (input, output) = two(&mut tape.hidden, index, index + 1);
                 layer.forward(prepared, input, state, true, output);
             }
-            prepared.backward(self.compute, &layer);
             layer.backward(prepared, &tape.hidden[index], state, grad, gradients, &mut tape.work);
         }
         self.layers = layers;

@@ -31,41 +31,75 @@ pub(super) fn norm(parameters: &Parameters, index: usize, eps: f64) -> LayerNorm
     LayerNorm { weight: parameters.of(index), bias: parameters.of(index + 1), eps: eps as f32 }
 }
 
-/// The layer's weights as products read them.
-#[derive(Clone, Debug, Default)]
-pub(super) struct PreparedLayer {
-    query: Prepared,
-    key_value: Prepared,
-    attention_output: Prepared,
-    intermediate: Prepared,
-    output: Prepared,
+/// A layer's weights as products read them.
+#[derive(Clone, Debug)]
+pub(super) enum PreparedLayer {
+    /// All of them, for as long as they do not move.
+    Kept(Box<[Prepared; PRODUCTS]>),
+    /// The weight at work alone: prepared right before its product, it is still in the cache.
+    AtWork(Prepared),
+}
+
+/// The products of a layer.
+const PRODUCTS: usize = 5;
+
+/// One of them.
+#[derive(Clone, Copy)]
+enum Product {
+    Query,
+    KeyValue,
+    AttentionOutput,
+    Intermediate,
+    Output,
 }
 
 impl PreparedLayer {
-    fn each<'a>(&mut self, layer: &Layer<'a>, prepare: impl Fn(&mut Prepared, Linear<'a>)) {
-        let (query, key_value) = layer.query_and_key_value();
-        prepare(&mut self.query, query);
-        prepare(&mut self.key_value, key_value);
-        prepare(&mut self.attention_output, layer.linear(at::ATTENTION_OUTPUT));
-        prepare(&mut self.intermediate, layer.linear(at::INTERMEDIATE));
-        prepare(&mut self.output, layer.linear(at::OUTPUT));
+    pub(super) fn new(keep: bool) -> Self {
+        if keep { Self::Kept(Box::default()) } else { Self::AtWork(Prepared::default()) }
     }
 
-    /// Prepares the weights for the forward pass.
-    pub(super) fn forward(&mut self, compute: Compute, layer: &Layer<'_>) {
-        self.each(layer, |prepared, of| prepared.forward(compute, of));
+    /// Prepares what is kept for the forward pass.
+    pub(super) fn keep(&mut self, layer: &Layer<'_>) {
+        if let Self::Kept(all) = self {
+            let products = [
+                Product::Query,
+                Product::KeyValue,
+                Product::AttentionOutput,
+                Product::Intermediate,
+                Product::Output,
+            ];
+            for (prepared, product) in all.iter_mut().zip(products) {
+                prepared.forward(layer.compute, layer.weight(product));
+            }
+        }
     }
 
-    /// Prepares the weights for the backward pass.
-    pub(super) fn backward(&mut self, compute: Compute, layer: &Layer<'_>) {
-        self.each(layer, |prepared, of| prepared.backward(compute, of));
+    /// A weight, ready for the forward pass.
+    fn forward(&mut self, layer: &Layer<'_>, product: Product) -> &Prepared {
+        match self {
+            Self::Kept(all) => &all[product as usize],
+            Self::AtWork(prepared) => {
+                prepared.forward(layer.compute, layer.weight(product));
+                prepared
+            }
+        }
+    }
+
+    /// A weight, ready for the backward pass.
+    fn backward(&mut self, layer: &Layer<'_>, product: Product) -> &Prepared {
+        let prepared = match self {
+            Self::Kept(all) => &mut all[product as usize],
+            Self::AtWork(prepared) => prepared,
+        };
+        prepared.backward(layer.compute, layer.weight(product));
+        prepared
     }
 
     pub(super) fn bytes(&self) -> usize {
-        [&self.query, &self.key_value, &self.attention_output, &self.intermediate, &self.output]
-            .into_iter()
-            .map(Prepared::bytes)
-            .sum()
+        match self {
+            Self::Kept(all) => all.iter().map(Prepared::bytes).sum(),
+            Self::AtWork(prepared) => prepared.bytes(),
+        }
     }
 }
 
@@ -155,6 +189,17 @@ impl<'a> Layer<'a> {
         (Linear { weight: query, bias: query_bias }, Linear { weight: key_value, bias: key_value_bias })
     }
 
+    fn weight(&self, product: Product) -> Linear<'a> {
+        let (query, key_value) = self.query_and_key_value();
+        match product {
+            Product::Query => query,
+            Product::KeyValue => key_value,
+            Product::AttentionOutput => self.linear(at::ATTENTION_OUTPUT),
+            Product::Intermediate => self.linear(at::INTERMEDIATE),
+            Product::Output => self.linear(at::OUTPUT),
+        }
+    }
+
     fn attention(&self) -> Attention<'a> {
         Attention {
             queries: self.queries,
@@ -178,7 +223,7 @@ impl<'a> Layer<'a> {
     /// way back.
     pub(super) fn forward(
         &self,
-        prepared: &PreparedLayer,
+        prepared: &mut PreparedLayer,
         x: &[f32],
         tape: &mut LayerTape,
         keep: bool,
@@ -194,13 +239,28 @@ impl<'a> Layer<'a> {
             }
         }
         let asked = if self.is_partial() { &*tape.rows } else { x };
-        prepared.query.apply(compute, asked, query.bias, tape.query.reserve(rows * width));
-        prepared.key_value.apply(compute, x, key_value.bias, tape.key_value.reserve(2 * x.len()));
+        prepared.forward(self, Product::Query).apply(
+            compute,
+            asked,
+            query.bias,
+            tape.query.reserve(rows * width),
+        );
+        prepared.forward(self, Product::KeyValue).apply(
+            compute,
+            x,
+            key_value.bias,
+            tape.key_value.reserve(2 * x.len()),
+        );
         let context = tape.context.reserve(rows * width);
         self.attention().forward(compute, &tape.query, &tape.key_value, context);
 
         let sum = tape.attention.reserve(rows, width);
-        prepared.attention_output.apply(compute, context, self.linear(at::ATTENTION_OUTPUT).bias, sum);
+        prepared.forward(self, Product::AttentionOutput).apply(
+            compute,
+            context,
+            self.linear(at::ATTENTION_OUTPUT).bias,
+            sum,
+        );
         let middle = tape.middle.reserve(rows * width);
         let dropout = self.attention_output_dropout;
         self.norm(at::ATTENTION_NORM).forward(compute, &mut tape.attention, Some(asked), dropout, middle);
@@ -208,12 +268,12 @@ impl<'a> Layer<'a> {
         let active = tape.active.reserve(rows * inner.len());
         if keep {
             let before = tape.inner.reserve(rows * inner.len());
-            prepared.intermediate.apply_gelu(compute, middle, inner, before, active);
+            prepared.forward(self, Product::Intermediate).apply_gelu(compute, middle, inner, before, active);
         } else {
-            prepared.intermediate.answer_gelu(compute, middle, inner, active);
+            prepared.forward(self, Product::Intermediate).answer_gelu(compute, middle, inner, active);
         }
         let sum = tape.output.reserve(rows, width);
-        prepared.output.apply(compute, active, self.linear(at::OUTPUT).bias, sum);
+        prepared.forward(self, Product::Output).apply(compute, active, self.linear(at::OUTPUT).bias, sum);
         let out = out.reserve(rows * width);
         self.norm(at::NORM).forward(compute, &mut tape.output, Some(middle), self.output_dropout, out);
     }
@@ -221,7 +281,7 @@ impl<'a> Layer<'a> {
     /// The gradients of the parameters, and, where something below learns, that of the layer's input in place of that of its result.
     pub(super) fn backward(
         &self,
-        prepared: &PreparedLayer,
+        prepared: &mut PreparedLayer,
         x: &[f32],
         tape: &mut LayerTape,
         grad: &mut Buffer,
@@ -237,12 +297,12 @@ impl<'a> Layer<'a> {
         if let Some(mut gradients) = gradients.linear(of(at::OUTPUT)) {
             gradients.push(compute, grad_x, &tape.active, &mut work.factor);
         }
-        prepared.output.pull_gelu(compute, grad_x, width, &mut tape.inner);
+        prepared.backward(self, Product::Output).pull_gelu(compute, grad_x, width, &mut tape.inner);
         if let Some(mut gradients) = gradients.linear(of(at::INTERMEDIATE)) {
             gradients.push(compute, &tape.inner, &tape.middle, &mut work.factor);
         }
         let inner = self.linear(at::INTERMEDIATE).bias.len();
-        prepared.intermediate.pull_added(compute, &tape.inner, inner, grad);
+        prepared.backward(self, Product::Intermediate).pull_added(compute, &tape.inner, inner, grad);
 
         let norm = self.norm(at::ATTENTION_NORM);
         let (dropout, of_norm) = (self.attention_output_dropout, gradients.norm(of(at::ATTENTION_NORM)));
@@ -251,7 +311,7 @@ impl<'a> Layer<'a> {
             gradients.push(compute, grad_x, &tape.context, &mut work.factor);
         }
         let context = work.context.reserve(rows * width);
-        prepared.attention_output.pull(compute, grad_x, width, context);
+        prepared.backward(self, Product::AttentionOutput).pull(compute, grad_x, width, context);
         let query = work.query.reserve(rows * width);
         let key_value = work.key_value.reserve(tape.key_value.len());
         self.attention().backward(compute, &tape.query, &tape.key_value, context, query, key_value);
@@ -266,13 +326,13 @@ impl<'a> Layer<'a> {
         if !self.has_below {
             return;
         }
-        prepared.query.pull_added(compute, query, width, grad);
+        prepared.backward(self, Product::Query).pull_added(compute, query, width, grad);
         if !self.is_partial() {
-            prepared.key_value.pull_added(compute, key_value, 2 * width, grad);
+            prepared.backward(self, Product::KeyValue).pull_added(compute, key_value, 2 * width, grad);
             return;
         }
         let input = work.input.reserve(x.len());
-        prepared.key_value.pull(compute, key_value, 2 * width, input);
+        prepared.backward(self, Product::KeyValue).pull(compute, key_value, 2 * width, input);
         for (row, &token) in grad.chunks(width).zip(self.tokens) {
             let at = token as usize * width;
             input[at..at + width].iter_mut().zip(row).for_each(|(x, grad)| *x += grad);

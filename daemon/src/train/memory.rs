@@ -13,7 +13,7 @@ const FLOAT: u64 = 4;
 /// Bytes by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// All weights in float32, those of one layer once more for each direction as matrix products read them, and
+    /// All weights in float32, the one at work once more for each direction as matrix products read it, and
     /// their moving average, where a job has it.
     pub parameters: u64,
     /// Of the parameters that learn; of the words, the first table, only the rows that the largest batch may have.
@@ -42,9 +42,9 @@ impl Memory {
         let packed = compute.packed_bytes() as u64;
         let average = if methods.ema_decay.is_some() { FLOAT } else { 0 };
         let (hidden, words) = (architecture.hidden_size as u64, architecture.vocab_size as u64);
-        // The weights of one layer at a time, and of the head, lie there once more for each direction.
-        let layer = 4 * hidden * hidden + 2 * hidden * architecture.intermediate_size as u64;
-        let prepared = layer + hidden * hidden + labels as u64 * hidden;
+        // The weight at work, and those of the head, lie there once more for each direction.
+        let largest = hidden * (2 * hidden).max(architecture.intermediate_size as u64);
+        let prepared = largest + hidden * hidden + labels as u64 * hidden;
         Self {
             parameters: count.all * (FLOAT + average) + 2 * packed * prepared,
             gradients: FLOAT
@@ -145,10 +145,10 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_one_layer_are_there_three_times_and_words_have_gradients_by_row() {
+    fn the_weight_at_work_is_there_three_times_and_words_have_gradients_by_row() {
         let memory = with(Methods::default());
         let count = EMBEDDINGS + 2 * LAYER + HEAD;
-        let linear = 4 * 64 + 2 * 128 + 64 + 16;
+        let linear = 128 + 64 + 16;
         assert_eq!(memory.parameters, 4 * count + 2 * 4 * linear);
         assert_eq!((memory.gradients, memory.moments), (4 * (count - 79 * 8 + 100), 8 * count));
         assert_eq!(
