@@ -76,12 +76,14 @@ fn methods_at_their_neutral_values_change_no_bit() {
 
 #[test]
 fn all_methods_together_still_learn_and_report_the_plain_loss() {
-    let job = job(Methods {
-        label_smoothing: 0.05,
-        class_weights: ClassWeights::Balanced,
-        focal_gamma: Some(1.0),
-        r_drop: Some(0.5),
-        ..Methods::default()
+    let job = Job::new(|spec| {
+        spec.hyperparameters.methods = Methods {
+            label_smoothing: 0.05,
+            class_weights: ClassWeights::Balanced,
+            focal_gamma: Some(1.0),
+            r_drop: Some(0.5),
+            ..Methods::default()
+        };
     });
     let (finished, events) = job.finish("run", 2);
     let test = finished.test.expect("a test result").metrics;

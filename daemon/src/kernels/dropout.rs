@@ -35,7 +35,7 @@ impl Dropout {
         let steps = f64::from(1 << 16);
         let threshold = (probability * steps).round().min(steps - 1.0);
         let scale = (1.0 / (1.0 - threshold / steps)) as f32;
-        (threshold > 0.0).then(|| Self { threshold: threshold as u16, scale, stream })
+        (threshold > 0.0).then_some(Self { threshold: threshold as u16, scale, stream })
     }
 
     /// Indices that the probabilities of a head of so many tokens take: as if every token were a query, rounded up to
