@@ -140,7 +140,7 @@ async fn rows_with_several_labels_are_trained_on_and_every_label_that_is_set_is_
     std::fs::write(bench.path("test.csv"), toy_sets(60, 2)).expect("written");
     let refused = bench.train("1", &[]).await;
     refused.assert_fails("rows without a label", 5, &["the label is empty"]);
-    let ran = bench.train("24", &["--multi-label", "--scheduler", "constant"]).await;
+    let ran = bench.train("40", &["--multi-label", "--scheduler", "constant", "--precision", "fp32"]).await;
     ran.assert_shows(&["blame ", " · food ", " · praise ", "    micro ", "threshold"]);
     let texts = ["a warm coffee and the broken thing", "it was with the thing", "the warm thing"];
     let ran = bench.client(&[&["classify"][..], &texts].concat()).await;
