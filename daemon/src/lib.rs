@@ -15,7 +15,7 @@
 //!
 //! - [`error`]: the one error type; [`random`]: random numbers without state; [`digest`]: SHA-256
 //! - [`data`]: labelled files to examples, tokens and packed batches
-//! - [`kernels`]: differentiable operations
+//! - [`kernels`]: the operations of the model on the CPU, forward and backward, for several instruction sets
 //! - [`model`]: encoder, classifier, the checkpoint folder, names of encoders
 //! - [`train`]: the training loop; it emits events and knows nothing of jobs
 //! - [`jobs`]: the data folder and its database, data sets, the log of each job, the one thread that trains

@@ -2,7 +2,7 @@
 //!
 //! The right factor is packed into panels first ([`Packed`]: weights once a step, or once for all when they are only
 //! served); tasks then take blocks of rows of the left factor, pack them in memory of their own, and compute tile by
-//! tile (`float`, `pair`). A finished tile goes through an [`Epilogue`] while it is in the cache. Blocks depend on
+//! tile (`float`, `pair`, `amx`). A finished tile goes through an [`Epilogue`] while it is in the cache. Blocks depend on
 //! the shapes alone and a sum is never cut, so that a result is the same to the bit on any number of threads.
 //!
 //! Factors are packed as float32, or as pairs of bfloat16 where the processor multiplies those. With AMX a float32
@@ -10,6 +10,8 @@
 //! and Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations"):
 //! as exact as float32 and faster.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod float;
 mod matrix;
 #[cfg(target_arch = "x86_64")]
@@ -342,7 +344,7 @@ fn block_product<E: Epilogue>(
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         (Format::Pair { planes }, Isa::Amx) => unsafe {
-            pair::amx(&place, planes, packed, panels, panel, epilogue);
+            amx::tiles(&place, planes, packed, panels, panel, epilogue);
         },
         // SAFETY: this format is only chosen when the processor has AVX-512 and its bfloat16 part.
         #[cfg(target_arch = "x86_64")]
