@@ -107,7 +107,7 @@ pub fn update_here(isa: Isa, state: State<'_>, gradient: &[f32], coefficients: C
 }
 
 /// The updates of a few values whose gradient was 0, one after the other, to the bit as if each had been done in its
-/// turn. `until` may be shorter than what came since: only the updates that are given are done.
+/// turn.
 pub fn coast(isa: Isa, state: State<'_>, updates: &[Coefficients]) {
     let State { value, m, v } = state;
     let at_rest = m.iter().chain(&*v).all(|moment| *moment == 0.0);

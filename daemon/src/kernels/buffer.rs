@@ -32,11 +32,6 @@ impl Buffer {
         self
     }
 
-    /// Gives the memory back.
-    pub fn release(&mut self) {
-        *self = Self::default();
-    }
-
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
         self.lines.len() * size_of::<Line>()

@@ -12,7 +12,6 @@
 pub mod adam;
 pub mod attention;
 pub mod buffer;
-pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;
 mod gemm;
@@ -20,6 +19,7 @@ pub mod isa;
 pub mod layer_norm;
 pub mod linear;
 mod math;
+pub mod softmax;
 
 pub use buffer::Buffer;
 pub use dropout::Dropout;

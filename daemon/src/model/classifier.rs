@@ -15,7 +15,7 @@ use super::objective::sigmoid;
 use super::parameters::Parameters;
 use crate::data::batch::Batch;
 use crate::error::{Error, Result};
-use crate::kernels::cross_entropy::softmax;
+use crate::kernels::softmax::softmax;
 use crate::kernels::{Compute, Isa, Precision};
 
 /// How a classifier that learns is set up.

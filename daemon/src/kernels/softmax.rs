@@ -1,4 +1,4 @@
-//! Softmax and cross-entropy of a row of logits.
+//! Softmax of a row of logits.
 
 /// Turns logits into probabilities and returns the logarithm of the sum of their exponentials.
 pub fn softmax(row: &mut [f32]) -> f32 {
@@ -10,9 +10,4 @@ pub fn softmax(row: &mut [f32]) -> f32 {
     }
     row.iter_mut().for_each(|x| *x /= total);
     largest + total.ln()
-}
-
-/// The cross-entropy of one row of logits.
-pub fn row_loss(row: &[f32], class: usize) -> f32 {
-    softmax(&mut row.to_vec()) - row[class]
 }
