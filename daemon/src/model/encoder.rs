@@ -36,10 +36,8 @@ pub(super) enum Reach {
 pub(super) struct Encoder {
     architecture: Architecture,
     compute: Compute,
-    /// Those of each layer, kept while the weights stay as they are; or of the layer at work alone, which are then
-    /// still in the cache when they are read.
+    /// One for each layer, kept while the weights stay as they are; or one for all of them in turn.
     layers: Vec<PreparedLayer>,
-    is_kept: bool,
     /// Whether the kept ones are those of the present weights.
     is_current: bool,
 }
@@ -58,9 +56,16 @@ pub(super) struct Tape {
     hidden: Vec<Buffer>,
     layers: Vec<LayerTape>,
     work: Work,
-    keep: Option<Keep>,
-    mode: Option<Mode>,
-    reach: Option<Reach>,
+    /// The pass that it is of.
+    pass: Option<Pass>,
+}
+
+/// What a forward pass was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Pass {
+    mode: Mode,
+    reach: Reach,
+    keep: Keep,
 }
 
 impl Encoder {
@@ -71,7 +76,6 @@ impl Encoder {
             architecture: architecture.clone(),
             compute,
             layers: vec![PreparedLayer::new(keep); count],
-            is_kept: keep,
             is_current: false,
         }
     }
@@ -84,50 +88,18 @@ impl Encoder {
         self.compute
     }
 
-    /// The place of the first parameter of the embeddings' norm.
     fn norm_at(&self) -> usize {
-        if self.architecture.type_vocab_size > 0 { 3 } else { 2 }
-    }
-
-    /// The place of the first parameter of a layer.
-    fn layer_at(&self, layer: usize) -> usize {
-        self.norm_at() + 2 + PARAMETERS * layer
+        norm_at(&self.architecture)
     }
 
     /// The place of the first parameter behind the encoder's.
     pub(super) fn end(&self) -> usize {
-        self.layer_at(self.count())
+        layer_at(&self.architecture, self.count())
     }
 
     /// Says that the weights have moved.
     pub(super) fn moved(&mut self) {
         self.is_current = false;
-    }
-
-    fn layer<'a>(
-        &self,
-        parameters: &'a Parameters,
-        layer: usize,
-        mode: Mode,
-        tokens: &'a [u32],
-        queries: &'a [u32],
-    ) -> Layer<'a> {
-        let site =
-            self.architecture.has_attention_output_dropout().then_some(Site::AttentionOutput { layer });
-        Layer {
-            parameters,
-            first: self.layer_at(layer),
-            compute: self.compute,
-            heads: self.architecture.num_attention_heads,
-            width: self.architecture.hidden_size,
-            eps: self.architecture.layer_norm_eps,
-            tokens,
-            queries,
-            has_below: false,
-            attention_dropout: mode.dropout(Site::Attention { layer }),
-            attention_output_dropout: site.and_then(|site| mode.dropout(site)),
-            output_dropout: mode.dropout(Site::Output { layer }),
-        }
     }
 
     /// The last hidden states that `reach` asks for: `[T, H]` or `[B, H]`.
@@ -141,17 +113,18 @@ impl Encoder {
         tape: &'t mut Tape,
     ) -> &'t Buffer {
         let count = self.count();
-        tape.begin(&self.architecture, batch, keep, mode, reach);
+        tape.begin(&self.architecture, batch, Pass { mode, reach, keep });
         let hidden = if keep == Keep::Nothing { 2 } else { count + 1 };
         tape.hidden.resize_with(tape.hidden.len().max(hidden), Buffer::default);
         let states = if keep == Keep::All { count } else { 1 };
         tape.layers.resize_with(tape.layers.len().max(states), LayerTape::default);
         self.embed(parameters, mode, tape);
-        let mut layers = std::mem::take(&mut self.layers);
+        let last = self.layers.len() - 1;
         for index in 0..count {
             let queries = asked(&tape.first, &tape.tokens, index + 1 == count && reach == Reach::First);
-            let layer = self.layer(parameters, index, mode, &tape.tokens, queries);
-            let prepared = &mut layers[if self.is_kept { index } else { 0 }];
+            let layer =
+                layer(&self.architecture, self.compute, parameters, index, mode, &tape.tokens, queries);
+            let prepared = &mut self.layers[index.min(last)];
             if !self.is_current {
                 prepared.keep(&layer);
             }
@@ -159,7 +132,7 @@ impl Encoder {
             let (input, output) = two(&mut tape.hidden, slot(keep, index), slot(keep, index + 1));
             layer.forward(prepared, input, &mut tape.layers[state], keep != Keep::Nothing, output);
         }
-        (self.layers, self.is_current) = (layers, true);
+        self.is_current = true;
         &tape.hidden[slot(keep, count)]
     }
 
@@ -188,19 +161,22 @@ impl Encoder {
         gradients: &mut Gradients,
         tape: &mut Tape,
     ) {
-        let (Some(keep), Some(mode), Some(reach)) = (tape.keep, tape.mode, tape.reach) else { return };
+        let Some(Pass { mode, reach, keep }) = tape.pass else { return };
         assert!(keep != Keep::Nothing, "the pass before had no way back");
         let count = self.count();
-        let mut layers = std::mem::take(&mut self.layers);
+        let last = self.layers.len() - 1;
         for index in (0..count).rev() {
             // Nothing below learns: the way back ends here.
-            let has_below = (0..self.layer_at(index)).any(|place| gradients.is_trainable(place));
-            if !has_below && !gradients.is_trainable(self.layer_at(index)) {
+            let has_below =
+                (0..layer_at(&self.architecture, index)).any(|place| gradients.is_trainable(place));
+            if !has_below && !gradients.is_trainable(layer_at(&self.architecture, index)) {
                 break;
             }
             let queries = asked(&tape.first, &tape.tokens, index + 1 == count && reach == Reach::First);
-            let layer = Layer { has_below, ..self.layer(parameters, index, mode, &tape.tokens, queries) };
-            let prepared = &mut layers[if self.is_kept { index } else { 0 }];
+            let layer =
+                layer(&self.architecture, self.compute, parameters, index, mode, &tape.tokens, queries);
+            let layer = Layer { has_below, ..layer };
+            let prepared = &mut self.layers[index.min(last)];
             let state = &mut tape.layers[if keep == Keep::All { index } else { 0 }];
             if keep == Keep::Inputs && index + 1 < count {
                 let (input, output) = two(&mut tape.hidden, index, index + 1);
@@ -208,7 +184,6 @@ impl Encoder {
             }
             layer.backward(prepared, &tape.hidden[index], state, grad, gradients, &mut tape.work);
         }
-        self.layers = layers;
         if gradients.is_trainable(0) {
             self.embed_backward(parameters, mode, grad, gradients, tape);
         }
@@ -244,8 +219,8 @@ impl Encoder {
 }
 
 impl Tape {
-    fn begin(&mut self, architecture: &Architecture, batch: &Batch, keep: Keep, mode: Mode, reach: Reach) {
-        (self.keep, self.mode, self.reach) = (Some(keep), Some(mode), Some(reach));
+    fn begin(&mut self, architecture: &Architecture, batch: &Batch, pass: Pass) {
+        self.pass = Some(pass);
         let offset = architecture.position_offset() as u32;
         self.words.clone_from(&batch.ids);
         self.positions.clear();
@@ -266,6 +241,43 @@ impl Tape {
             + self.layers.iter().map(LayerTape::bytes).sum::<usize>()
             + self.embeddings.bytes()
             + self.work.bytes()
+    }
+}
+
+/// The place of the first parameter of the embeddings' norm.
+fn norm_at(architecture: &Architecture) -> usize {
+    if architecture.type_vocab_size > 0 { 3 } else { 2 }
+}
+
+/// The place of the first parameter of a layer.
+fn layer_at(architecture: &Architecture, layer: usize) -> usize {
+    norm_at(architecture) + 2 + PARAMETERS * layer
+}
+
+/// A layer, and the pass that goes through it.
+fn layer<'a>(
+    architecture: &Architecture,
+    compute: Compute,
+    parameters: &'a Parameters,
+    layer: usize,
+    mode: Mode,
+    tokens: &'a [u32],
+    queries: &'a [u32],
+) -> Layer<'a> {
+    let site = architecture.has_attention_output_dropout().then_some(Site::AttentionOutput { layer });
+    Layer {
+        parameters,
+        first: layer_at(architecture, layer),
+        compute,
+        heads: architecture.num_attention_heads,
+        width: architecture.hidden_size,
+        eps: architecture.layer_norm_eps,
+        tokens,
+        queries,
+        has_below: false,
+        attention_dropout: mode.dropout(Site::Attention { layer }),
+        attention_output_dropout: site.and_then(|site| mode.dropout(site)),
+        output_dropout: mode.dropout(Site::Output { layer }),
     }
 }
 
