@@ -75,6 +75,13 @@ impl Update {
 }
 
 impl Coefficients {
+    /// In the order of the fields, as a GPU reads them.
+    pub(super) fn numbers(&self) -> [f32; 10] {
+        let Self { beta1, beta2, rest1, rest2, scale, step_size, inverse_root, epsilon, shrink, added } =
+            *self;
+        [beta1, beta2, rest1, rest2, scale, step_size, inverse_root, epsilon, shrink, added]
+    }
+
     #[inline(always)]
     fn apply<const FMA: bool>(&self, p: &mut f32, gradient: f32, m: &mut f32, v: &mut f32) {
         let g = mul_add::<FMA>(self.added, *p, gradient * self.scale);

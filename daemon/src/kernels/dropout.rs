@@ -44,6 +44,11 @@ impl Dropout {
         (tokens * tokens).next_multiple_of(GROUP) as u64
     }
 
+    /// The random numbers, the threshold below which a half word drops its value, and the scale of the others.
+    pub(super) fn parts(&self) -> (Stream, u16, f32) {
+        (self.stream, self.threshold, self.scale)
+    }
+
     /// What the value at `index` is multiplied by.
     pub fn factor(&self, index: u64) -> f32 {
         let (group, place) = (index / GROUP as u64, (index % GROUP as u64) as usize);

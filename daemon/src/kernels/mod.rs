@@ -12,6 +12,7 @@
 pub mod adam;
 pub mod attention;
 pub mod buffer;
+pub mod cuda;
 pub mod dropout;
 pub mod embedding;
 mod gemm;
