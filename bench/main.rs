@@ -205,7 +205,7 @@ fn step(common: &Common, batch: u32, length: u32, steps: usize) -> Result<Value>
             head: architecture.head_dropout(),
         };
         let begin = Instant::now();
-        model.refresh(|parameters| optimizer.refresh(parameters, &packed.ids))?;
+        optimizer.refresh(&mut model, &packed.ids)?;
         let logits = model.forward(&packed, Mode::Train(noise))?;
         let forward = begin.elapsed();
         // Cross-entropy of the first label.
@@ -218,7 +218,7 @@ fn step(common: &Common, batch: u32, length: u32, steps: usize) -> Result<Value>
             .collect();
         model.backward(&gradient)?;
         let backward = begin.elapsed();
-        model.change(true, |parameters, gradients| optimizer.step(parameters, gradients, 2e-5))?;
+        optimizer.step(&mut model, 2e-5)?;
         let all = begin.elapsed();
         if step >= 2 {
             let parts = [all, forward, backward - forward, all - backward];

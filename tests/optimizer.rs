@@ -97,11 +97,11 @@ fn words_that_wait_end_where_updating_all_of_them_ends_to_the_bit() {
         let (mut lazy, mut dense) = (Optimizer::new(&of, model.parameters()), Dense::new(&of, &model));
         for position in 1..=1100 {
             let micro = rarely(position);
-            model.refresh(|parameters| lazy.refresh(parameters, &micro.0.ids)).expect("words");
+            lazy.refresh(&mut model, &micro.0.ids).expect("words");
             learn(&mut model, &micro, Mode::Evaluate, 1.0);
             let gradients = gradients_of(model.parameters(), model.gradients());
             let rate = 1e-3 / (1.0 + position as f64 / 100.0);
-            let norm = model.change(true, |parameters, gradients| lazy.step(parameters, gradients, rate));
+            let norm = lazy.step(&mut model, rate);
             dense.step(&model, &gradients, norm.expect("a norm"), rate);
             // In the middle, too, and on both sides of the longest lag.
             if [7, 500, 1023, 1024, 1025, 1100].contains(&position) {
@@ -110,7 +110,7 @@ fn words_that_wait_end_where_updating_all_of_them_ends_to_the_bit() {
                     assert_same_bits(&model, &lazy, &dense);
                 }
                 let words = model.parameters().list()[0].clone();
-                model.refresh(|parameters| lazy.refresh(parameters, &[70])).expect("words");
+                lazy.refresh(&mut model, &[70]).expect("words");
                 let row = 70 * words.shape[1]..71 * words.shape[1];
                 assert_eq!(bits(&model.parameters().of(0)[row.clone()]), bits(&dense.values[0][row]));
             }
@@ -125,10 +125,10 @@ fn words_lag_by_more_than_a_thousand_updates_without_a_stop_between() {
     let (mut lazy, mut dense) = (Optimizer::new(&of, model.parameters()), Dense::new(&of, &model));
     for position in 1..=1030 {
         let micro = [rarely(position.min(2))];
-        model.refresh(|parameters| lazy.refresh(parameters, &micro[0].0.ids)).expect("words");
+        lazy.refresh(&mut model, &micro[0].0.ids).expect("words");
         learn(&mut model, &micro[0], Mode::Evaluate, 1.0);
         let gradients = gradients_of(model.parameters(), model.gradients());
-        let norm = model.change(true, |parameters, gradients| lazy.step(parameters, gradients, 1e-3));
+        let norm = lazy.step(&mut model, 1e-3);
         dense.step(&model, &gradients, norm.expect("a norm"), 1e-3);
     }
     settle(&mut model, &mut lazy);
@@ -145,7 +145,7 @@ fn the_norm_is_that_of_all_gradients_together_before_clipping() {
     }
     let gradients = gradients_of(model.parameters(), model.gradients());
     let square: f64 = gradients.iter().flatten().map(|x| f64::from(*x).powi(2)).sum();
-    let norm = model.change(true, |parameters, gradients| optimizer.step(parameters, gradients, 1e-3));
+    let norm = optimizer.step(&mut model, 1e-3);
     let norm = norm.expect("a norm");
     assert!((norm / square.sqrt() - 1.0).abs() < 1e-6, "{norm} is not {}", square.sqrt());
 }
@@ -158,7 +158,7 @@ fn a_gradient_that_is_not_finite_moves_nothing() {
     let (batch, _) = batch(1, 2);
     model.forward(&batch, Mode::Evaluate).expect("logits");
     model.backward(&[f32::NAN; 6]).expect("a way back");
-    let norm = model.change(true, |parameters, gradients| optimizer.step(parameters, gradients, 1e-3));
+    let norm = optimizer.step(&mut model, 1e-3);
     assert!(norm.expect("a norm").is_nan());
     assert_eq!(bits(model.parameters().values()), before);
     assert_eq!(optimizer.steps(), 0);
@@ -201,6 +201,6 @@ fn what_is_frozen_counts_in_no_norm() {
         .flat_map(|index| &all[index])
         .map(|x| f64::from(*x).powi(2))
         .sum();
-    let norm = model.change(true, |parameters, gradients| optimizer.step(parameters, gradients, 1e-3));
+    let norm = optimizer.step(&mut model, 1e-3);
     assert!((norm.expect("a norm") / square.sqrt() - 1.0).abs() < 1e-6);
 }

@@ -79,16 +79,16 @@ pub(crate) fn step(
     let count = micro_batches.len();
     let mut loss = 0.0;
     for micro in micro_batches {
-        model.refresh(|parameters| optimizer.refresh(parameters, &micro.0.ids)).expect("words");
+        optimizer.refresh(model, &micro.0.ids).expect("words");
         loss += learn(model, micro, mode, 1.0 / count as f32).1 / count as f64;
     }
-    let norm = model.change(true, |parameters, gradients| optimizer.step(parameters, gradients, rate));
+    let norm = optimizer.step(model, rate);
     (loss, norm.expect("a step"))
 }
 
 /// Brings the words that the optimizer left behind up to date.
 pub(crate) fn settle(model: &mut Trainable, optimizer: &mut Optimizer) {
-    model.refresh(|parameters| optimizer.settle(parameters)).expect("words");
+    optimizer.settle(model).expect("words");
 }
 
 /// The gradient of each parameter, that of all words too.

@@ -9,6 +9,7 @@ use super::checkpoint::Checkpoint;
 use super::config::Config;
 use super::declaration::{Place, declare};
 use super::engine::Engine;
+use super::gpu;
 use super::gradients::Gradients;
 use super::noise::Mode;
 use super::objective::sigmoid;
@@ -99,7 +100,7 @@ impl Trainable {
         let trainable = list.iter().map(|parameter| !setup.freezes(parameter.place)).collect();
         Ok(Self {
             gradients: Gradients::new(&list, trainable),
-            engine: Engine::new(architecture, labels.len(), setup.compute, device, false)?,
+            engine: Engine::new(architecture, &list, labels.len(), setup.compute, device, false)?,
             checkpointing: setup.checkpointing,
             has_gradients: false,
             parameters,
@@ -119,7 +120,7 @@ impl Trainable {
         learning.map(|(_, parameter)| parameter.range.len() as u64).sum()
     }
 
-    /// The gradients of the backward passes so far.
+    /// The gradients of the backward passes so far; on a GPU they stay there.
     pub fn gradients(&self) -> &Gradients {
         &self.gradients
     }
@@ -149,6 +150,19 @@ impl Trainable {
             self.has_gradients = false;
         }
         result
+    }
+
+    /// The network on a GPU, where parameters, gradients and moments live there, with the host's parameters.
+    pub fn gpu(&mut self) -> Option<(&mut gpu::Network, &mut Parameters)> {
+        match &mut self.engine {
+            Engine::Gpu(network) => Some((network, &mut self.parameters)),
+            _ => None,
+        }
+    }
+
+    /// Says that the gradients on a GPU are used up.
+    pub fn forget_gradients(&mut self) {
+        self.has_gradients = false;
     }
 
     /// Brings rows of the embeddings up to date, which matrix products do not read.
@@ -201,7 +215,8 @@ impl Classifier {
         let max_length = checkpoint.max_length()?;
         let thresholds = config.thresholds();
         let compute = Compute::new(Isa::chosen()?, Precision::Fp32);
-        let engine = Engine::new(&config.architecture, labels.len(), compute, device, true)?;
+        let list = parameters.list();
+        let engine = Engine::new(&config.architecture, list, labels.len(), compute, device, true)?;
         Ok(Self { parameters, engine: Mutex::new(engine), labels, thresholds, max_length })
     }
 

@@ -10,6 +10,7 @@ pub mod config;
 pub mod declaration;
 mod encoder;
 pub mod engine;
+pub mod gpu;
 pub mod gradients;
 mod head;
 pub mod hub;

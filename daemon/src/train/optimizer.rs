@@ -3,6 +3,9 @@
 //! The words of the encoder are most of a small model's parameters, and a batch touches few of them. The others have
 //! no gradient, but they still move, by their moments and by weight decay. These updates wait until their row is read
 //! again, and are then done one after the other: the same to the bit as if each had been done in its turn.
+//!
+//! On a GPU parameters and moments live there, all words move with each step, and the host has them when the model is
+//! settled.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +17,7 @@ use super::spec::{self, Hyperparameters};
 use crate::error::{Error, Result};
 use crate::kernels::adam::{self, Coefficients, State, Update};
 use crate::kernels::{Buffer, Isa};
+use crate::model::classifier::Trainable;
 use crate::model::declaration::Place;
 use crate::model::gradients::Gradients;
 use crate::model::parameters::{Parameter, Parameters};
@@ -76,7 +80,14 @@ impl Optimizer {
     }
 
     /// Brings the words of a batch up to date, before they are read.
-    pub fn refresh(&mut self, parameters: &mut Parameters, words: &[u32]) -> Result<()> {
+    pub fn refresh(&mut self, model: &mut Trainable, words: &[u32]) -> Result<()> {
+        if model.gpu().is_some() {
+            return Ok(());
+        }
+        model.refresh(|parameters| self.refresh_words(parameters, words))
+    }
+
+    fn refresh_words(&mut self, parameters: &mut Parameters, words: &[u32]) -> Result<()> {
         let mut rows = words.to_vec();
         rows.sort_unstable();
         rows.dedup();
@@ -84,8 +95,18 @@ impl Optimizer {
         self.catch_up(parameters, &rows)
     }
 
-    /// Brings all words up to date.
-    pub fn settle(&mut self, parameters: &mut Parameters) -> Result<()> {
+    /// Brings all parameters of the host, and both moments, up to date.
+    pub fn settle(&mut self, model: &mut Trainable) -> Result<()> {
+        match model.gpu() {
+            Some((network, parameters)) if network.is_ahead() => {
+                network.read(parameters.values_mut(), &mut self.m, &mut self.v)
+            }
+            Some(_) => Ok(()),
+            None => model.refresh(|parameters| self.settle_words(parameters)),
+        }
+    }
+
+    fn settle_words(&mut self, parameters: &mut Parameters) -> Result<()> {
         let rows: Vec<u32> = (0..self.words.seen.len() as u32)
             .filter(|&row| !self.words.missing(row as usize).is_empty())
             .collect();
@@ -119,15 +140,39 @@ impl Optimizer {
     /// gradient must be up to date.
     ///
     /// The norm is clipped as in `torch.nn.utils.clip_grad_norm_`: times `max / (norm + 1e-6)` when that is below 1.
-    /// Changes nothing when the norm is not finite.
-    pub fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, rate: f64) -> Result<f64> {
+    /// Changes nothing when the norm is not finite. The gradients are used up.
+    pub fn step(&mut self, model: &mut Trainable, rate: f64) -> Result<f64> {
+        if model.gpu().is_none() {
+            return model.change(true, |parameters, gradients| self.step_here(parameters, gradients, rate));
+        }
+        let norm = self.step_on_gpu(model, rate)?;
+        model.forget_gradients();
+        Ok(norm)
+    }
+
+    fn step_on_gpu(&mut self, model: &mut Trainable, rate: f64) -> Result<f64> {
+        let Some((network, _)) = model.gpu() else { return Ok(0.0) };
+        if self.step > 0 && !network.has_moments() {
+            network.put_moments(&self.m, &self.v)?;
+        }
+        self.step += 1;
+        let by: Vec<Coefficients> =
+            self.list.iter().map(|parameter| self.update(parameter, rate, 1.0).coefficients()).collect();
+        let norm = network.step(&by, self.hyperparameters.max_grad_norm)?;
+        if !norm.is_finite() {
+            self.step -= 1;
+        }
+        Ok(norm)
+    }
+
+    fn step_here(&mut self, parameters: &mut Parameters, gradients: &Gradients, rate: f64) -> Result<f64> {
         let isa = Isa::chosen()?;
         let norm = norm(isa, gradients, self.list.len());
         if !norm.is_finite() {
             return Ok(norm);
         }
         if self.words.updates.len() >= MOST_BEHIND {
-            self.settle(parameters)?;
+            self.settle_words(parameters)?;
         }
         self.step += 1;
         let clip = self.hyperparameters.max_grad_norm;
@@ -218,8 +263,8 @@ impl Optimizer {
         self.m.bytes() + self.v.bytes()
     }
 
-    /// Both moments of every parameter, named `m.` and `v.` before the parameter's names in a checkpoint. The words must
-    /// be settled.
+    /// Both moments of every parameter, named `m.` and `v.` before the parameter's names in a checkpoint. They must be
+    /// settled.
     pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let mut state = Vec::new();
         for parameter in self.list.iter() {

@@ -1,5 +1,7 @@
 //! A plan's rows as tokens, and the report that is made of them before training starts.
 
+use std::sync::Arc;
+
 use candle_core::Device;
 
 use super::event::{self, Overlap, Split, SplitReport};
@@ -15,7 +17,8 @@ use crate::model::checkpoint::Checkpoint;
 
 /// Every split as tokens.
 pub(super) struct Prepared {
-    pub(super) train: Rows,
+    /// Shared with the thread that makes batches of it.
+    pub(super) train: Arc<Rows>,
     pub(super) validation: Rows,
     pub(super) test: Option<Rows>,
     pub(super) report: event::Prepared,
@@ -78,7 +81,7 @@ pub(super) fn prepare(
         encoder: plan.spec.encoder.clone(),
         encoder_sha256: encoder.weights_sha256(),
     };
-    Ok(Prepared { train, validation, test, report })
+    Ok(Prepared { train: train.into(), validation, test, report })
 }
 
 fn split_report(part: &Part, rows: &Rows, labels: &Labels) -> SplitReport {

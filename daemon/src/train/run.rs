@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use serde_json::json;
 
+use super::ahead::{MicroBatch, ahead};
 use super::average::Average;
 use super::evaluate::{evaluate, in_rows};
 use super::event::{EpochMetrics, Event, Metrics, Split, StepMetrics, TestMetrics};
@@ -24,9 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::checkpoint::{self, Checkpoint};
 use crate::model::classifier::{Classifier, Setup, Trainable};
 use crate::model::config::HeadConfig;
-use crate::model::gradients::Gradients;
 use crate::model::noise::{Mode, Noise};
-use crate::model::parameters::Parameters;
 
 /// Events of one sort are this far apart at least.
 const THROTTLE: Duration = Duration::from_millis(250);
@@ -168,19 +167,24 @@ impl<'a> Run<'a> {
         let windows = batches.chunks(of.gradient_accumulation.get() as usize);
         let mut pace = Pace::new();
         let mut total = Pace::new();
-        for window in windows.skip(self.position.step_in_epoch as usize) {
-            let step = self.step(window)?;
-            pace.add(step.tokens);
-            total.add(step.tokens);
-            let is_last = self.position.step_in_epoch == self.plan.steps_per_epoch();
-            if pace.started.elapsed() >= THROTTLE || is_last {
-                let event = self.step_event(&step, &pace);
-                pace = Pace::new();
-                if (self.emit)(event).is_break() {
-                    return Err(Halt::Stopped);
+        let windows = windows.skip(self.position.step_in_epoch as usize);
+        let rows = self.prepared.train.clone();
+        ahead(&rows, self.plan.objective.passes(), windows, |windows| {
+            for window in windows {
+                let step = self.step(&window)?;
+                pace.add(step.tokens);
+                total.add(step.tokens);
+                let is_last = self.position.step_in_epoch == self.plan.steps_per_epoch();
+                if pace.started.elapsed() >= THROTTLE || is_last {
+                    let event = self.step_event(&step, &pace);
+                    pace = Pace::new();
+                    if (self.emit)(event).is_break() {
+                        return Err(Halt::Stopped);
+                    }
                 }
             }
-        }
+            Ok(())
+        })?;
         Ok(Trained {
             metrics: self.metrics(&self.position.tally),
             seconds: total.started.elapsed().as_secs_f64(),
@@ -190,19 +194,16 @@ impl<'a> Run<'a> {
     }
 
     /// One optimizer step over a window of micro-batches.
-    fn step(&mut self, window: &[&[usize]]) -> Result<Step, Halt> {
+    fn step(&mut self, window: &[MicroBatch]) -> Result<Step, Halt> {
         let (objective, labels) = (&self.plan.objective, self.plan.labels.names().len());
         let (mut loss, mut rows, mut tokens) = (0.0, 0, 0);
-        for (index, batch) in window.iter().enumerate() {
-            let targets = self.prepared.train.targets.select(batch);
-            let batch = self.prepared.train.batch(batch, objective.passes());
+        for (index, MicroBatch { batch, targets }) in window.iter().enumerate() {
             let mode = Mode::Train(self.noise(index as u64));
-            let optimizer = &mut self.optimizer;
-            self.model.refresh(|parameters| optimizer.refresh(parameters, &batch.ids))?;
-            let logits = self.model.forward(&batch, mode)?;
-            let micro = objective.evaluate(&logits, &targets);
+            self.optimizer.refresh(&mut self.model, &batch.ids)?;
+            let logits = self.model.forward(batch, mode)?;
+            let micro = objective.evaluate(&logits, targets);
             // Of examples that pass twice, the first pass counts.
-            let plain = self.position.tally.add(&in_rows(&logits, labels), &targets);
+            let plain = self.position.tally.add(&in_rows(&logits, labels), targets);
             self.check_finite(plain + micro.mean, "loss")?;
             loss += micro.mean * targets.len() as f64;
             rows += targets.len();
@@ -214,10 +215,7 @@ impl<'a> Run<'a> {
             return Err(Error::internal("a step without a batch").into());
         }
         let rate = self.schedule.rate(self.position.step);
-        let optimizer = &mut self.optimizer;
-        let step =
-            |parameters: &mut Parameters, gradients: &Gradients| optimizer.step(parameters, gradients, rate);
-        let gradient_norm = self.model.change(true, step)?;
+        let gradient_norm = self.optimizer.step(&mut self.model, rate)?;
         self.check_finite(gradient_norm, "gradient")?;
         if self.average.is_some() {
             self.settle()?;
@@ -232,8 +230,7 @@ impl<'a> Run<'a> {
 
     /// Brings every parameter up to date.
     fn settle(&mut self) -> Result<()> {
-        let optimizer = &mut self.optimizer;
-        self.model.refresh(|parameters| optimizer.settle(parameters))
+        self.optimizer.settle(&mut self.model)
     }
 
     fn save(&mut self) -> Result<()> {
@@ -458,7 +455,11 @@ impl<'a> Rehearsal<'a> {
 
     /// One optimizer step over a window of micro-batches of training rows; returns its tokens once it is done.
     pub(super) fn step(&mut self, window: &[&[usize]]) -> Result<u64> {
-        let step = self.0.step(window).map_err(|halt| match halt {
+        let passes = self.0.plan.objective.passes();
+        let rows = &self.0.prepared.train;
+        let window: Vec<MicroBatch> =
+            window.iter().map(|which| MicroBatch::pack(rows, which, passes)).collect();
+        let step = self.0.step(&window).map_err(|halt| match halt {
             Halt::Failed(error) => error,
             Halt::Stopped => Error::internal("a step was stopped"),
         })?;
