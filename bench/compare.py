@@ -8,7 +8,7 @@ take turns in going first, so that what else happens on the machine falls on bot
 is the median of the rounds. Prints a table in Markdown, in which a ratio above 1 says that
 Hone is faster or smaller, and writes every result with --out. Only the standard library.
 
-Cases: step (16 x 128 tokens), epoch, evaluate, each in fp32 and bf16; --only chooses, for
+Cases: step (16 x 128 tokens), epoch, evaluate, classify, each in fp32 and bf16; --only chooses, for
 example `--only step/fp32 epoch/fp32`. A case that one side cannot run is left out of the
 table with a word on standard error.
 """
@@ -36,11 +36,13 @@ SHOWN = {
         ("backward", "step: backward", "ms", 1e3, LOWER),
         ("optimizer", "step: clip and AdamW", "ms", 1e3, LOWER),
         ("peak_rss_bytes", "step: peak memory", "MB", 1e-6, LOWER),
+        ("peak_gpu_bytes", "step: peak memory of the GPU", "MB", 1e-6, LOWER),
     ],
     "epoch": [
         ("samples_per_second", "epoch", "samples/s", 1, HIGHER),
         ("peak_rss_bytes", "epoch: peak memory", "MB", 1e-6, LOWER),
     ],
+    "classify": [("seconds_median", "classify", "ms", 1e3, LOWER)],
     "evaluate": [
         ("samples_per_second", "evaluate", "samples/s", 1, HIGHER),
         ("peak_rss_bytes", "evaluate: peak memory", "MB", 1e-6, LOWER),
@@ -63,6 +65,8 @@ def arguments(case, args):
     if what == "step":
         length = ["--length", str(args.length), "--steps", str(args.steps)]
         return [what, *common, *batch, *length]
+    if what == "classify":
+        return [what, *common, *batch, "--length", str(args.length)]
     if what == "epoch":
         return [what, *common, *batch, *rows, "--train", args.train, *limit(args.limit)]
     return [what, *common, *rows, "--file", args.file, *limit(args.evaluate_limit)]
@@ -74,8 +78,10 @@ def limit(rows):
 
 def run(side, case, args):
     """The result of one process."""
-    program = [args.hone] if side == "hone" else [args.python, str(PEER)]
-    command = [*program, *arguments(case, args)]
+    if side == "hone":
+        command = [args.hone, *arguments(case, args), "--device", args.device]
+    else:
+        command = [args.python, str(PEER), *arguments(case, args), *(["--compile"] if args.compile else [])]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:
@@ -181,6 +187,8 @@ def main():
     parser.add_argument("--length", type=int, default=128, help="tokens of a sequence in step")
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", default="cpu", help="Hone's; the peer takes a GPU where there is one")
+    parser.add_argument("--compile", action="store_true", help="the peer with torch.compile")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=CASES, default=CASES, metavar="CASE")
     parser.add_argument("--hone", default="target/release/hone-bench", help="the program hone-bench")

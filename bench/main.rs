@@ -1,4 +1,5 @@
-//! Measures training and evaluation on this machine, one JSON object a line: `hone-bench step | epoch | evaluate`.
+//! Measures training, evaluation and classification on this machine, one JSON object a line:
+//! `hone-bench step | epoch | evaluate | classify`.
 //!
 //! `compare.py` runs it in turn with the same on PyTorch and prints the ratio.
 
@@ -8,6 +9,7 @@ use std::time::Instant;
 
 use candle_core::Device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hone_daemon::config::DeviceChoice;
 use hone_daemon::data::batch::{Batch, by_tokens};
 use hone_daemon::data::dataset::Dataset;
 use hone_daemon::data::tokenize::{Tokenizer, Tokens};
@@ -15,6 +17,7 @@ use hone_daemon::error::{Error, Result};
 use hone_daemon::kernels::{Compute, Isa};
 use hone_daemon::model::checkpoint::Checkpoint;
 use hone_daemon::model::classifier::{Setup, Trainable};
+use hone_daemon::model::config::Architecture;
 use hone_daemon::model::noise::{Mode, Noise};
 use hone_daemon::train::event::Event;
 use hone_daemon::train::optimizer::Optimizer;
@@ -83,6 +86,20 @@ enum What {
         #[arg(long, default_value_t = 5)]
         passes: usize,
     },
+    /// Passes without gradients over batches of sequences of one length.
+    Classify {
+        #[command(flatten)]
+        common: Common,
+        /// Sequences in a batch.
+        #[arg(long, default_value_t = 32)]
+        batch: u32,
+        /// Tokens of a sequence.
+        #[arg(long, default_value_t = 128)]
+        length: u32,
+        /// Passes that are measured, after two that are not.
+        #[arg(long, default_value_t = 20)]
+        passes: usize,
+    },
 }
 
 #[derive(Args)]
@@ -92,6 +109,9 @@ struct Common {
     model: PathBuf,
     #[arg(long, value_enum, default_value_t = Products::Auto)]
     precision: Products,
+    /// Where to compute: auto (a GPU when there is one), cpu, cuda or cuda:N. `HONE_CUDA` chooses what computes there.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceChoice,
     /// Threads that compute; default: one a core.
     #[arg(long)]
     threads: Option<usize>,
@@ -104,11 +124,15 @@ enum Products {
     Bf16,
 }
 
-impl Products {
-    fn compute(self) -> Result<Compute> {
-        self.asked().compute(&Device::Cpu)
+impl Common {
+    fn open(&self) -> Result<(Device, Compute)> {
+        let device = self.device.open()?;
+        let compute = self.precision.asked().compute(&device)?;
+        Ok((device, compute))
     }
+}
 
+impl Products {
     fn asked(self) -> spec::Precision {
         match self {
             Self::Auto => spec::Precision::Auto,
@@ -120,7 +144,10 @@ impl Products {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    let (What::Step { common, .. } | What::Epoch { common, .. } | What::Evaluate { common, .. }) = &cli.what;
+    let (What::Step { common, .. }
+    | What::Epoch { common, .. }
+    | What::Evaluate { common, .. }
+    | What::Classify { common, .. }) = &cli.what;
     let threads =
         common.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
     let pool = rayon::ThreadPoolBuilder::new()
@@ -129,8 +156,10 @@ fn main() -> Result<()> {
         .map_err(|error| Error::internal(error.to_string()))?;
     let mut measured = pool.install(|| measure(&cli.what))?;
     if let Value::Object(fields) = &mut measured {
-        let precision = format!("{:?}", common.precision.compute()?.precision()).to_lowercase();
+        let (device, compute) = common.open()?;
+        let precision = format!("{:?}", compute.precision()).to_lowercase();
         fields.insert("precision".into(), precision.into());
+        fields.insert("device".into(), format!("{:?}", device.location()).to_lowercase().into());
         fields.insert("threads".into(), threads.into());
         fields.insert("isa".into(), Isa::chosen()?.name().into());
         fields.insert("peak_rss_bytes".into(), peak_memory().into());
@@ -163,6 +192,7 @@ fn measure(what: &What) -> Result<Value> {
         What::Evaluate { common, file, limit, max_length, passes } => {
             evaluate(common, file, *limit, *max_length, *passes)
         }
+        What::Classify { common, batch, length, passes } => classify(common, *batch, *length, *passes),
     }
 }
 
@@ -176,7 +206,29 @@ fn median(values: &[f64]) -> f64 {
 fn model(common: &Common) -> Result<Trainable> {
     let checkpoint = Checkpoint::open(&common.model)?;
     let labels = ["a".to_owned(), "b".to_owned()];
-    Trainable::start(&checkpoint, &labels, &Setup::new(42, common.precision.compute()?), &Device::Cpu)
+    let (device, compute) = common.open()?;
+    Trainable::start(&checkpoint, &labels, &Setup::new(42, compute), &device)
+}
+
+/// Sequences of one length, other ones for each number.
+fn sequences(architecture: &Architecture, batch: u32, length: u32, number: u32) -> Batch {
+    let word = |place: u32| {
+        let mixed = (place + 1).wrapping_mul(2_654_435_761).wrapping_add(number * 97);
+        1000 + (mixed >> 8) % (architecture.vocab_size as u32 - 1000)
+    };
+    let tokens: Vec<Tokens> = (0..batch)
+        .map(|row| Tokens {
+            ids: (0..length).map(|place| word(row * length + place)).collect(),
+            types: vec![0; length as usize],
+            full_length: length as usize,
+        })
+        .collect();
+    Batch::pack(&tokens)
+}
+
+/// Bytes that the model takes on a GPU.
+fn gpu_memory(model: &mut Trainable) -> Option<usize> {
+    model.gpu().map(|(network, _)| network.bytes())
 }
 
 fn step(common: &Common, batch: u32, length: u32, steps: usize) -> Result<Value> {
@@ -185,18 +237,7 @@ fn step(common: &Common, batch: u32, length: u32, steps: usize) -> Result<Value>
     let mut optimizer = Optimizer::new(&Hyperparameters::default(), model.parameters());
     let mut times: [Vec<f64>; 4] = Default::default();
     for step in 0..steps + 2 {
-        let word = |place: u32| {
-            let mixed = (place + 1).wrapping_mul(2_654_435_761).wrapping_add((step as u32) * 97);
-            1000 + (mixed >> 8) % (architecture.vocab_size as u32 - 1000)
-        };
-        let tokens: Vec<Tokens> = (0..batch)
-            .map(|row| Tokens {
-                ids: (0..length).map(|place| word(row * length + place)).collect(),
-                types: vec![0; length as usize],
-                full_length: length as usize,
-            })
-            .collect();
-        let packed = Batch::pack(&tokens);
+        let packed = sequences(&architecture, batch, length, step as u32);
         let noise = Noise {
             seed: 42,
             position: step as u64,
@@ -231,11 +272,12 @@ fn step(common: &Common, batch: u32, length: u32, steps: usize) -> Result<Value>
         "seconds_median": median(&times[0]), "seconds": times[0],
         "forward": median(&times[1]), "backward": median(&times[2]), "optimizer": median(&times[3]),
         "gflop": gflop, "gflop_per_second": gflop / median(&times[0]), "model_bytes": model.bytes(),
+        "peak_gpu_bytes": gpu_memory(&mut model),
     }))
 }
 
 /// Operations of a step's matrix products, counted as if the last layer computed every token, as the peer does.
-fn flop(of: &hone_daemon::model::config::Architecture, batch: f64, length: f64) -> f64 {
+fn flop(of: &Architecture, batch: f64, length: f64) -> f64 {
     let (hidden, inner, layers) =
         (of.hidden_size as f64, of.intermediate_size as f64, of.num_hidden_layers as f64);
     let linear = 2.0 * batch * length * (4.0 * hidden * hidden + 2.0 * hidden * inner);
@@ -272,7 +314,8 @@ fn epoch(
     let plan = Plan::new(spec, &common.model, &|path| PathBuf::from(path))?;
     let workspace = tempfile::tempdir().map_err(|error| Error::internal(error.to_string()))?;
     let (mut epochs, mut memory) = (Vec::new(), Vec::new());
-    let outcome = run(&plan, &Device::Cpu, workspace.path(), &mut |event| {
+    let (device, _) = common.open()?;
+    let outcome = run(&plan, &device, workspace.path(), &mut |event| {
         if let Event::Epoch(epoch) = event {
             epochs.push(epoch);
             memory.push(peak_memory());
@@ -318,6 +361,26 @@ fn evaluate(
     Ok(json!({
         "what": "evaluate", "rows": rows.len(), "tokens": lengths.iter().sum::<usize>(),
         "samples_per_second": rows.len() as f64 / median(&seconds), "seconds": median(&seconds),
+    }))
+}
+
+fn classify(common: &Common, batch: u32, length: u32, passes: usize) -> Result<Value> {
+    let mut model = model(common)?;
+    let architecture = model.config.architecture.clone();
+    let mut seconds = Vec::new();
+    for pass in 0..passes + 2 {
+        let packed = sequences(&architecture, batch, length, pass as u32);
+        let begin = Instant::now();
+        model.answer(&packed)?;
+        if pass >= 2 {
+            seconds.push(begin.elapsed().as_secs_f64());
+        }
+    }
+    let gflop = flop(&architecture, f64::from(batch), f64::from(length)) / 3e9;
+    Ok(json!({
+        "what": "classify", "batch": batch, "length": length,
+        "seconds_median": median(&seconds), "samples_per_second": f64::from(batch) / median(&seconds),
+        "gflop": gflop, "gflop_per_second": gflop / median(&seconds), "peak_gpu_bytes": gpu_memory(&mut model),
     }))
 }
 

@@ -5,12 +5,14 @@ options and keys it shares.
 
     peer.py step     --model DIR [--batch 16] [--length 128] [--steps 7]
     peer.py epoch    --model DIR --train CSV [--limit N] [--max-length 256] [--batch 16]
+    peer.py classify --model DIR [--batch 32] [--length 128] [--passes 20]
     peer.py evaluate --model DIR --file CSV [--limit N] [--max-length 256]
     peer.py quality  --model DIR --train CSV --test CSV [--epochs 3] [--seed 1 2 3]
     peer.py init     --config config.json --tokenizer DIR --to DIR
 
 step      one training step on sequences of one length: forward and loss, backward, then
           clipping + AdamW + zero_grad, each timed; medians after 2 steps of warm-up
+classify  a pass without gradients over sequences of one length; the median after 2 of warm-up
 epoch     one epoch through Trainer with its defaults, padded to the longest of a batch
 evaluate  Trainer.predict with batches of 64
 quality   accuracy on a test file after some epochs, once for each seed
@@ -137,9 +139,47 @@ def gigaflops(config, batch, length):
     return 3 * config.num_hidden_layers * (products + attention) / 1e9
 
 
+def the_device():
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def now(device):
+    """The time when the device's work is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def sequences(args, vocabulary, device):
+    shape = (args.batch, args.length)
+    ids = torch.randint(min(1000, vocabulary // 2), vocabulary, shape, device=device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def classify(args):
+    set_seed(args.seed[0])
+    device = the_device()
+    model = make_model(args, labels=2).to(device).eval()
+    gflop = gigaflops(model.config, args.batch, args.length) / 3
+    if args.compile:
+        model = torch.compile(model)
+    inputs = sequences(args, model.config.vocab_size, device)
+    times = []
+    with torch.inference_mode(), torch.autocast(
+        device.type, torch.bfloat16, enabled=args.precision == "bf16"
+    ):
+        for _ in range(WARM_UP + args.passes):
+            start = now(device)
+            # What a caller gets is on the host.
+            model(**inputs).logits.float().cpu()
+            times.append(now(device) - start)
+    seconds = statistics.median(times[WARM_UP:])
+    report("classify", seconds_median=seconds, samples_per_second=args.batch / seconds, gflop=gflop)
+
+
 def step(args):
     set_seed(args.seed[0])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = the_device()
     model = make_model(args, labels=2).to(device).train()
     gflop = gigaflops(model.config, args.batch, args.length)
     # As Trainer has it: no weight decay on biases and norms, the fused implementation.
@@ -152,32 +192,20 @@ def step(args):
     parameters = [*decayed, *other]
     if args.compile:
         model = torch.compile(model)
-    vocabulary = model.config.vocab_size
-    shape = (args.batch, args.length)
-    ids = torch.randint(min(1000, vocabulary // 2), vocabulary, shape, device=device)
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "labels": torch.arange(args.batch, device=device) % 2,
-    }
-
-    def now():
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
+    inputs = sequences(args, model.config.vocab_size, device)
+    inputs["labels"] = torch.arange(args.batch, device=device) % 2
     times = []
     for _ in range(WARM_UP + args.steps):
-        start = now()
+        start = now(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16"):
             loss = model(**inputs).loss
-        forward = now()
+        forward = now(device)
         loss.backward()
-        backward = now()
+        backward = now(device)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        end = now()
+        end = now(device)
         times.append((end - start, forward - start, backward - forward, end - backward))
     whole, forward, backward, update = zip(*times[WARM_UP:])
     report(
@@ -312,6 +340,10 @@ def parse():
     sub.add_argument("--batch", type=int, default=16)
     sub.add_argument("--length", type=int, default=128)
     sub.add_argument("--steps", type=int, default=7)
+    sub = on_model(classify)
+    sub.add_argument("--batch", type=int, default=32)
+    sub.add_argument("--length", type=int, default=128)
+    sub.add_argument("--passes", type=int, default=20)
     sub = on_rows(epoch)
     sub.add_argument("--train", required=True)
     sub.add_argument("--batch", type=int, default=16)

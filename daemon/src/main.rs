@@ -8,7 +8,7 @@ use clap::Parser as _;
 use hone_daemon::config::Config;
 use hone_daemon::daemon::Daemon;
 use hone_daemon::error::{Error, Kind, Result};
-use hone_daemon::kernels::Isa;
+use hone_daemon::kernels::{Isa, cuda};
 use hone_daemon::telemetry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,7 +21,8 @@ const INTERRUPTED: i32 = 130;
 
 fn main() -> ExitCode {
     let config = Config::parse();
-    if let Err(error) = telemetry::start(&config.log).and_then(|()| Isa::chosen()) {
+    let checked = telemetry::start(&config.log).and_then(|()| Isa::chosen()).and_then(|_| cuda::is_chosen());
+    if let Err(error) = checked {
         return failed(&error, USAGE);
     }
     let runtime = match tokio::runtime::Runtime::new() {

@@ -6,6 +6,7 @@ use std::ffi::c_void;
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use libloading::Library;
@@ -38,14 +39,33 @@ pub(crate) fn on_every_device(test: impl Fn(&Stream, f64) -> Result<()>) {
     }
 }
 
-/// A stream on an emulated device with so many bytes of memory.
-pub(crate) fn emulated(precision: Precision, limit: usize) -> Stream {
-    Stream::new(Arc::new(Emulation::new(precision, limit)), precision)
+/// A stream on an emulated device with so many bytes of memory, and what it counts.
+pub(crate) fn emulated(precision: Precision, limit: usize) -> (Stream, Arc<Counts>) {
+    let emulation = Emulation::new(precision, limit);
+    let counts = emulation.counts.clone();
+    (Stream::new(Arc::new(emulation), precision), counts)
+}
+
+/// What a device was asked to do so far.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    allocations: AtomicUsize,
+    launches: AtomicUsize,
+    products: AtomicUsize,
+    downloads: AtomicUsize,
+}
+
+impl Counts {
+    /// Allocations, kernels and products, and times that the host waited, since the last call.
+    pub(crate) fn take(&self) -> [usize; 3] {
+        let take = |count: &AtomicUsize| count.swap(0, Ordering::Relaxed);
+        [take(&self.allocations), take(&self.launches) + take(&self.products), take(&self.downloads)]
+    }
 }
 
 /// A stream on every device.
 pub(crate) fn streams(precision: Precision) -> Vec<Stream> {
-    let streams = vec![emulated(precision, usize::MAX)];
+    let streams = vec![emulated(precision, usize::MAX).0];
     #[cfg(feature = "cuda")]
     let streams = {
         let mut streams = streams;
@@ -121,6 +141,7 @@ struct Emulation {
     library: &'static Library,
     /// Bytes of memory that it has.
     limit: usize,
+    counts: Arc<Counts>,
     allocations: Mutex<HashMap<u64, Allocation>>,
 }
 
@@ -140,7 +161,13 @@ type Kernel = unsafe extern "C" fn(*const u32, u32, u32, *mut *mut c_void);
 
 impl Emulation {
     fn new(precision: Precision, limit: usize) -> Self {
-        Self { precision, library: library(precision), limit, allocations: Mutex::default() }
+        Self {
+            precision,
+            library: library(precision),
+            limit,
+            counts: Arc::default(),
+            allocations: Mutex::default(),
+        }
     }
 
     /// The value at a place of a matrix of the stream's precision.
@@ -161,6 +188,7 @@ impl Emulation {
 
 impl Driver for Emulation {
     fn allocate(&self, bytes: usize) -> Result<u64> {
+        self.counts.allocations.fetch_add(1, Ordering::Relaxed);
         let mut allocations = self.allocations.lock().unwrap_or_else(PoisonError::into_inner);
         let taken: usize = allocations.values().map(|allocation| allocation.bytes).sum();
         if bytes > self.limit.saturating_sub(taken) {
@@ -198,12 +226,14 @@ impl Driver for Emulation {
     }
 
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        self.counts.downloads.fetch_add(1, Ordering::Relaxed);
         // SAFETY: likewise.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
         Ok(())
     }
 
     fn launch(&self, launch: Launch, arguments: &mut [*mut c_void]) -> Result<()> {
+        self.counts.launches.fetch_add(1, Ordering::Relaxed);
         let name = format!("emulate_{}", launch.kernel);
         // SAFETY: the library was made from the kernels, each with an entry of this type.
         let kernel = unsafe { self.library.get::<Kernel>(name.as_bytes()) }
@@ -214,6 +244,7 @@ impl Driver for Emulation {
     }
 
     fn product(&self, product: Product) -> Result<()> {
+        self.counts.products.fetch_add(1, Ordering::Relaxed);
         let Product { m, n, k, a, b, out, out_is_float, add } = product;
         for row in 0..m {
             for column in 0..n {
@@ -250,7 +281,7 @@ fn library(precision: Precision) -> &'static Library {
 }
 
 fn compile(precision: Precision) -> Library {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/kernels/cuda");
+    let sources = package().join("src/kernels/cuda");
     let folder = tempfile::tempdir().expect("a folder");
     let mut source = String::from("#include \"kernels.cu\"\n");
     for kernel in kernels(&sources, precision) {
@@ -276,6 +307,11 @@ fn compile(precision: Precision) -> Library {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // SAFETY: the library runs nothing when it is loaded.
     unsafe { Library::new(&to) }.expect("a library")
+}
+
+/// The folder of this package, which is another one where a test program was carried to a machine with a GPU.
+pub(crate) fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
 }
 
 /// The names of all kernels at a precision.

@@ -34,15 +34,18 @@ pub use stream::{Factor, Stream};
 pub const VARIABLE: &str = "HONE_CUDA";
 
 /// Whether these kernels are to be used on a GPU, by `HONE_CUDA`: `kernels`, or, by default, `candle`, whose own
-/// operations have been in use for longer.
+/// operations have been in use for longer. Fails when it is something else.
 pub fn is_chosen() -> Result<bool> {
     static CHOSEN: OnceLock<Result<bool>> = OnceLock::new();
-    let choose = || match std::env::var(VARIABLE).as_deref() {
-        Ok("kernels") => Ok(true),
-        Ok("" | "candle") | Err(_) => Ok(false),
-        Ok(other) => Err(Error::precondition(format!("{VARIABLE}={other}: expected kernels or candle"))),
-    };
-    CHOSEN.get_or_init(choose).clone()
+    CHOSEN.get_or_init(|| is_named(&std::env::var(VARIABLE).unwrap_or_default())).clone()
+}
+
+fn is_named(name: &str) -> Result<bool> {
+    match name {
+        "kernels" => Ok(true),
+        "" | "candle" => Ok(false),
+        _ => Err(Error::invalid(format!("{VARIABLE} is {name:?}; it must be kernels or candle"))),
+    }
 }
 
 /// Threads of a block, where a kernel does not say otherwise.
@@ -73,5 +76,17 @@ impl From<Option<Dropout>> for Mask {
             threshold: threshold.into(),
             scale,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_computes_on_a_gpu_is_candle_unless_the_kernels_are_asked_for() {
+        assert_eq!([is_named(""), is_named("candle"), is_named("kernels")], [Ok(false), Ok(false), Ok(true)]);
+        let error = is_named("kernel").expect_err("an error");
+        assert_eq!(error.message(), "HONE_CUDA is \"kernel\"; it must be kernels or candle");
     }
 }

@@ -1,13 +1,11 @@
 //! The network on a GPU, or on its emulation, beside that of the CPU.
 
-use std::path::Path;
-
 use candle_core::Device;
 
 use super::*;
 use crate::data::targets::Targets;
 use crate::error::Kind;
-use crate::kernels::cuda::emulation::{emulated, streams};
+use crate::kernels::cuda::emulation::{emulated, package, streams};
 use crate::kernels::testing::assert_close;
 use crate::kernels::{Compute, Isa};
 use crate::model::checkpoint::Checkpoint;
@@ -28,7 +26,7 @@ fn plain() -> Setup {
 
 /// The classifier of a fixture, three labels, on the CPU.
 fn on_cpu(family: &str, setup: &Setup) -> Trainable {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/fixtures/tiny_{family}"));
+    let folder = package().join(format!("../tests/fixtures/tiny_{family}"));
     let checkpoint = Checkpoint::open(&folder).expect("the fixture's checkpoint");
     let labels = checkpoint.config().labels().expect("labels");
     Trainable::start(&checkpoint, &labels, setup, &Device::Cpu).expect("a classifier")
@@ -267,14 +265,34 @@ fn an_encoder_without_kernels_is_refused_with_its_reason() {
 #[test]
 fn a_batch_that_does_not_fit_is_an_error_that_says_what_to_lower_and_a_smaller_one_goes_on() {
     let bytes = {
-        let mut model = on_gpu("bert", &plain(), &emulated(Precision::Bf16, usize::MAX));
+        let mut model = on_gpu("bert", &plain(), &emulated(Precision::Bf16, usize::MAX).0);
         learn(&mut model, &batch(1, 9), noise(1), 1.0);
         model.gpu().expect("a network").0.bytes()
     };
-    let mut model = on_gpu("bert", &plain(), &emulated(Precision::Bf16, bytes + bytes / 2));
+    let mut model = on_gpu("bert", &plain(), &emulated(Precision::Bf16, bytes + bytes / 2).0);
     learn(&mut model, &batch(1, 9), noise(1), 1.0);
     let error = model.forward(&batch(1, 200).0, noise(1)).expect_err("an error");
     assert_eq!(error.kind(), Kind::Exhausted);
     assert!(error.message().contains("lower --batch-size or --max-length"), "{error}");
     learn(&mut model, &batch(2, 3), noise(2), 1.0);
+}
+
+/// What the host does for a step is bounded, so that a card need not wait for it: it launches work, and waits for the
+/// logits and for the gradient's norm.
+#[test]
+fn a_step_in_its_steady_state_takes_no_memory_waits_twice_and_launches_35_times_a_layer() {
+    let (stream, counts) = emulated(Precision::Bf16, usize::MAX);
+    let mut model = on_gpu("bert", &plain(), &stream);
+    let mut optimizer = Optimizer::new(&Hyperparameters::default(), model.parameters());
+    let layers = model.config.architecture.num_hidden_layers;
+    let largest = batch(1, 20);
+    // Two arrays that change places have both grown after the second step.
+    for _ in 0..3 {
+        counts.take();
+        learn(&mut model, &largest, noise(1), 1.0);
+        optimizer.step(&mut model, 1e-3).expect("a step");
+    }
+    let [allocations, launches, waits] = counts.take();
+    assert_eq!((allocations, waits), (0, 2));
+    assert!(launches <= 35 * layers + 36, "{launches} launches for {layers} layers");
 }
