@@ -1,7 +1,10 @@
 //! Measures training, evaluation and classification on this machine, one JSON object a line:
-//! `hone-bench step | epoch | evaluate | classify`.
+//! `hone-bench step | epoch | evaluate | classify`, and on a GPU `kernels`.
 //!
 //! `compare.py` runs it in turn with the same on PyTorch and prints the ratio.
+
+#[cfg(feature = "cuda")]
+mod kernels;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -100,6 +103,22 @@ enum What {
         #[arg(long, default_value_t = 20)]
         passes: usize,
     },
+    /// Each kernel and product of a training step, on a GPU; the shape of BERT-base unless it is said.
+    #[cfg(feature = "cuda")]
+    Kernels {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long, default_value_t = 16)]
+        batch: usize,
+        #[arg(long, default_value_t = 512)]
+        length: usize,
+        /// Gigabytes a second that the card moves.
+        #[arg(long)]
+        bandwidth: f64,
+        /// Teraflop a second that it multiplies at, at this precision.
+        #[arg(long)]
+        rate: f64,
+    },
 }
 
 #[derive(Args)]
@@ -124,6 +143,19 @@ enum Products {
     Bf16,
 }
 
+impl What {
+    fn common(&self) -> &Common {
+        match self {
+            Self::Step { common, .. }
+            | Self::Epoch { common, .. }
+            | Self::Evaluate { common, .. }
+            | Self::Classify { common, .. } => common,
+            #[cfg(feature = "cuda")]
+            Self::Kernels { common, .. } => common,
+        }
+    }
+}
+
 impl Common {
     fn open(&self) -> Result<(Device, Compute)> {
         let device = self.device.open()?;
@@ -144,10 +176,7 @@ impl Products {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    let (What::Step { common, .. }
-    | What::Epoch { common, .. }
-    | What::Evaluate { common, .. }
-    | What::Classify { common, .. }) = &cli.what;
+    let common = cli.what.common();
     let threads =
         common.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
     let pool = rayon::ThreadPoolBuilder::new()
@@ -193,6 +222,27 @@ fn measure(what: &What) -> Result<Value> {
             evaluate(common, file, *limit, *max_length, *passes)
         }
         What::Classify { common, batch, length, passes } => classify(common, *batch, *length, *passes),
+        #[cfg(feature = "cuda")]
+        What::Kernels { common, batch, length, bandwidth, rate } => {
+            let (device, compute) = common.open()?;
+            let candle_core::DeviceLocation::Cuda { gpu_id } = device.location() else {
+                return Err(Error::invalid("--device must be a GPU"));
+            };
+            let stream = hone_daemon::kernels::cuda::card::open(gpu_id, compute.precision())?;
+            let of = Checkpoint::open(&common.model)?.config().architecture.clone();
+            let shape = kernels::Shape {
+                batch: *batch,
+                length: *length,
+                hidden: of.hidden_size,
+                inner: of.intermediate_size,
+                heads: of.num_attention_heads,
+                words: of.vocab_size,
+                parameters: model(common)?.parameters().values().len(),
+            };
+            let limits = kernels::Limits { bandwidth: bandwidth * 1e9, rate: rate * 1e12 };
+            let rows = kernels::measure(&stream, &shape, limits)?;
+            Ok(json!({ "what": "kernels", "batch": batch, "length": length, "kernels": rows }))
+        }
     }
 }
 

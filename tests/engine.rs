@@ -131,6 +131,28 @@ fn gradient_checkpointing_gives_the_same_weights_to_the_bit_in_less_memory() {
 }
 
 #[test]
+fn tokens_that_the_encoder_does_not_have_are_refused_with_a_reason() {
+    let mut model = classifier("bert", &Setup::new(1, simplest()));
+    let refused = |model: &mut Trainable, batch: &Batch| {
+        let training = model.forward(batch, noise(1)).expect_err("an error");
+        let answering = model.answer(batch).expect_err("an error");
+        assert_eq!(training, answering);
+        training.message().to_owned()
+    };
+    let (good, _) = batch(1, 2);
+    model.answer(&good).expect("logits");
+    let mut word = good.clone();
+    word.ids[0] = 120;
+    let error = refused(&mut model, &word);
+    assert!(error.contains("number 120 where the encoder's vocab_size allows numbers below 120"), "{error}");
+    let mut kind = good;
+    kind.types[0] = 2;
+    assert!(refused(&mut model, &kind).contains("type_vocab_size allows numbers below 2"));
+    let long = Batch { ids: vec![5; 65], types: vec![0; 65], offsets: vec![0, 65] };
+    assert!(refused(&mut model, &long).contains("number 64 where the encoder's max_position_embeddings"));
+}
+
+#[test]
 fn what_is_frozen_does_not_move_and_everything_else_has_its_gradient() {
     let freezes = [(true, 0), (false, 1), (false, 2)];
     for compute in all_computes() {

@@ -6,6 +6,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::data::batch::Batch;
 use crate::error::{Error, Result};
 
 /// A family of encoders.
@@ -128,6 +129,27 @@ impl Architecture {
     /// The dropout of the head, unless a job sets another.
     pub fn head_dropout(&self) -> f64 {
         self.classifier_dropout.unwrap_or(self.hidden_dropout_prob)
+    }
+
+    /// Fails when a batch has tokens, types or positions that the tables have no row for: its tokenizer then belongs to
+    /// another encoder.
+    pub fn admit(&self, batch: &Batch) -> Result<()> {
+        let longest = batch.lengths().max().unwrap_or(0);
+        let types = if self.has_token_types() { batch.types.iter().max() } else { None };
+        let asked = [
+            ("vocab_size", batch.ids.iter().max().map(|&id| id as usize), self.vocab_size),
+            ("type_vocab_size", types.map(|&id| id as usize), self.type_vocab_size),
+            ("max_position_embeddings", longest.checked_sub(1), self.max_length()),
+        ];
+        for (name, most, count) in asked {
+            if let Some(most) = most.filter(|most| *most >= count) {
+                return Err(Error::precondition(format!(
+                    "a text has number {most} where the encoder's {name} allows numbers below {count}: its tokenizer \
+                     belongs to another encoder"
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<()> {

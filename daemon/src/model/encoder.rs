@@ -84,6 +84,10 @@ impl Encoder {
         self.architecture.num_hidden_layers
     }
 
+    pub(super) fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
     pub(super) fn compute(&self) -> Compute {
         self.compute
     }

@@ -53,6 +53,15 @@ impl Engine {
         }
     }
 
+    /// That of the encoder.
+    fn architecture(&self) -> &Architecture {
+        match self {
+            Self::Host(network) => network.architecture(),
+            Self::Gpu(network) => network.architecture(),
+            Self::Device(reference) => reference.architecture(),
+        }
+    }
+
     /// Says that the parameters have moved since the last pass.
     pub fn moved(&mut self) {
         match self {
@@ -63,7 +72,7 @@ impl Engine {
     }
 
     /// The logits of each sequence, `[B, labels]` row by row, for which there is a way back. With `checkpointing`,
-    /// less is kept for it and more computed again.
+    /// less is kept for it and more computed again. Fails when the batch has tokens that the encoder does not have.
     pub fn train(
         &mut self,
         parameters: &Parameters,
@@ -71,6 +80,7 @@ impl Engine {
         mode: Mode,
         checkpointing: bool,
     ) -> Result<Vec<f32>> {
+        self.architecture().admit(batch)?;
         match self {
             Self::Host(network) => Ok(network.train(parameters, batch, mode, checkpointing).to_vec()),
             Self::Gpu(network) => network.train(parameters, batch, mode, checkpointing),
@@ -103,6 +113,7 @@ impl Engine {
 
     /// The logits of each sequence, `[B, labels]` row by row, without dropout.
     pub fn answer(&mut self, parameters: &Parameters, batch: &Batch) -> Result<Vec<f32>> {
+        self.architecture().admit(batch)?;
         match self {
             Self::Host(network) => Ok(network.answer(parameters, batch).to_vec()),
             Self::Gpu(network) => network.answer(parameters, batch),

@@ -29,6 +29,11 @@ impl Network {
         Self { encoder, head, tape: Tape::default(), grad: Buffer::default(), mode: Mode::Evaluate }
     }
 
+    /// That of the encoder.
+    pub fn architecture(&self) -> &Architecture {
+        self.encoder.architecture()
+    }
+
     /// How it computes.
     pub fn compute(&self) -> Compute {
         self.encoder.compute()

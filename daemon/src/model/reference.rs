@@ -54,6 +54,11 @@ impl Reference {
         }
     }
 
+    /// That of the encoder.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
     /// Says that the parameters have moved since the last pass.
     pub fn moved(&mut self) {
         self.is_current = false;

@@ -66,11 +66,13 @@ fn failed(doing: &'static str) -> impl Fn(DriverError) -> Error {
 impl Card {
     fn new(ordinal: usize, precision: Precision) -> Result<Self> {
         let context = CudaContext::new(ordinal).map_err(failed("open its context"))?;
+        context.bind_to_thread().map_err(failed("be used by a thread"))?;
         let stream = context.new_stream().map_err(failed("open a stream"))?;
         let image = match precision {
             Precision::Fp32 => FP32,
             Precision::Bf16 => BF16,
         };
+        let image = aligned(image);
         // SAFETY: the image is a whole file that nvcc wrote.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
             .map_err(failed("load the kernels"))?;
@@ -104,6 +106,16 @@ impl Card {
         functions.insert(name, Function(function));
         Ok(Function(function))
     }
+}
+
+/// The same bytes at an address that the driver can read words from.
+fn aligned(bytes: &[u8]) -> Vec<u64> {
+    let word = |chunk: &[u8]| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u64::from_ne_bytes(word)
+    };
+    bytes.chunks(8).map(word).collect()
 }
 
 fn product_failed(error: cublas::CublasError) -> Error {

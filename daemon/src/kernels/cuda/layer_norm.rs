@@ -5,6 +5,9 @@ use super::{Array, Mask, Pointer, Real, Stream, WARP};
 use crate::error::Result;
 use crate::kernels::Dropout;
 
+/// H at most: a block of the backward pass has three rows for each warp in shared memory, of which every card gives 48 KiB.
+pub const MOST_COLUMNS: usize = 1024;
+
 /// Rows that a block of the forward pass takes, each by a warp.
 const ROWS: usize = 4;
 

@@ -90,6 +90,10 @@ impl Encoder {
         }
     }
 
+    pub(super) fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
     /// The gradient of the last pass's result; used up by the way back.
     pub(super) fn grad(&mut self) -> &mut Array<Real> {
         &mut self.grad

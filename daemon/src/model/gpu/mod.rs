@@ -22,8 +22,7 @@ use crate::data::batch::Batch;
 use crate::error::{Error, Result};
 use crate::kernels::Precision;
 use crate::kernels::adam::Coefficients;
-use crate::kernels::cuda::attention::MOST_COLUMNS;
-use crate::kernels::cuda::{self, Stream};
+use crate::kernels::cuda::{self, Stream, attention, layer_norm};
 
 use encoder::{Encoder, Keep};
 use head::Head;
@@ -59,7 +58,8 @@ pub(super) fn stream(device: &Device, precision: Precision) -> Result<Option<Str
 
 /// Whether there are kernels for such an encoder.
 pub fn is_supported(architecture: &Architecture) -> bool {
-    architecture.head_size() <= MOST_COLUMNS
+    architecture.head_size() <= attention::MOST_COLUMNS
+        && architecture.hidden_size <= layer_norm::MOST_COLUMNS
         && architecture.hidden_size.is_multiple_of(2)
         && architecture.intermediate_size.is_multiple_of(2)
 }
@@ -74,8 +74,11 @@ impl Network {
     ) -> Result<Self> {
         if !is_supported(architecture) {
             return Err(Error::precondition(format!(
-                "the GPU kernels take heads of up to {MOST_COLUMNS} columns and even widths; this encoder's heads have {}",
-                architecture.head_size()
+                "the GPU kernels take heads of up to {} columns and even widths of up to {}; this encoder has {} of {}",
+                attention::MOST_COLUMNS,
+                layer_norm::MOST_COLUMNS,
+                architecture.head_size(),
+                architecture.hidden_size
             )));
         }
         Ok(Self {
@@ -87,6 +90,11 @@ impl Network {
             is_current: false,
             is_ahead: false,
         })
+    }
+
+    /// That of the encoder.
+    pub fn architecture(&self) -> &Architecture {
+        self.encoder.architecture()
     }
 
     /// Says that the host's parameters have moved since the last pass.

@@ -255,11 +255,12 @@ fn answers_are_those_of_the_cpu_with_the_parameters_that_were_learnt() {
 fn an_encoder_without_kernels_is_refused_with_its_reason() {
     let model = on_cpu("bert", &plain());
     let mut architecture = model.config.architecture.clone();
-    architecture.num_attention_heads = 1;
-    architecture.hidden_size = 128;
     let stream = &streams(Precision::Fp32)[0];
-    let error = Network::new(&architecture, model.parameters().list(), 3, stream).expect_err("an error");
-    assert!(error.message().contains("heads of up to 64 columns"), "{error}");
+    for (heads, width) in [(1, 128), (32, 2048), (3, 33)] {
+        (architecture.num_attention_heads, architecture.hidden_size) = (heads, width);
+        let error = Network::new(&architecture, model.parameters().list(), 3, stream).expect_err("an error");
+        assert!(error.message().contains("heads of up to 64 columns"), "{error}");
+    }
 }
 
 #[test]
