@@ -3,7 +3,7 @@
 
 use super::methods::Methods;
 use super::spec::Hyperparameters;
-use crate::kernels::Compute;
+use crate::kernels::{Compute, Precision};
 use crate::model::config::Architecture;
 use crate::model::declaration::{Declared, Place, declare};
 
@@ -56,6 +56,38 @@ impl Memory {
                 },
             moments: 2 * FLOAT * count.all,
             activations: activations(architecture, methods, packed, passes * rows, passes * batch_tokens),
+            batch_tokens,
+        }
+    }
+
+    /// The same of a job whose parameters, gradients and moments are on a GPU, by Hone's kernels: bytes of the card.
+    pub fn on_gpu(
+        architecture: &Architecture,
+        labels: usize,
+        hyperparameters: &Hyperparameters,
+        precision: Precision,
+        lengths: impl Iterator<Item = usize>,
+    ) -> Self {
+        let methods = &hyperparameters.methods;
+        let all = Count::of(architecture, labels, methods).all;
+        let (rows, batch_tokens) = longest(lengths, hyperparameters.batch_size.get() as usize);
+        let passes = if methods.r_drop.is_some() { 2 } else { 1 };
+        let real = match precision {
+            Precision::Fp32 => FLOAT,
+            Precision::Bf16 => FLOAT / 2,
+        };
+        Self {
+            // Products read a copy.
+            parameters: all * (FLOAT + real),
+            gradients: all * FLOAT,
+            moments: 2 * FLOAT * all,
+            activations: activations_on_gpu(
+                architecture,
+                methods,
+                real,
+                passes * rows,
+                passes * batch_tokens,
+            ),
             batch_tokens,
         }
     }
@@ -121,10 +153,36 @@ fn activations(architecture: &Architecture, methods: &Methods, packed: u64, rows
     FLOAT * (kept + inputs + embeddings + head + back) + packed * tokens * inner
 }
 
+/// The same on a GPU, where queries lie beside keys and values, attention keeps a number a query and head, and the gradient
+/// of the words is summed in float32 before it goes to its rows.
+fn activations_on_gpu(
+    architecture: &Architecture,
+    methods: &Methods,
+    real: u64,
+    rows: u64,
+    tokens: u64,
+) -> u64 {
+    let (hidden, inner) = (architecture.hidden_size as u64, architecture.intermediate_size as u64);
+    let (layers, heads) = (architecture.num_hidden_layers as u64, architecture.num_attention_heads as u64);
+    // Values, and numbers in float32, of what is asked for in a layer.
+    let asked = |asked: u64| real * asked * (4 * hidden + 2 * inner) + FLOAT * asked * (2 + heads);
+    let layer = asked(tokens) + real * tokens * 3 * hidden;
+    let last = asked(rows) + real * (2 * tokens + 2 * rows) * hidden;
+    let kept = match methods.gradient_checkpointing {
+        true if layers > 1 => layer + real * 2 * rows * hidden,
+        _ => layers.saturating_sub(1) * layer + last,
+    };
+    let inputs = real * (layers * tokens + rows) * hidden;
+    let embeddings = tokens * (real * hidden + FLOAT);
+    let head = real * 3 * rows * hidden;
+    let back = real * (tokens * (7 * hidden + inner) + rows * hidden) + FLOAT * tokens * (hidden + heads);
+    kept + inputs + embeddings + head + back
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::{Isa, Precision};
+    use crate::kernels::Isa;
     use crate::model::config::Config;
 
     fn architecture() -> Architecture {

@@ -15,6 +15,7 @@ use super::run::Rehearsal;
 use super::schedule::Schedule;
 use crate::data::batch::epoch_order;
 use crate::error::Result;
+use crate::kernels::cuda;
 use crate::model::checkpoint::Checkpoint;
 
 /// How long the steps may take, all together, as far as the ones before tell.
@@ -82,7 +83,11 @@ impl Study {
         let prepared = prepare(&plan, &encoder, learning, warmup, device)?;
         let lengths: Vec<usize> = prepared.train.tokens.iter().map(|tokens| tokens.ids.len()).collect();
         let compute = of.precision.compute(device)?;
-        let memory = Memory::of(architecture, labels, of, compute, lengths.iter().copied());
+        let (is_on_gpu, rows) = (device.is_cuda() && cuda::is_chosen()?, lengths.iter().copied());
+        let memory = match is_on_gpu {
+            true => Memory::on_gpu(architecture, labels, of, compute.precision(), rows),
+            false => Memory::of(architecture, labels, of, compute, rows),
+        };
         let report = DryRun { prepared: prepared.report, memory, time: None, notices: Vec::new() };
         Ok(Self { plan, report, lengths })
     }

@@ -15,6 +15,8 @@ use crate::model::engine::Engine;
 use crate::model::noise::Noise;
 use crate::model::objective::Objective;
 use crate::random::{Purpose, Stream as Random};
+use crate::train::memory::Memory;
+use crate::train::methods::Methods;
 use crate::train::optimizer::Optimizer;
 use crate::train::spec::Hyperparameters;
 
@@ -296,4 +298,28 @@ fn a_step_in_its_steady_state_takes_no_memory_waits_twice_and_launches_35_times_
     let [allocations, launches, waits] = counts.take();
     assert_eq!((allocations, waits), (0, 2));
     assert!(launches <= 35 * layers + 36, "{launches} launches for {layers} layers");
+}
+
+#[test]
+fn the_memory_of_a_job_is_known_from_its_shapes() {
+    for stream in every_stream() {
+        for gradient_checkpointing in [false, true] {
+            let methods = Methods { gradient_checkpointing, ..Methods::default() };
+            let of = Hyperparameters { methods, ..Hyperparameters::default() };
+            let mut model =
+                on_gpu("bert", &Setup { checkpointing: gradient_checkpointing, ..plain() }, &stream);
+            let mut optimizer = Optimizer::new(&of, model.parameters());
+            let largest = batch(1, 16);
+            for _ in 0..2 {
+                learn(&mut model, &largest, noise(1), 1.0);
+                optimizer.step(&mut model, 1e-3).expect("a step");
+            }
+            let architecture = model.config.architecture.clone();
+            let lengths = largest.0.lengths();
+            let expected = Memory::on_gpu(&architecture, 3, &of, stream.precision(), lengths).total();
+            let found = model.gpu().expect("a network").0.bytes() as u64;
+            let share = found as f64 / expected as f64;
+            assert!((0.95..1.05).contains(&share), "{stream:?}: {found} bytes, not {expected}");
+        }
+    }
 }
