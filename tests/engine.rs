@@ -150,6 +150,8 @@ fn tokens_that_the_encoder_does_not_have_are_refused_with_a_reason() {
     assert!(refused(&mut model, &kind).contains("type_vocab_size allows numbers below 2"));
     let long = Batch { ids: vec![5; 65], types: vec![0; 65], offsets: vec![0, 65] };
     assert!(refused(&mut model, &long).contains("number 64 where the encoder's max_position_embeddings"));
+    let empty = Batch { ids: vec![5; 3], types: vec![0; 3], offsets: vec![0, 3, 3] };
+    assert!(refused(&mut model, &empty).contains("a text has no token"));
 }
 
 #[test]

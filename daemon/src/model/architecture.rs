@@ -131,9 +131,14 @@ impl Architecture {
         self.classifier_dropout.unwrap_or(self.hidden_dropout_prob)
     }
 
-    /// Fails when a batch has tokens, types or positions that the tables have no row for: its tokenizer then belongs to
-    /// another encoder.
+    /// Fails when a batch has tokens, types or positions that the tables have no row for, or a sequence without a token,
+    /// which has no first one to answer with: its tokenizer then belongs to another encoder.
     pub fn admit(&self, batch: &Batch) -> Result<()> {
+        if batch.lengths().any(|length| length == 0) {
+            return Err(Error::precondition(
+                "a text has no token, not even a special one: its tokenizer belongs to another encoder",
+            ));
+        }
         let longest = batch.lengths().max().unwrap_or(0);
         let types = if self.has_token_types() { batch.types.iter().max() } else { None };
         let asked = [
