@@ -17,7 +17,7 @@ use super::parameters::Parameters;
 use crate::data::batch::Batch;
 use crate::error::{Error, Result};
 use crate::kernels::softmax::softmax;
-use crate::kernels::{Compute, Isa, Precision, cuda};
+use crate::kernels::{Compute, Isa, Precision};
 
 /// How a classifier that learns is set up.
 #[derive(Clone, Copy, Debug)]
@@ -214,8 +214,7 @@ impl Classifier {
         let parameters = Parameters::build(declared, &mut stored, 0)?;
         let max_length = checkpoint.max_length()?;
         let thresholds = config.thresholds();
-        let is_on_gpu = device.is_cuda() && cuda::is_chosen()?;
-        let precision = if is_on_gpu { Precision::Bf16 } else { Precision::Fp32 };
+        let precision = if gpu::computes_on(device)? { Precision::Bf16 } else { Precision::Fp32 };
         let compute = Compute::new(Isa::chosen()?, precision);
         let list = parameters.list();
         let engine = Engine::new(&config.architecture, list, labels.len(), compute, device, true)?;

@@ -15,8 +15,8 @@ use super::run::Rehearsal;
 use super::schedule::Schedule;
 use crate::data::batch::epoch_order;
 use crate::error::Result;
-use crate::kernels::cuda;
 use crate::model::checkpoint::Checkpoint;
+use crate::model::gpu;
 
 /// How long the steps may take, all together, as far as the ones before tell.
 const BUDGET: Duration = Duration::from_secs(4);
@@ -83,8 +83,8 @@ impl Study {
         let prepared = prepare(&plan, &encoder, learning, warmup, device)?;
         let lengths: Vec<usize> = prepared.train.tokens.iter().map(|tokens| tokens.ids.len()).collect();
         let compute = of.precision.compute(device)?;
-        let (is_on_gpu, rows) = (device.is_cuda() && cuda::is_chosen()?, lengths.iter().copied());
-        let memory = match is_on_gpu {
+        let rows = lengths.iter().copied();
+        let memory = match gpu::computes_on(device)? {
             true => Memory::on_gpu(architecture, labels, of, compute.precision(), rows),
             false => Memory::of(architecture, labels, of, compute, rows),
         };

@@ -9,7 +9,8 @@ use super::methods::Methods;
 use crate::data::Columns;
 pub use crate::data::Truncation;
 use crate::error::Result;
-use crate::kernels::{self, Compute, Isa, cuda, fastest_precision};
+use crate::kernels::{self, Compute, Isa, fastest_precision};
+use crate::model::gpu;
 
 /// A whole job. It is stored with the job and, as part of `hone.json`, with the checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,7 +121,7 @@ impl Precision {
             Self::Fp32 => kernels::Precision::Fp32,
             Self::Bf16 => kernels::Precision::Bf16,
             Self::Auto if device.is_cpu() => fastest_precision(isa),
-            Self::Auto if device.is_cuda() && cuda::is_chosen()? => kernels::Precision::Bf16,
+            Self::Auto if gpu::computes_on(device)? => kernels::Precision::Bf16,
             Self::Auto => kernels::Precision::Fp32,
         };
         Ok(Compute::new(isa, precision))

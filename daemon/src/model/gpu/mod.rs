@@ -43,9 +43,14 @@ pub struct Network {
     is_ahead: bool,
 }
 
-/// A stream of the device, where it is a GPU and Hone's kernels are to be used on it.
+/// Whether a device is a GPU and Hone's kernels are to be used on it.
+pub fn computes_on(device: &Device) -> Result<bool> {
+    Ok(device.is_cuda() && cuda::is_chosen()?)
+}
+
+/// A stream of the device, where this network computes on it.
 pub(super) fn stream(device: &Device, precision: Precision) -> Result<Option<Stream>> {
-    if !device.is_cuda() || !cuda::is_chosen()? {
+    if !computes_on(device)? {
         return Ok(None);
     }
     #[cfg(feature = "cuda")]
