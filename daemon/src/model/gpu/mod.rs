@@ -37,10 +37,15 @@ pub struct Network {
     encoder: Encoder,
     head: Head,
     mode: Mode,
-    /// Whether the device has the host's parameters.
-    is_current: bool,
-    /// Whether the device's parameters have moved since the host got them.
-    is_ahead: bool,
+    moved: Moved,
+}
+
+/// Whose parameters have moved since host and device had the same ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moved {
+    Neither,
+    Host,
+    Device,
 }
 
 /// Whether a device is a GPU and Hone's kernels are to be used on it.
@@ -92,8 +97,7 @@ impl Network {
             encoder: Encoder::new(architecture, stream),
             head: Head::new(architecture, labels, stream),
             mode: Mode::Evaluate,
-            is_current: false,
-            is_ahead: false,
+            moved: Moved::Host,
         })
     }
 
@@ -102,15 +106,16 @@ impl Network {
         self.encoder.architecture()
     }
 
-    /// Says that the host's parameters have moved since the last pass.
+    /// Says that the host's parameters have moved since the last pass. Those of the device are then given up: whoever moves
+    /// the host's reads them first.
     pub fn moved(&mut self) {
-        self.is_current = false;
+        self.moved = Moved::Host;
     }
 
     fn refresh(&mut self, parameters: &Parameters) -> Result<()> {
-        if !self.is_current {
+        if self.moved == Moved::Host {
             self.weights.put(&self.stream, parameters)?;
-            (self.is_current, self.is_ahead) = (true, false);
+            self.moved = Moved::Neither;
         }
         Ok(())
     }
@@ -159,19 +164,19 @@ impl Network {
     /// Moves every trainable parameter once and returns the gradient's global norm before clipping; `coefficients` are
     /// those of each parameter for gradients that are not clipped. Changes nothing when the norm is not finite.
     pub fn step(&mut self, coefficients: &[Coefficients], max_norm: Option<f64>) -> Result<f64> {
-        self.is_ahead = true;
+        self.moved = Moved::Device;
         self.weights.step(&self.stream, coefficients, max_norm)
     }
 
     /// Whether the device's parameters have moved since [`Network::read`] or the last pass with the host's.
     pub fn is_ahead(&self) -> bool {
-        self.is_ahead
+        self.moved == Moved::Device
     }
 
     /// Reads the parameters and both moments: all values of each, as [`Parameters::values`] has them.
     pub fn read(&mut self, values: &mut [f32], m: &mut [f32], v: &mut [f32]) -> Result<()> {
         self.weights.read(values, m, v)?;
-        self.is_ahead = false;
+        self.moved = Moved::Neither;
         Ok(())
     }
 

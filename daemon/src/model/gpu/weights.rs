@@ -157,8 +157,9 @@ impl Weights {
         }
     }
 
+    /// Whether there are both: the second is made last.
     pub(super) fn has_moments(&self) -> bool {
-        !self.m.is_empty()
+        !self.v.is_empty()
     }
 
     pub(super) fn put_moments(&mut self, m: &[f32], v: &[f32]) -> Result<()> {
