@@ -67,6 +67,34 @@ pub fn declare(architecture: &Architecture, labels: usize) -> Vec<Declared> {
     list.0
 }
 
+/// Parameters of a layer, each a weight or a bias.
+const OF_LAYER: usize = 12;
+
+/// Where the parameters of a layer stand, behind its first.
+pub(super) mod at {
+    pub(in super::super) const QKV: usize = 0;
+    pub(in super::super) const ATTENTION_OUTPUT: usize = 2;
+    pub(in super::super) const ATTENTION_NORM: usize = 4;
+    pub(in super::super) const INTERMEDIATE: usize = 6;
+    pub(in super::super) const OUTPUT: usize = 8;
+    pub(in super::super) const NORM: usize = 10;
+}
+
+/// The place of the first parameter of the embeddings' norm, behind the tables.
+pub(super) fn norm_at(architecture: &Architecture) -> usize {
+    if architecture.type_vocab_size > 0 { 3 } else { 2 }
+}
+
+/// The place of the first parameter of a layer.
+pub(super) fn layer_at(architecture: &Architecture, layer: usize) -> usize {
+    norm_at(architecture) + 2 + OF_LAYER * layer
+}
+
+/// The place of the first parameter of the head.
+pub(super) fn head_at(architecture: &Architecture) -> usize {
+    layer_at(architecture, architecture.num_hidden_layers)
+}
+
 impl Declared {
     /// The shape of each part.
     pub fn part_shape(&self) -> Vec<usize> {

@@ -1,25 +1,17 @@
 //! The encoder of the BERT family over packed sequences: forward, and backward, on the CPU.
 
 use super::config::Architecture;
+use super::declaration::{head_at, layer_at, norm_at};
 use super::gradients::Gradients;
-use super::layer::{Layer, LayerTape, PARAMETERS, PreparedLayer, Work, norm};
+use super::keep::Keep;
+use super::layer::{Layer, LayerTape, PreparedLayer, Work, norm};
 use super::noise::{Mode, Site};
 use super::parameters::Parameters;
+use super::rows::Rows;
 use crate::data::batch::Batch;
 use crate::kernels::embedding::{Groups, Lookup, embed};
 use crate::kernels::layer_norm::Normal;
 use crate::kernels::{Buffer, Compute};
-
-/// What a forward pass keeps for the way back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Keep {
-    /// Everything.
-    All,
-    /// The input of each layer; the rest is computed again (Chen et al. 2016).
-    Inputs,
-    /// Nothing: there is no way back.
-    Nothing,
-}
 
 /// Which hidden states a pass gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,11 +37,11 @@ pub(super) struct Encoder {
 /// The memory of passes, used again from one to the next.
 #[derive(Debug, Default)]
 pub(super) struct Tape {
-    positions: Vec<u32>,
-    types: Vec<u32>,
+    rows: Rows,
+    /// Where each sequence starts, and the end of the last.
     tokens: Vec<u32>,
+    /// The same, were each sequence its first token alone.
     first: Vec<u32>,
-    words: Vec<u32>,
     groups: Groups,
     embeddings: Normal,
     /// The input of each layer, and the last one's result.
@@ -98,7 +90,7 @@ impl Encoder {
 
     /// The place of the first parameter behind the encoder's.
     pub(super) fn end(&self) -> usize {
-        layer_at(&self.architecture, self.count())
+        head_at(&self.architecture)
     }
 
     /// Says that the weights have moved.
@@ -118,10 +110,8 @@ impl Encoder {
     ) -> &'t Buffer {
         let count = self.count();
         tape.begin(&self.architecture, batch, Pass { mode, reach, keep });
-        let hidden = if keep == Keep::Nothing { 2 } else { count + 1 };
-        tape.hidden.resize_with(tape.hidden.len().max(hidden), Buffer::default);
-        let states = if keep == Keep::All { count } else { 1 };
-        tape.layers.resize_with(tape.layers.len().max(states), LayerTape::default);
+        tape.hidden.resize_with(tape.hidden.len().max(keep.hidden(count)), Buffer::default);
+        tape.layers.resize_with(tape.layers.len().max(keep.tapes(count)), LayerTape::default);
         self.embed(parameters, mode, tape);
         let last = self.layers.len() - 1;
         for index in 0..count {
@@ -132,27 +122,26 @@ impl Encoder {
             if !self.is_current {
                 prepared.keep(&layer);
             }
-            let state = if keep == Keep::All { index } else { 0 };
-            let (input, output) = two(&mut tape.hidden, slot(keep, index), slot(keep, index + 1));
-            layer.forward(prepared, input, &mut tape.layers[state], keep != Keep::Nothing, output);
+            let (input, output) = two(&mut tape.hidden, keep.slot(index), keep.slot(index + 1));
+            layer.forward(prepared, input, &mut tape.layers[keep.tape(index)], keep != Keep::Nothing, output);
         }
         self.is_current = true;
-        &tape.hidden[slot(keep, count)]
+        &tape.hidden[keep.slot(count)]
     }
 
     fn embed(&self, parameters: &Parameters, mode: Mode, tape: &mut Tape) {
         let width = self.architecture.hidden_size;
         let mut lookups = vec![
-            Lookup { table: parameters.of(0), rows: &tape.words },
-            Lookup { table: parameters.of(1), rows: &tape.positions },
+            Lookup { table: parameters.of(0), rows: &tape.rows.words },
+            Lookup { table: parameters.of(1), rows: &tape.rows.positions },
         ];
         if self.norm_at() > 2 {
-            lookups.push(Lookup { table: parameters.of(2), rows: &tape.types });
+            lookups.push(Lookup { table: parameters.of(2), rows: &tape.rows.types });
         }
-        let sum = tape.embeddings.reserve(tape.words.len(), width);
+        let sum = tape.embeddings.reserve(tape.rows.words.len(), width);
         embed(self.compute, &lookups, width, sum);
         let norm = norm(parameters, self.norm_at(), self.architecture.layer_norm_eps);
-        let out = tape.hidden[0].reserve(tape.words.len() * width);
+        let out = tape.hidden[0].reserve(tape.rows.words.len() * width);
         norm.forward(self.compute, &mut tape.embeddings, None, None, out);
         drop_out(self.compute, mode, out);
     }
@@ -181,7 +170,7 @@ impl Encoder {
                 layer(&self.architecture, self.compute, parameters, index, mode, &tape.tokens, queries);
             let layer = Layer { has_below, ..layer };
             let prepared = &mut self.layers[index.min(last)];
-            let state = &mut tape.layers[if keep == Keep::All { index } else { 0 }];
+            let state = &mut tape.layers[keep.tape(index)];
             if keep == Keep::Inputs && index + 1 < count {
                 let (input, output) = two(&mut tape.hidden, index, index + 1);
                 layer.forward(prepared, input, state, true, output);
@@ -206,12 +195,12 @@ impl Encoder {
         let norm = norm(parameters, self.norm_at(), self.architecture.layer_norm_eps);
         let unused = tape.hidden[0].reserve(grad.len());
         norm.backward(compute, &tape.embeddings, None, grad, unused, gradients.norm(self.norm_at()));
-        tape.groups.group(&tape.words);
+        tape.groups.group(&tape.rows.words);
         gradients.words_mut().add(compute, &tape.groups, grad);
-        tape.groups.group(&tape.positions);
+        tape.groups.group(&tape.rows.positions);
         tape.groups.add_to_table(compute, grad, width, gradients.of_mut(1));
         if self.norm_at() > 2 {
-            tape.groups.group(&tape.types);
+            tape.groups.group(&tape.rows.types);
             tape.groups.add_to_table(compute, grad, width, gradients.of_mut(2));
         }
     }
@@ -225,15 +214,7 @@ impl Encoder {
 impl Tape {
     fn begin(&mut self, architecture: &Architecture, batch: &Batch, pass: Pass) {
         self.pass = Some(pass);
-        let offset = architecture.position_offset() as u32;
-        self.words.clone_from(&batch.ids);
-        self.positions.clear();
-        self.positions.extend(batch.lengths().flat_map(|length| offset..offset + length as u32));
-        self.types.clear();
-        match architecture.has_token_types() {
-            true => self.types.extend_from_slice(&batch.types),
-            false => self.types.resize(batch.tokens(), 0),
-        }
+        self.rows.take(architecture, batch);
         self.tokens.clone_from(&batch.offsets);
         self.first.clear();
         self.first.extend(0..=batch.len() as u32);
@@ -248,16 +229,6 @@ impl Tape {
     }
 }
 
-/// The place of the first parameter of the embeddings' norm.
-fn norm_at(architecture: &Architecture) -> usize {
-    if architecture.type_vocab_size > 0 { 3 } else { 2 }
-}
-
-/// The place of the first parameter of a layer.
-fn layer_at(architecture: &Architecture, layer: usize) -> usize {
-    norm_at(architecture) + 2 + PARAMETERS * layer
-}
-
 /// A layer, and the pass that goes through it.
 fn layer<'a>(
     architecture: &Architecture,
@@ -268,7 +239,6 @@ fn layer<'a>(
     tokens: &'a [u32],
     queries: &'a [u32],
 ) -> Layer<'a> {
-    let site = architecture.has_attention_output_dropout().then_some(Site::AttentionOutput { layer });
     Layer {
         parameters,
         first: layer_at(architecture, layer),
@@ -279,9 +249,7 @@ fn layer<'a>(
         tokens,
         queries,
         has_below: false,
-        attention_dropout: mode.dropout(Site::Attention { layer }),
-        attention_output_dropout: site.and_then(|site| mode.dropout(site)),
-        output_dropout: mode.dropout(Site::Output { layer }),
+        dropout: mode.layer(architecture, layer),
     }
 }
 
@@ -295,11 +263,6 @@ fn drop_out(compute: Compute, mode: Mode, x: &mut [f32]) {
 /// Where the rows that a layer is asked for start: the first of each sequence, or all of them.
 fn asked<'a>(first: &'a [u32], tokens: &'a [u32], first_only: bool) -> &'a [u32] {
     if first_only { first } else { tokens }
-}
-
-/// Where the input of a layer stands.
-fn slot(keep: Keep, layer: usize) -> usize {
-    if keep == Keep::Nothing { layer % 2 } else { layer }
 }
 
 /// Two different places of a list.

@@ -1,25 +1,14 @@
 //! A layer of the encoder (Vaswani et al. 2017, Devlin et al. 2019): attention, then two linear layers with GELU
 //! between them, each followed by dropout, the sum with its input, and a layer norm.
 
+use super::declaration::at;
 use super::gradients::Gradients;
+use super::noise::LayerDropout;
 use super::parameters::Parameters;
 use crate::kernels::attention::Attention;
 use crate::kernels::layer_norm::{LayerNorm, Normal};
 use crate::kernels::linear::{Linear, Prepared};
-use crate::kernels::{Buffer, Compute, Dropout, Packed};
-
-/// Parameters of a layer, each a weight or a bias.
-pub(super) const PARAMETERS: usize = 12;
-
-/// Where the parameters of a layer stand, behind its first.
-mod at {
-    pub(super) const QKV: usize = 0;
-    pub(super) const ATTENTION_OUTPUT: usize = 2;
-    pub(super) const ATTENTION_NORM: usize = 4;
-    pub(super) const INTERMEDIATE: usize = 6;
-    pub(super) const OUTPUT: usize = 8;
-    pub(super) const NORM: usize = 10;
-}
+use crate::kernels::{Buffer, Compute, Packed};
 
 /// The linear layer at a place of the list.
 pub(super) fn linear(parameters: &Parameters, index: usize) -> Linear<'_> {
@@ -167,9 +156,7 @@ pub(super) struct Layer<'a> {
     pub(super) queries: &'a [u32],
     /// Whether something below it learns.
     pub(super) has_below: bool,
-    pub(super) attention_dropout: Option<Dropout>,
-    pub(super) attention_output_dropout: Option<Dropout>,
-    pub(super) output_dropout: Option<Dropout>,
+    pub(super) dropout: LayerDropout,
 }
 
 impl<'a> Layer<'a> {
@@ -206,7 +193,7 @@ impl<'a> Layer<'a> {
             tokens: self.tokens,
             heads: self.heads,
             width: self.width,
-            dropout: self.attention_dropout,
+            dropout: self.dropout.attention,
         }
     }
 
@@ -262,7 +249,7 @@ impl<'a> Layer<'a> {
             sum,
         );
         let middle = tape.middle.reserve(rows * width);
-        let dropout = self.attention_output_dropout;
+        let dropout = self.dropout.attention_output;
         self.norm(at::ATTENTION_NORM).forward(compute, &mut tape.attention, Some(asked), dropout, middle);
 
         let active = tape.active.reserve(rows * inner.len());
@@ -275,7 +262,7 @@ impl<'a> Layer<'a> {
         let sum = tape.output.reserve(rows, width);
         prepared.forward(self, Product::Output).apply(compute, active, self.linear(at::OUTPUT).bias, sum);
         let out = out.reserve(rows * width);
-        self.norm(at::NORM).forward(compute, &mut tape.output, Some(middle), self.output_dropout, out);
+        self.norm(at::NORM).forward(compute, &mut tape.output, Some(middle), self.dropout.output, out);
     }
 
     /// The gradients of the parameters, and, where something below learns, that of the layer's input in place of that of its result.
@@ -293,7 +280,7 @@ impl<'a> Layer<'a> {
         let of = |place: usize| self.first + place;
 
         let norm = self.norm(at::NORM);
-        norm.backward(compute, &tape.output, self.output_dropout, grad, grad_x, gradients.norm(of(at::NORM)));
+        norm.backward(compute, &tape.output, self.dropout.output, grad, grad_x, gradients.norm(of(at::NORM)));
         if let Some(mut gradients) = gradients.linear(of(at::OUTPUT)) {
             gradients.push(compute, grad_x, &tape.active, &mut work.factor);
         }
@@ -305,7 +292,7 @@ impl<'a> Layer<'a> {
         prepared.backward(self, Product::Intermediate).pull_added(compute, &tape.inner, inner, grad);
 
         let norm = self.norm(at::ATTENTION_NORM);
-        let (dropout, of_norm) = (self.attention_output_dropout, gradients.norm(of(at::ATTENTION_NORM)));
+        let (dropout, of_norm) = (self.dropout.attention_output, gradients.norm(of(at::ATTENTION_NORM)));
         norm.backward(compute, &tape.attention, dropout, grad, grad_x, of_norm);
         if let Some(mut gradients) = gradients.linear(of(at::ATTENTION_OUTPUT)) {
             gradients.push(compute, grad_x, &tape.context, &mut work.factor);

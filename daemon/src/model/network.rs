@@ -1,9 +1,10 @@
 //! Encoder and head on the CPU: a pass to the logits, and the way back to the gradients.
 
 use super::config::Architecture;
-use super::encoder::{Encoder, Keep, Reach, Tape};
+use super::encoder::{Encoder, Reach, Tape};
 use super::gradients::Gradients;
 use super::head::Head;
+use super::keep::Keep;
 use super::noise::Mode;
 use super::parameters::Parameters;
 use crate::data::batch::Batch;

@@ -1,5 +1,6 @@
 //! Where dropout stands in the model, and whether it is on.
 
+use super::config::Architecture;
 use crate::kernels::Dropout;
 use crate::random::{Purpose, Stream};
 
@@ -45,7 +46,27 @@ pub(super) enum Site {
     Head,
 }
 
+/// The dropouts of one layer of the encoder.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LayerDropout {
+    /// Of the attention's probabilities.
+    pub(super) attention: Option<Dropout>,
+    /// Of the attention's output projection, in families that have one there.
+    pub(super) attention_output: Option<Dropout>,
+    /// Of the layer's output projection.
+    pub(super) output: Option<Dropout>,
+}
+
 impl Mode {
+    pub(super) fn layer(&self, architecture: &Architecture, layer: usize) -> LayerDropout {
+        let has_one = architecture.has_attention_output_dropout();
+        LayerDropout {
+            attention: self.dropout(Site::Attention { layer }),
+            attention_output: self.dropout(Site::AttentionOutput { layer }).filter(|_| has_one),
+            output: self.dropout(Site::Output { layer }),
+        }
+    }
+
     pub(super) fn dropout(&self, site: Site) -> Option<Dropout> {
         let Self::Train(noise) = self else { return None };
         let (number, probability) = match site {

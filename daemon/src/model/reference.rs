@@ -134,17 +134,16 @@ impl Reference {
         for layer in 0..architecture.num_hidden_layers {
             let is_partial = first && layer + 1 == architecture.num_hidden_layers;
             let qkv = supply.linear(&x)?;
-            let context = self.attention(&qkv, batch, mode.dropout(Site::Attention { layer }), is_partial)?;
+            let dropout = mode.layer(architecture, layer);
+            let context = self.attention(&qkv, batch, dropout.attention, is_partial)?;
             if is_partial {
                 let starts = batch.offsets.get(..batch.len()).unwrap_or_default();
                 x = x.index_select(&Tensor::new(starts, &self.device)?, 0)?;
             }
-            let site = architecture.has_attention_output_dropout().then_some(Site::AttentionOutput { layer });
-            let dropout = site.and_then(|site| mode.dropout(site));
-            let context = self.drop_out(&supply.linear(&context)?, dropout)?;
+            let context = self.drop_out(&supply.linear(&context)?, dropout.attention_output)?;
             let middle = supply.norm(&(x + context)?, eps)?;
             let inner = supply.linear(&middle)?.gelu_erf()?;
-            let inner = self.drop_out(&supply.linear(&inner)?, mode.dropout(Site::Output { layer }))?;
+            let inner = self.drop_out(&supply.linear(&inner)?, dropout.output)?;
             x = supply.norm(&(middle + inner)?, eps)?;
         }
         Ok(x)

@@ -1,7 +1,10 @@
 //! The encoder over packed sequences on a GPU: forward, and backward.
 
 use super::super::config::Architecture;
+use super::super::declaration::{layer_at, norm_at};
+use super::super::keep::Keep;
 use super::super::noise::{Mode, Site};
+use super::super::rows::Rows;
 use super::layer::{Layer, LayerTape, Work};
 use super::weights::Weights;
 use crate::data::batch::Batch;
@@ -12,27 +15,11 @@ use crate::kernels::cuda::layer_norm::Normal;
 use crate::kernels::cuda::linear::drop_out;
 use crate::kernels::cuda::{Array, Pointer, Real, Stream};
 
-/// Parameters of a layer, each a weight or a bias.
-const PARAMETERS: usize = 12;
-
-/// What a forward pass keeps for the way back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Keep {
-    /// Everything.
-    All,
-    /// The input of each layer; the rest is computed again (Chen et al. 2016).
-    Inputs,
-    /// Nothing: there is no way back.
-    Nothing,
-}
-
 /// The memory of the encoder's passes.
 #[derive(Debug)]
 pub(super) struct Encoder {
     architecture: Architecture,
-    positions: Vec<u32>,
-    types: Vec<u32>,
-    words: Vec<u32>,
+    rows: Rows,
     word_ids: Array<u32>,
     position_ids: Array<u32>,
     type_ids: Array<u32>,
@@ -51,29 +38,12 @@ pub(super) struct Encoder {
     pass: Option<(Mode, Keep)>,
 }
 
-/// The place of the first parameter of the embeddings' norm.
-fn norm_at(architecture: &Architecture) -> usize {
-    if architecture.type_vocab_size > 0 { 3 } else { 2 }
-}
-
-/// The place of the first parameter of a layer.
-fn layer_at(architecture: &Architecture, layer: usize) -> usize {
-    norm_at(architecture) + 2 + PARAMETERS * layer
-}
-
-/// The place of the first parameter behind the encoder's.
-pub(super) fn end(architecture: &Architecture) -> usize {
-    layer_at(architecture, architecture.num_hidden_layers)
-}
-
 impl Encoder {
     pub(super) fn new(architecture: &Architecture, stream: &Stream) -> Self {
         let (heads, size) = (architecture.num_attention_heads, architecture.head_size());
         Self {
             architecture: architecture.clone(),
-            positions: Vec::new(),
-            types: Vec::new(),
-            words: Vec::new(),
+            rows: Rows::default(),
             word_ids: Array::new(stream),
             position_ids: Array::new(stream),
             type_ids: Array::new(stream),
@@ -100,18 +70,10 @@ impl Encoder {
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<()> {
-        let offset = self.architecture.position_offset() as u32;
-        self.words.clone_from(&batch.ids);
-        self.positions.clear();
-        self.positions.extend(batch.lengths().flat_map(|length| offset..offset + length as u32));
-        self.types.clear();
-        match self.architecture.has_token_types() {
-            true => self.types.extend_from_slice(&batch.types),
-            false => self.types.resize(batch.tokens(), 0),
-        }
-        self.word_ids.put(&self.words)?;
-        self.position_ids.put(&self.positions)?;
-        self.type_ids.put(&self.types)?;
+        self.rows.take(&self.architecture, batch);
+        self.word_ids.put(&self.rows.words)?;
+        self.position_ids.put(&self.rows.positions)?;
+        self.type_ids.put(&self.rows.types)?;
         self.all.put(&batch.offsets, &batch.offsets)?;
         let first: Vec<u32> = (0..=batch.len() as u32).collect();
         self.first.put(&first, &batch.offsets)?;
@@ -131,19 +93,17 @@ impl Encoder {
         let count = self.architecture.num_hidden_layers;
         self.pass = Some((mode, keep));
         self.begin(batch)?;
-        let hidden = if keep == Keep::Nothing { 2 } else { count + 1 };
-        self.hidden.resize_with(self.hidden.len().max(hidden), || Array::new(stream));
-        let states = if keep == Keep::All { count } else { 1 };
-        self.layers.resize_with(self.layers.len().max(states), || LayerTape::new(stream));
+        self.hidden.resize_with(self.hidden.len().max(keep.hidden(count)), || Array::new(stream));
+        self.layers.resize_with(self.layers.len().max(keep.tapes(count)), || LayerTape::new(stream));
         self.embed(stream, weights, mode)?;
         for index in 0..count {
             self.layer_forward(stream, weights, index)?;
         }
-        Ok(self.hidden[slot(keep, count)].start())
+        Ok(self.hidden[keep.slot(count)].start())
     }
 
     fn embed(&mut self, stream: &Stream, weights: &Weights, mode: Mode) -> Result<()> {
-        let (tokens, width) = (self.words.len(), self.architecture.hidden_size);
+        let (tokens, width) = (self.rows.words.len(), self.architecture.hidden_size);
         let at = norm_at(&self.architecture);
         let lookups = Lookups {
             word_table: weights.table(0),
@@ -159,16 +119,17 @@ impl Encoder {
         lookups.forward(stream, &norm, mode.dropout(Site::Embeddings), &mut self.embeddings, out)
     }
 
-    fn keep(&self) -> (Mode, Keep) {
+    /// What the last pass was asked for.
+    fn last(&self) -> (Mode, Keep) {
         self.pass.unwrap_or((Mode::Evaluate, Keep::Nothing))
     }
 
     fn layer_forward(&mut self, stream: &Stream, weights: &Weights, index: usize) -> Result<()> {
-        let (mode, keep) = self.keep();
-        let (x, out) = (slot(keep, index), slot(keep, index + 1));
+        let (mode, keep) = self.last();
+        let (x, out) = (keep.slot(index), keep.slot(index + 1));
         let x = self.hidden[x].start();
         let mut result = std::mem::replace(&mut self.hidden[out], Array::new(stream));
-        let state = if keep == Keep::All { index } else { 0 };
+        let state = keep.tape(index);
         let mut tape = std::mem::replace(&mut self.layers[state], LayerTape::new(stream));
         let done = self.layer(stream, weights, index, mode, false).forward(x, &mut tape, &mut result);
         self.layers[state] = tape;
@@ -187,26 +148,23 @@ impl Encoder {
     ) -> Layer<'a> {
         let architecture = &self.architecture;
         let is_last = layer + 1 == architecture.num_hidden_layers;
-        let site = architecture.has_attention_output_dropout().then_some(Site::AttentionOutput { layer });
         Layer {
             stream,
             weights,
             first: layer_at(architecture, layer),
             width: architecture.hidden_size,
             eps: architecture.layer_norm_eps,
-            tokens: self.words.len(),
+            tokens: self.rows.words.len(),
             sequences: if is_last { &self.first } else { &self.all },
             asked: is_last.then_some(&self.first_tokens),
             has_below,
-            attention_dropout: mode.dropout(Site::Attention { layer }),
-            attention_output_dropout: site.and_then(|site| mode.dropout(site)),
-            output_dropout: mode.dropout(Site::Output { layer }),
+            dropout: mode.layer(architecture, layer),
         }
     }
 
     /// From the gradient of the last pass's result to those of all trainable parameters.
     pub(super) fn backward(&mut self, stream: &Stream, weights: &Weights) -> Result<()> {
-        let (mode, keep) = self.keep();
+        let (mode, keep) = self.last();
         assert!(keep != Keep::Nothing, "the pass before had no way back");
         let count = self.architecture.num_hidden_layers;
         for index in (0..count).rev() {
@@ -219,7 +177,7 @@ impl Encoder {
             if keep == Keep::Inputs && index + 1 < count {
                 self.layer_forward(stream, weights, index)?;
             }
-            let state = if keep == Keep::All { index } else { 0 };
+            let state = keep.tape(index);
             let mut grad = std::mem::replace(&mut self.grad, Array::new(stream));
             let mut work = std::mem::replace(&mut self.work, Work::new(stream));
             let layer = self.layer(stream, weights, index, mode, has_below);
@@ -233,10 +191,12 @@ impl Encoder {
     fn embed_backward(&mut self, stream: &Stream, weights: &Weights, mode: Mode) -> Result<()> {
         let width = self.architecture.hidden_size;
         let (grad, at) = (self.grad.start(), norm_at(&self.architecture));
-        drop_out(stream, grad, mode.dropout(Site::Embeddings), self.words.len() * width)?;
+        drop_out(stream, grad, mode.dropout(Site::Embeddings), self.rows.words.len() * width)?;
         let (norm, to) = weights.norm(at, self.architecture.layer_norm_eps, width);
         norm.backward(stream, &self.embeddings, None, grad, None, to, &mut self.work.parts)?;
-        for (table, rows) in [&self.words, &self.positions, &self.types].into_iter().enumerate().take(at) {
+        for (table, rows) in
+            [&self.rows.words, &self.rows.positions, &self.rows.types].into_iter().enumerate().take(at)
+        {
             let Some(table) = weights.gradient(table) else { continue };
             self.scatter.group(rows)?;
             self.scatter.add(stream, grad, table, width, &mut self.work.parts)?;
@@ -252,9 +212,4 @@ impl Encoder {
             + self.work.bytes()
             + self.grad.bytes()
     }
-}
-
-/// Where the input of a layer stands.
-fn slot(keep: Keep, layer: usize) -> usize {
-    if keep == Keep::Nothing { layer % 2 } else { layer }
 }

@@ -1,6 +1,7 @@
 //! The classification head on a GPU.
 
 use super::super::config::{Activation, Architecture};
+use super::super::declaration::head_at;
 use super::super::noise::{Mode, Site};
 use super::weights::Weights;
 use crate::error::Result;
@@ -37,7 +38,7 @@ impl Head {
             is_relu: head.activation == Activation::Relu,
             width: architecture.hidden_size,
             labels,
-            first: super::encoder::end(architecture),
+            first: head_at(architecture),
             rows: 0,
             input: None,
             active: Array::new(stream),

@@ -1,23 +1,14 @@
 //! A layer of the encoder on a GPU.
 
+use super::super::declaration::at;
+use super::super::noise::LayerDropout;
 use super::weights::{Linear, Weights};
 use crate::error::Result;
-use crate::kernels::Dropout;
 use crate::kernels::cuda::attention::{Attention, Gradients, Sequences};
 use crate::kernels::cuda::embedding::{add_to_rows, gather_rows};
 use crate::kernels::cuda::layer_norm::Normal;
 use crate::kernels::cuda::linear::{add_bias, gelu_backward, gelu_forward};
 use crate::kernels::cuda::{Array, Pointer, Real, Stream};
-
-/// Where the parameters of a layer stand, behind its first.
-mod at {
-    pub(super) const QKV: usize = 0;
-    pub(super) const ATTENTION_OUTPUT: usize = 2;
-    pub(super) const ATTENTION_NORM: usize = 4;
-    pub(super) const INTERMEDIATE: usize = 6;
-    pub(super) const OUTPUT: usize = 8;
-    pub(super) const NORM: usize = 10;
-}
 
 /// What a layer's way back needs of its forward pass.
 #[derive(Debug)]
@@ -65,9 +56,7 @@ pub(super) struct Layer<'a> {
     pub(super) asked: Option<&'a Array<u32>>,
     /// Whether something below it learns.
     pub(super) has_below: bool,
-    pub(super) attention_dropout: Option<Dropout>,
-    pub(super) attention_output_dropout: Option<Dropout>,
-    pub(super) output_dropout: Option<Dropout>,
+    pub(super) dropout: LayerDropout,
 }
 
 impl LayerTape {
@@ -142,7 +131,7 @@ impl Layer<'_> {
     /// The attention over what a tape holds.
     fn attention(&self, tape: &LayerTape) -> Attention<'_> {
         let (width, tokens) = (self.width, self.tokens);
-        let (sequences, dropout) = (self.sequences, self.attention_dropout);
+        let (sequences, dropout) = (self.sequences, self.dropout.attention);
         let part = |which: usize| tape.qkv.part(which * width, (tokens * width).min(width));
         match self.asked {
             None => Attention {
@@ -205,7 +194,7 @@ impl Layer<'_> {
         linear.apply(stream, context, tape.attention.reserve(rows, width)?, rows)?;
         let middle = tape.middle.reserve(rows * width)?;
         let (norm, _) = self.weights.norm(self.first + at::ATTENTION_NORM, self.eps, width);
-        let dropout = self.attention_output_dropout;
+        let dropout = self.dropout.attention_output;
         norm.forward(stream, &mut tape.attention, Some(linear.bias), Some(residual), dropout, middle)?;
 
         let linear = self.linear(at::INTERMEDIATE);
@@ -217,7 +206,7 @@ impl Layer<'_> {
         linear.apply(stream, active, tape.output.reserve(rows, width)?, rows)?;
         let (norm, _) = self.weights.norm(self.first + at::NORM, self.eps, width);
         let out = out.reserve(rows * width)?;
-        norm.forward(stream, &mut tape.output, Some(linear.bias), Some(middle), self.output_dropout, out)
+        norm.forward(stream, &mut tape.output, Some(linear.bias), Some(middle), self.dropout.output, out)
     }
 
     /// The gradients of the parameters, and, where something below learns, that of the layer's input in place of that of
@@ -235,7 +224,7 @@ impl Layer<'_> {
         let parts = &mut work.parts;
 
         let (norm, to) = self.weights.norm(self.first + at::NORM, self.eps, width);
-        norm.backward(stream, &tape.output, self.output_dropout, of_result, Some(grad_x), to, parts)?;
+        norm.backward(stream, &tape.output, self.dropout.output, of_result, Some(grad_x), to, parts)?;
         let linear = self.linear(at::OUTPUT);
         linear.push(stream, grad_x, tape.active.start(), rows, parts)?;
         let grad_inner = work.grad_inner.reserve(rows * linear.inputs)?;
@@ -246,7 +235,7 @@ impl Layer<'_> {
         linear.pull(stream, grad_inner, of_result, rows, true)?;
 
         let (norm, to) = self.weights.norm(self.first + at::ATTENTION_NORM, self.eps, width);
-        let dropout = self.attention_output_dropout;
+        let dropout = self.dropout.attention_output;
         norm.backward(stream, &tape.attention, dropout, of_result, Some(grad_x), to, parts)?;
         let linear = self.linear(at::ATTENTION_OUTPUT);
         linear.push(stream, grad_x, tape.context.start(), rows, parts)?;

@@ -16,6 +16,7 @@ use candle_core::DeviceLocation;
 
 use super::config::Architecture;
 use super::gradients::Gradients;
+use super::keep::Keep;
 use super::noise::Mode;
 use super::parameters::{Parameter, Parameters};
 use crate::data::batch::Batch;
@@ -24,7 +25,7 @@ use crate::kernels::Precision;
 use crate::kernels::adam::Coefficients;
 use crate::kernels::cuda::{self, Stream, attention, layer_norm};
 
-use encoder::{Encoder, Keep};
+use encoder::Encoder;
 use head::Head;
 use weights::Weights;
 
