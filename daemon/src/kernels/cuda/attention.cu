@@ -29,10 +29,13 @@ struct Attention {
     Dropout dropout;
 };
 
-// One head of one sequence.
+// One head of one sequence: its first query and token, how many there are, and where their rows start.
 struct Head {
     uint32_t query, queries, token, tokens, column;
     uint64_t probability;
+    const real* q;
+    const real* k;
+    const real* v;
 };
 
 __device__ inline Head head_of(const Attention& of, uint32_t sequence) {
@@ -44,6 +47,9 @@ __device__ inline Head head_of(const Attention& of, uint32_t sequence) {
     head.column = blockIdx.y * of.size;
     uint64_t of_head = ((uint64_t)head.tokens * head.tokens + 127) / 128 * 128;
     head.probability = of.probabilities[sequence] + blockIdx.y * of_head;
+    head.q = of.q + (uint64_t)head.query * of.q_stride + head.column;
+    head.k = of.k + (uint64_t)head.token * of.kv_stride + head.column;
+    head.v = of.v + (uint64_t)head.token * of.kv_stride + head.column;
     return head;
 }
 
@@ -127,10 +133,7 @@ __device__ inline void forward(const Attention& of, const uint2* tiles, real* ou
     Head head = head_of(of, place.x);
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, first = place.y + warp * OWN;
     bool has_rows = first < head.queries;
-    const real* q = of.q + (uint64_t)head.query * of.q_stride + head.column;
-    const real* k = of.k + (uint64_t)head.token * of.kv_stride + head.column;
-    const real* v = of.v + (uint64_t)head.token * of.kv_stride + head.column;
-    fill_own<D>(own, q, of.q_stride, place.y, head.queries, of.size, of.scale);
+    fill_own<D>(own, head.q, of.q_stride, place.y, head.queries, of.size, of.scale);
     float most[OWN], totals[OWN], sums[OWN][D / 32];
     for (uint32_t i = 0; i < OWN; ++i) {
         most[i] = -INFINITY;
@@ -139,8 +142,8 @@ __device__ inline void forward(const Attention& of, const uint2* tiles, real* ou
     }
     for (uint32_t start = 0; start < head.tokens; start += WARP) {
         __syncthreads();
-        fill_tile<D>(keys, k, of.kv_stride, start, head.tokens, of.size, 1.0f);
-        fill_tile<D>(values, v, of.kv_stride, start, head.tokens, of.size, 1.0f);
+        fill_tile<D>(keys, head.k, of.kv_stride, start, head.tokens, of.size, 1.0f);
+        fill_tile<D>(values, head.v, of.kv_stride, start, head.tokens, of.size, 1.0f);
         __syncthreads();
         if (!has_rows) continue;
         float scores[OWN];
@@ -198,6 +201,9 @@ struct Backward {
     uint32_t stride;
     const float* logsums;
     const float* along;
+
+    // Where the rows of a head start.
+    __device__ const real* of(const Head& head) const { return grad + (uint64_t)head.query * stride + head.column; }
 };
 
 // The gradient of the queries.
@@ -211,11 +217,8 @@ __device__ inline void backward_queries(const Attention& of, const Backward& fro
     Head head = head_of(of, place.x);
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, first = place.y + warp * OWN;
     bool has_rows = first < head.queries;
-    const real* q = of.q + (uint64_t)head.query * of.q_stride + head.column;
-    const real* k = of.k + (uint64_t)head.token * of.kv_stride + head.column;
-    const real* v = of.v + (uint64_t)head.token * of.kv_stride + head.column;
-    const real* grad = from.grad + (uint64_t)head.query * from.stride + head.column;
-    fill_own<D>(own, q, of.q_stride, place.y, head.queries, of.size, of.scale);
+    const real* grad = from.of(head);
+    fill_own<D>(own, head.q, of.q_stride, place.y, head.queries, of.size, of.scale);
     fill_own<D>(own_grad, grad, from.stride, place.y, head.queries, of.size, 1.0f);
     float logsums[OWN], along[OWN], sums[OWN][D / 32], scales[OWN];
     for (uint32_t i = 0; i < OWN; ++i) {
@@ -227,8 +230,8 @@ __device__ inline void backward_queries(const Attention& of, const Backward& fro
     }
     for (uint32_t start = 0; start < head.tokens; start += WARP) {
         __syncthreads();
-        fill_tile<D>(keys, k, of.kv_stride, start, head.tokens, of.size, 1.0f);
-        fill_tile<D>(values, v, of.kv_stride, start, head.tokens, of.size, 1.0f);
+        fill_tile<D>(keys, head.k, of.kv_stride, start, head.tokens, of.size, 1.0f);
+        fill_tile<D>(values, head.v, of.kv_stride, start, head.tokens, of.size, 1.0f);
         __syncthreads();
         if (!has_rows) continue;
         float scores[OWN], of_p[OWN], slopes[OWN];
@@ -269,12 +272,9 @@ __device__ inline void backward_tokens(const Attention& of, const Backward& from
     Head head = head_of(of, place.x);
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, first = place.y + warp * OWN;
     bool has_rows = first < head.tokens;
-    const real* q = of.q + (uint64_t)head.query * of.q_stride + head.column;
-    const real* k = of.k + (uint64_t)head.token * of.kv_stride + head.column;
-    const real* v = of.v + (uint64_t)head.token * of.kv_stride + head.column;
-    const real* grad = from.grad + (uint64_t)head.query * from.stride + head.column;
-    fill_own<D>(own_keys, k, of.kv_stride, place.y, head.tokens, of.size, 1.0f);
-    fill_own<D>(own_values, v, of.kv_stride, place.y, head.tokens, of.size, 1.0f);
+    const real* grad = from.of(head);
+    fill_own<D>(own_keys, head.k, of.kv_stride, place.y, head.tokens, of.size, 1.0f);
+    fill_own<D>(own_values, head.v, of.kv_stride, place.y, head.tokens, of.size, 1.0f);
     float key_sums[OWN][D / 32], value_sums[OWN][D / 32], scales[OWN];
     for (uint32_t i = 0; i < OWN; ++i) {
         scales[i] = 1.0f;
@@ -283,7 +283,7 @@ __device__ inline void backward_tokens(const Attention& of, const Backward& from
     for (uint32_t start = 0; start < head.queries; start += WARP) {
         __syncthreads();
         // With the scale in the queries, the gradient of the keys has it too.
-        fill_tile<D>(queries, q, of.q_stride, start, head.queries, of.size, of.scale);
+        fill_tile<D>(queries, head.q, of.q_stride, start, head.queries, of.size, of.scale);
         fill_tile<D>(grads, grad, from.stride, start, head.queries, of.size, 1.0f);
         __syncthreads();
         if (!has_rows) continue;

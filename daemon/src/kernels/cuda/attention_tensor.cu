@@ -170,11 +170,8 @@ __device__ inline void forward(const Attention& of, const uint2* tiles, real* ou
     Head head = head_of(of, place.x);
     uint32_t lane = threadIdx.x % WARP, first = place.y + threadIdx.x / WARP * 16;
     bool has_rows = first < head.queries;
-    const real* q = of.q + (uint64_t)head.query * of.q_stride + head.column;
-    const real* k = of.k + (uint64_t)head.token * of.kv_stride + head.column;
-    const real* v = of.v + (uint64_t)head.token * of.kv_stride + head.column;
     uint32_t own[D / 16][4];
-    load_own<D>(own, q, of.q_stride, first, head.queries);
+    load_own<D>(own, head.q, of.q_stride, first, head.queries);
     float most[2] = {-INFINITY, -INFINITY}, totals[2] = {0.0f, 0.0f}, sums[D / 8][4];
 #pragma unroll
     for (int n = 0; n < D / 8; ++n) {
@@ -184,8 +181,8 @@ __device__ inline void forward(const Attention& of, const uint2* tiles, real* ou
     float scale = of.scale * LOG2_E;
     for (uint32_t start = 0; start < head.tokens; start += COLUMNS) {
         __syncthreads();
-        fill<D>(keys, k, of.kv_stride, start, head.tokens);
-        fill<D>(values, v, of.kv_stride, start, head.tokens);
+        fill<D>(keys, head.k, of.kv_stride, start, head.tokens);
+        fill<D>(values, head.v, of.kv_stride, start, head.tokens);
         __syncthreads();
         if (!has_rows) continue;
         float scores[STEPS][4];
@@ -249,12 +246,9 @@ __device__ inline void backward_queries(const Attention& of, const Backward& fro
     Head head = head_of(of, place.x);
     uint32_t lane = threadIdx.x % WARP, first = place.y + threadIdx.x / WARP * 16;
     bool has_rows = first < head.queries;
-    const real* q = of.q + (uint64_t)head.query * of.q_stride + head.column;
-    const real* k = of.k + (uint64_t)head.token * of.kv_stride + head.column;
-    const real* v = of.v + (uint64_t)head.token * of.kv_stride + head.column;
-    const real* grad = from.grad + (uint64_t)head.query * from.stride + head.column;
+    const real* grad = from.of(head);
     uint32_t own[D / 16][4], own_grad[D / 16][4];
-    load_own<D>(own, q, of.q_stride, first, head.queries);
+    load_own<D>(own, head.q, of.q_stride, first, head.queries);
     load_own<D>(own_grad, grad, from.stride, first, head.queries);
     float logsums[2], along[2], sums[D / 8][4];
 #pragma unroll
@@ -272,8 +266,8 @@ __device__ inline void backward_queries(const Attention& of, const Backward& fro
     float scale = of.scale * LOG2_E;
     for (uint32_t start = 0; start < head.tokens; start += COLUMNS) {
         __syncthreads();
-        fill<D>(keys, k, of.kv_stride, start, head.tokens);
-        fill<D>(values, v, of.kv_stride, start, head.tokens);
+        fill<D>(keys, head.k, of.kv_stride, start, head.tokens);
+        fill<D>(values, head.v, of.kv_stride, start, head.tokens);
         __syncthreads();
         if (!has_rows) continue;
         float scores[STEPS][4], slopes[STEPS][4];
@@ -312,13 +306,10 @@ __device__ inline void backward_tokens(const Attention& of, const Backward& from
     Head head = head_of(of, place.x);
     uint32_t lane = threadIdx.x % WARP, first = place.y + threadIdx.x / WARP * 16;
     bool has_rows = first < head.tokens;
-    const real* q = of.q + (uint64_t)head.query * of.q_stride + head.column;
-    const real* k = of.k + (uint64_t)head.token * of.kv_stride + head.column;
-    const real* v = of.v + (uint64_t)head.token * of.kv_stride + head.column;
-    const real* grad = from.grad + (uint64_t)head.query * from.stride + head.column;
+    const real* grad = from.of(head);
     uint32_t own_keys[D / 16][4], own_values[D / 16][4];
-    load_own<D>(own_keys, k, of.kv_stride, first, head.tokens);
-    load_own<D>(own_values, v, of.kv_stride, first, head.tokens);
+    load_own<D>(own_keys, head.k, of.kv_stride, first, head.tokens);
+    load_own<D>(own_values, head.v, of.kv_stride, first, head.tokens);
     float key_sums[D / 8][4], value_sums[D / 8][4];
 #pragma unroll
     for (int n = 0; n < D / 8; ++n) {
@@ -328,7 +319,7 @@ __device__ inline void backward_tokens(const Attention& of, const Backward& from
     float scale = of.scale * LOG2_E;
     for (uint32_t start = 0; start < head.queries; start += COLUMNS) {
         __syncthreads();
-        fill<D>(queries, q, of.q_stride, start, head.queries);
+        fill<D>(queries, head.q, of.q_stride, start, head.queries);
         fill<D>(grads, grad, from.stride, start, head.queries);
         if (threadIdx.x < COLUMNS) {
             uint32_t query = min(start + threadIdx.x, head.queries - 1);
