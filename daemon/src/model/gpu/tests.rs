@@ -14,6 +14,7 @@ use crate::model::declaration::Place;
 use crate::model::engine::Engine;
 use crate::model::noise::Noise;
 use crate::model::objective::Objective;
+use crate::model::reference::Reference;
 use crate::random::{Purpose, Stream as Random};
 use crate::train::memory::Memory;
 use crate::train::methods::Methods;
@@ -156,6 +157,26 @@ fn moved(family: &str, values: &[f32]) -> Vec<f32> {
         }
     }
     moved
+}
+
+/// The other way to compute on a card, which is the default. Skipped where there is none.
+#[test]
+fn candle_s_operations_give_the_logits_and_gradients_of_the_cpu_on_a_card_too() {
+    let device = match Device::new_cuda(0) {
+        Ok(device) => device,
+        Err(error) => return eprintln!("skipped on a GPU, because none can be used: {error}"),
+    };
+    let micro = batch(1, 9);
+    for family in FAMILIES {
+        let (mut cpu, mut card) = (on_cpu(family, &plain()), on_cpu(family, &plain()));
+        let reference = Reference::new(&card.config.architecture, &device);
+        *card.engine_mut() = Engine::Device(Box::new(reference));
+        let [expected, found] = [&mut cpu, &mut card].map(|model| learn(model, &micro, noise(5), 1.0));
+        assert_close(&found, &expected, 1e-4, &format!("{family}: logits"));
+        for (found, expected) in gradients_of(&mut card).iter().zip(&gradients_of(&mut cpu)) {
+            assert_close(found, expected, 1e-3, &format!("{family}: a gradient"));
+        }
+    }
 }
 
 #[test]
