@@ -1,4 +1,7 @@
-//! The protocol of Hone: the messages and services of `hone.v1`, compiled from `proto/hone/v1/*.proto`.
+//! What the daemon and the client share: the messages and services of `hone.v1`, compiled from `proto/hone/v1/*.proto`, and
+//! what they send, files of text.
+
+pub mod text_file;
 
 /// Version 1 of the protocol. The comments of the `.proto` files are the documentation of its items.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
