@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use hone::v1;
 
 pub(crate) use train::TrainArgs;
 
@@ -236,18 +237,71 @@ pub(crate) struct ColumnArgs {
     #[arg(long, value_name = "TEXT", requires = "multi_label", allow_hyphen_values = true, value_parser = values::separator,
         help_heading = "Data")]
     pub(crate) label_separator: Option<String>,
+    /// A column for each label, with a 0 or a 1 in each row, instead of one column of labels.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', conflicts_with_all = ["label_column", "label_separator"],
+        help_heading = "Data")]
+    pub(crate) label_columns: Vec<String>,
+    /// Names for labels that are written as 0, 1, … or as lists of 0 and 1, in this order.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', help_heading = "Data")]
+    pub(crate) label_names: Vec<String>,
+    /// Rows whose label is empty, or a word such as NaN, None or N/A: refuse the file, leave them out, or keep the word
+    /// as a label. Default: error
+    #[arg(long, value_name = "WHAT", help_heading = "Data")]
+    pub(crate) missing_label: Option<MissingLabel>,
+    /// The encoding of all files, such as windows-1252 or gbk. Default: UTF-8; UTF-16 is recognised
+    #[arg(long, value_name = "NAME", value_parser = values::encoding, help_heading = "Data")]
+    pub(crate) encoding: Option<String>,
+    /// The character between fields; \t is a tab. Default: found from the beginning of the file
+    #[arg(long, value_name = "CHAR", allow_hyphen_values = true, value_parser = values::delimiter, help_heading = "Data")]
+    pub(crate) delimiter: Option<char>,
+    /// Whether fields may stand in double quotes. Default: double
+    #[arg(long, value_name = "HOW", help_heading = "Data")]
+    pub(crate) quote: Option<Quote>,
+    /// The first line is a row; columns are named by their numbers: --text-column 1 --label-column 2
+    #[arg(long, help_heading = "Data")]
+    pub(crate) no_header: bool,
+}
+
+/// What becomes of a row whose label is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum MissingLabel {
+    Error,
+    Drop,
+    Keep,
+}
+
+/// Whether fields may stand in quotes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Quote {
+    Double,
+    None,
 }
 
 impl ColumnArgs {
     /// The columns that were named; none when none was.
-    pub(crate) fn to_proto(&self) -> Option<hone::v1::Columns> {
-        let columns = hone::v1::Columns {
+    pub(crate) fn to_proto(&self) -> Option<v1::Columns> {
+        let columns = v1::Columns {
             text: self.text_column.clone(),
             text_pair: self.text_pair_column.clone(),
             label: self.label_column.clone(),
             label_separator: self.multi_label.then(|| self.label_separator.clone().unwrap_or("|".into())),
+            label_columns: self.label_columns.clone(),
+            label_names: self.label_names.clone(),
+            missing_label: match self.missing_label {
+                Some(MissingLabel::Drop) => v1::MissingLabel::Drop,
+                Some(MissingLabel::Keep) => v1::MissingLabel::Keep,
+                Some(MissingLabel::Error) | None => v1::MissingLabel::Unspecified,
+            }
+            .into(),
+            dialect: Some(v1::Dialect {
+                encoding: self.encoding.clone(),
+                delimiter: self.delimiter.map(String::from),
+                unquoted: self.quote == Some(Quote::None),
+                no_header: self.no_header,
+            })
+            .filter(|dialect| *dialect != v1::Dialect::default()),
         };
-        (columns != hone::v1::Columns::default()).then_some(columns)
+        (columns != v1::Columns::default()).then_some(columns)
     }
 }
 
@@ -295,6 +349,10 @@ mod tests {
             ("train --r-drop -1", "greater than 0"),
             ("train --reinit-layers 1.5", "whole number"),
             ("train --label-separator ;", "--multi-label"),
+            ("train --label-columns a,b --label-column c", "cannot be used with"),
+            ("train --encoding klingon", "no encoding is called \"klingon\""),
+            ("train --delimiter ab", "one character"),
+            ("train --missing-label ignore", "possible values: error, drop, keep"),
             ("train --warmup-steps 5 --warmup-ratio 0.1", "cannot be used with"),
             ("train --dry-run --detach", "cannot be used with"),
             ("classify --file texts.txt hello", "cannot be used with"),

@@ -108,7 +108,8 @@ impl Sender {
         output: &mut Output<'_>,
     ) -> Result<Known, Error> {
         let id = self.digest(file).await?;
-        let request = v1::GetDatasetRequest { id: id.clone(), columns: columns.cloned() };
+        let name = Some(file.name.clone());
+        let request = v1::GetDatasetRequest { id: id.clone(), columns: columns.cloned(), name };
         match daemon.call(daemon.datasets().get(request)).await {
             Ok(dataset) => Ok(Known { dataset, sent: false }),
             Err(error) if error.kind() == Kind::NotFound => {

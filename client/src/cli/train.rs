@@ -288,7 +288,8 @@ mod tests {
     #[test]
     fn every_flag_reaches_its_field() {
         let spec = request(
-            "--validation-split 0.25 --text-column t --text-pair-column p --label-column l --train-limit 1 \
+            "--label-names no,yes --missing-label drop --encoding latin1 --delimiter \\t --quote none --no-header \
+             --validation-split 0.25 --text-column t --text-pair-column p --label-column l --train-limit 1 \
              --validation-limit 2 --test-limit 3 --name n --encoder e@main --optimizer adam --lr 1e-5 --beta1 0.8 \
              --beta2 0.9 --eps 1e-6 --weight-decay 0 --scheduler cosine --warmup-epochs 0.2 --epochs 4 \
              --batch-size 8 --gradient-accumulation 2 --max-grad-norm 0 --dropout 0.3 --encoder-dropout 0 --seed 0 \
@@ -304,7 +305,15 @@ mod tests {
                 text: Some("t".into()),
                 text_pair: Some("p".into()),
                 label: Some("l".into()),
-                label_separator: None,
+                label_names: vec!["no".into(), "yes".into()],
+                missing_label: v1::MissingLabel::Drop.into(),
+                dialect: Some(v1::Dialect {
+                    encoding: Some("windows-1252".into()),
+                    delimiter: Some("\t".into()),
+                    unquoted: true,
+                    no_header: true,
+                }),
+                ..Default::default()
             }),
             train_limit: Some(1),
             validation_limit: Some(2),

@@ -81,6 +81,23 @@ pub(super) fn whole_u32(text: &str) -> Result<u32, String> {
     text.trim().parse().map_err(|_| "must be a whole number, 0 or greater".to_owned())
 }
 
+/// The name of an encoding, as the WHATWG lists them.
+pub(super) fn encoding(text: &str) -> Result<String, String> {
+    let known = hone::text_file::Encoding::named(text).ok_or_else(|| {
+        format!("no encoding is called \"{text}\"; usual ones are utf-8, utf-16le, windows-1252, iso-8859-2, gbk, shift_jis")
+    })?;
+    Ok(known.name().to_owned())
+}
+
+/// The one character between fields.
+pub(super) fn delimiter(text: &str) -> Result<char, String> {
+    let mut chars = if text == "\\t" { "\t" } else { text }.chars();
+    match (chars.next(), chars.next()) {
+        (Some(delimiter), None) if !matches!(delimiter, '"' | '\n' | '\r') => Ok(delimiter),
+        _ => Err("must be one character, and no quote; \\t is a tab".to_owned()),
+    }
+}
+
 /// What stands between labels.
 pub(super) fn separator(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }

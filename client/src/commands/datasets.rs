@@ -58,7 +58,7 @@ async fn list(global: &Global, output: &mut Output<'_>) -> Result<(), Error> {
 
 async fn show(global: &Global, id: &str, columns: &ColumnArgs, output: &mut Output<'_>) -> Result<(), Error> {
     let daemon = Daemon::connect(global).await?;
-    let request = v1::GetDatasetRequest { id: id.to_owned(), columns: columns.to_proto() };
+    let request = v1::GetDatasetRequest { id: id.to_owned(), columns: columns.to_proto(), name: None };
     let dataset = daemon.call(daemon.datasets().get(request)).await.map_err(hint)?;
     tell(&dataset, output)
 }

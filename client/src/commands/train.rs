@@ -106,9 +106,8 @@ impl Files {
 fn tell(flag: &str, dataset: &v1::Dataset, sent: bool, output: &mut Output<'_>) {
     let how = if sent { "sent" } else { "the daemon has it already" };
     output.note(&format!("{flag}: {} ({how})", data::summary_line(dataset)));
-    if let Some(summary) = &dataset.summary
-        && flag == "train"
-        && !summary.guess.is_empty()
+    if let Some(summary) =
+        dataset.summary.as_ref().filter(|summary| flag == "train" && !summary.guess.is_empty())
     {
         output.note(&format!("{flag}: {}", format::one_line(&summary.guess)));
     }

@@ -74,13 +74,52 @@ fn warnings(report: &v1::Prepared) -> Vec<String> {
         warn(split.empty_texts, "text is empty", "texts are empty");
         warn(split.duplicates, "row repeats an earlier one", "rows repeat an earlier one");
         warn(split.contradictions, "text stands with different labels", "texts stand with different labels");
+        warn(
+            split.unknown,
+            "text has no token that the encoder knows",
+            "texts have no token that the encoder knows",
+        );
+        warnings.extend(split.notes.iter().map(|note| format!("{name}: {}", one_line(note))));
     }
+    warnings.extend(absent(report));
     for overlap in report.overlaps.iter().filter(|overlap| overlap.rows > 0) {
         let (first, second) = (split_word(overlap.first), split_word(overlap.second));
         let rows = plural(overlap.rows, "row stands", "rows stand");
-        warnings.push(format!("{second}: {rows} in {first} too, so its scores are too good"));
+        warnings.push(match overlap.contradictions {
+            0 => format!("{second}: {rows} in {first} too, so its scores are too good"),
+            other if other == overlap.rows => format!("{second}: {rows} in {first} too, with another label"),
+            other => format!("{second}: {rows} in {first} too, {} with another label", count(other)),
+        });
     }
     warnings
+}
+
+/// Labels that a split has no row of, so that its scores say nothing of them.
+fn absent(report: &v1::Prepared) -> Vec<String> {
+    let absent = |split: &v1::SplitReport| {
+        let names: Vec<String> = split
+            .labels
+            .iter()
+            .filter(|label| label.rows == 0)
+            .map(|label| format!("\"{}\"", one_line(&label.label)))
+            .collect();
+        let name = split_word(split.split);
+        (!names.is_empty()).then(|| match split.split() {
+            v1::Split::Train => format!("{name}: no row of {}, so the model cannot learn it", few(&names)),
+            _ => format!("{name}: no row of {}, so its scores say nothing of it", few(&names)),
+        })
+    };
+    report.splits.iter().filter_map(absent).collect()
+}
+
+/// The first of them.
+fn few(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 fn labels(labels: &[v1::LabelCount]) -> String {
@@ -169,13 +208,18 @@ mod tests {
             first: v1::Split::Train.into(),
             second: v1::Split::Validation.into(),
             rows: 3,
+            contradictions: 1,
         }];
+        report.splits[0].notes = vec!["read as UTF-16LE".into()];
+        report.splits[1].labels[0].rows = 0;
         assert_eq!(
             warnings(&report),
             [
                 "train: 1,200 texts are longer than 512 tokens and are cut (30%)",
                 "train: 1 row repeats an earlier one (0.0%)",
-                "validation: 3 rows stand in train too, so its scores are too good",
+                "train: read as UTF-16LE",
+                "validation: no row of \"negative\", so its scores say nothing of it",
+                "validation: 3 rows stand in train too, 1 with another label",
             ]
         );
     }

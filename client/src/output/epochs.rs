@@ -49,10 +49,61 @@ pub(crate) fn block(
         }
     }
     lines.extend(table.lines(width));
+    if let Some(validation) = &epoch.validation {
+        lines.extend(
+            of_which_label(validation).filter(|_| epoch.epoch == 1).map(|words| format!("  {words}")),
+        );
+        lines.extend(imbalance(validation).map(|words| format!("  {words}")));
+    }
     if let Some(warning) = rise(epoch, before) {
         lines.push(format!("  {} {warning}", paint.yellow("!")));
     }
     lines.join("\n")
+}
+
+/// Whose F1, recall and precision are shown, where there are two labels and a row has one.
+fn of_which_label(metrics: &v1::Metrics) -> Option<String> {
+    let [first, second] = metrics.labels.as_slice() else { return None };
+    if metrics.micro.is_some() {
+        return None;
+    }
+    let is_it = |label: &v1::LabelMetrics| {
+        (label.f1, label.recall, label.precision) == (metrics.f1, metrics.recall, metrics.precision)
+    };
+    // By default they are those of the second label.
+    let label = [second, first].into_iter().find(|label| is_it(label))?;
+    Some(format!(
+        "F1, recall and precision are those of \"{}\" (--positive-label takes the other)",
+        format::one_line(&label.label)
+    ))
+}
+
+/// The largest label's share of the rows from which on the smallest one is shown.
+const STRONG: f64 = 0.8;
+
+/// Macro F1 and the smallest label, where most rows have one label and a high accuracy says little.
+fn imbalance(metrics: &v1::Metrics) -> Option<String> {
+    if metrics.micro.is_some() || metrics.rows == 0 {
+        return None;
+    }
+    let largest = metrics.labels.iter().max_by_key(|label| label.rows)?;
+    let smallest = metrics.labels.iter().filter(|label| label.rows > 0).min_by_key(|label| label.rows)?;
+    let share = largest.rows as f64 / metrics.rows as f64;
+    if share < STRONG || smallest.label == largest.label {
+        return None;
+    }
+    let macro_f1 = metrics.labels.iter().map(|label| label.f1).sum::<f64>() / metrics.labels.len() as f64;
+    Some(format!(
+        "{:.0}% of the rows are \"{}\": macro F1 {}; \"{}\" ({}): F1 {}, recall {}, precision {}",
+        share * 100.0,
+        format::one_line(&largest.label),
+        metric(macro_f1),
+        format::one_line(&smallest.label),
+        plural(smallest.rows, "row", "rows"),
+        metric(smallest.f1),
+        metric(smallest.recall),
+        metric(smallest.precision),
+    ))
 }
 
 /// What a rise of the validation loss means.
@@ -125,6 +176,7 @@ pub(crate) fn test_block(test: &v1::TestMetrics, width: Option<usize>, paint: Pa
     table.row(["  test".to_owned()].into_iter().chain(metric_cells(metrics)));
     micro_row(&mut table, metrics);
     lines.extend(table.lines(width));
+    lines.extend(imbalance(metrics).map(|words| format!("  {words}")));
     if metrics.labels.len() > 2 || metrics.micro.is_some() {
         lines.extend(label_table(&metrics.labels).lines(width));
     }
@@ -220,6 +272,42 @@ mod tests {
              \u{20} label  rows      F1  recall  precision  threshold\n\
              \u{20} toxic    12  0.8000  0.7000     0.9000     0.5000\n\
              \u{20} rude     12  0.8000  0.7000     0.9000     0.2500"
+        );
+    }
+
+    fn two_labels(rows: [u64; 2], f1: [f64; 2], of: usize) -> v1::Metrics {
+        let label = |name: &str, place: usize| v1::LabelMetrics {
+            label: name.into(),
+            rows: rows[place],
+            f1: f1[place],
+            recall: f1[place],
+            precision: f1[place],
+            threshold: None,
+        };
+        v1::Metrics {
+            f1: f1[of],
+            recall: f1[of],
+            precision: f1[of],
+            rows: rows.iter().sum(),
+            labels: vec![label("hate", 0), label("none", 1)],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_first_epoch_says_whose_f1_it_is() {
+        let words = of_which_label(&two_labels([20, 20], [0.7, 0.8], 0)).unwrap_or_default();
+        assert!(words.contains("are those of \"hate\""), "{words}");
+        let words = of_which_label(&two_labels([20, 20], [0.7, 0.7], 0)).unwrap_or_default();
+        assert!(words.contains("are those of \"none\""), "{words}");
+    }
+
+    #[test]
+    fn with_a_strong_imbalance_macro_f1_and_the_smallest_label_are_shown() {
+        assert_eq!(imbalance(&two_labels([20, 60], [0.7, 0.8], 1)), None);
+        assert_eq!(
+            imbalance(&two_labels([3, 48], [0.25, 0.95], 1)).unwrap_or_default(),
+            "94% of the rows are \"none\": macro F1 0.6000; \"hate\" (3 rows): F1 0.2500, recall 0.2500, precision 0.2500"
         );
     }
 

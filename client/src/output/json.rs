@@ -138,7 +138,26 @@ fn columns(columns: &v1::Columns) -> Value {
     put(&mut object, "text_pair", columns.text_pair.clone());
     put(&mut object, "label", columns.label.clone());
     put(&mut object, "label_separator", columns.label_separator.clone());
+    let names = |names: &[String]| (!names.is_empty()).then(|| names.to_vec());
+    put(&mut object, "label_columns", names(&columns.label_columns));
+    put(&mut object, "label_names", names(&columns.label_names));
+    put(&mut object, "missing_label", missing_label(columns.missing_label));
+    if let Some(dialect) = &columns.dialect {
+        put(&mut object, "encoding", dialect.encoding.clone());
+        put(&mut object, "delimiter", dialect.delimiter.clone());
+        put(&mut object, "unquoted", dialect.unquoted.then_some(true));
+        put(&mut object, "no_header", dialect.no_header.then_some(true));
+    }
     Value::Object(object)
+}
+
+/// What becomes of rows without a label, unless it is the default.
+pub(super) fn missing_label(number: i32) -> Option<&'static str> {
+    match v1::MissingLabel::try_from(number) {
+        Ok(v1::MissingLabel::Drop) => Some("drop"),
+        Ok(v1::MissingLabel::Keep) => Some("keep"),
+        _ => None,
+    }
 }
 
 fn state_changed(change: &v1::StateChanged) -> Value {
@@ -154,7 +173,7 @@ fn failure(failure: &v1::Failure) -> Value {
 
 pub(super) fn prepared(report: &v1::Prepared) -> Value {
     let splits: Vec<Value> = report.splits.iter().map(split_report).collect();
-    let overlap = |overlap: &v1::Overlap| json!({"first": split(overlap.first), "second": split(overlap.second), "rows": overlap.rows});
+    let overlap = |overlap: &v1::Overlap| json!({"first": split(overlap.first), "second": split(overlap.second), "rows": overlap.rows, "contradictions": overlap.contradictions});
     json!({
         "splits": splits,
         "labels": report.labels,
@@ -182,6 +201,8 @@ fn split_report(report: &v1::SplitReport) -> Value {
         "empty_texts": report.empty_texts,
         "duplicates": report.duplicates,
         "contradictions": report.contradictions,
+        "unknown": report.unknown,
+        "notes": report.notes,
     })
 }
 

@@ -28,7 +28,16 @@ pub(crate) fn entries(spec: &v1::JobSpec) -> Vec<(&'static str, String)> {
     put("text column", columns.text);
     put("text pair column", columns.text_pair);
     put("label column", columns.label);
-    put("label separator", columns.label_separator.map(|separator| format!("{separator:?}")));
+    put("label separator", columns.label_separator.map(|separator| format!("\"{separator}\"")));
+    let names = |names: Vec<String>| (!names.is_empty()).then(|| names.join(", "));
+    put("label columns", names(columns.label_columns));
+    put("label names", names(columns.label_names));
+    put("missing label", json::missing_label(columns.missing_label).map(str::to_owned));
+    let dialect = columns.dialect.unwrap_or_default();
+    put("encoding", dialect.encoding);
+    put("delimiter", dialect.delimiter.map(|delimiter| format!("\"{}\"", delimiter.replace('\t', "\\t"))));
+    put("quote", dialect.unquoted.then(|| "none".to_owned()));
+    put("header", dialect.no_header.then(|| "none".to_owned()));
 
     let given = spec.hyperparameters.clone().unwrap_or_default();
     put("optimizer", given.optimizer.map(json::optimizer));

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::Columns;
+use super::label_lists::indicator;
 use crate::error::{Error, Result};
 
 /// Usual names of a text column; an earlier one is preferred.
@@ -29,6 +30,20 @@ const TEXT_NAMES: [&str; 22] = [
     "description",
     "phrase",
     "sms",
+];
+
+/// Usual names of the second text of a pair.
+const SECOND_TEXT_NAMES: [&str; 10] = [
+    "sentence1",
+    "sentence2",
+    "text_pair",
+    "text2",
+    "premise",
+    "hypothesis",
+    "question1",
+    "question2",
+    "passage",
+    "title",
 ];
 
 /// Usual names of a label column; an earlier one is preferred.
@@ -66,6 +81,9 @@ pub(super) struct Choice {
     pub(super) text: Option<usize>,
     pub(super) text_pair: Option<usize>,
     pub(super) label: Option<usize>,
+    /// One for each label, instead of `label`.
+    pub(super) label_columns: Vec<usize>,
+    no_header: bool,
     guesses: Vec<String>,
 }
 
@@ -73,14 +91,17 @@ impl Choice {
     /// Takes the columns that the user named, and those that names tell.
     pub(super) fn by_name(file: &str, columns: &[String], given: &Columns) -> Result<Self> {
         let named = |name: &Option<String>| name.as_ref().map(|name| find(file, columns, name)).transpose();
+        let label_columns = given.label_columns.iter().map(|name| find(file, columns, name));
         let mut choice = Self {
             text: named(&given.text)?,
             text_pair: named(&given.text_pair)?,
-            label: named(&given.label)?,
+            label: if given.label_columns.is_empty() { named(&given.label)? } else { None },
+            label_columns: label_columns.collect::<Result<_>>()?,
+            no_header: given.dialect.no_header,
             guesses: vec![],
         };
         choice.check_distinct(file, columns)?;
-        if choice.label.is_none()
+        if !choice.has_label()
             && let Some(place) = choice.free_column(columns, &LABEL_NAMES)
         {
             choice.guess_label(file, columns, place, "name")?;
@@ -95,7 +116,11 @@ impl Choice {
 
     /// Whether nothing is left to guess.
     pub(super) fn is_complete(&self) -> bool {
-        self.text.is_some() && self.label.is_some()
+        self.text.is_some() && self.has_label()
+    }
+
+    fn has_label(&self) -> bool {
+        self.label.is_some() || !self.label_columns.is_empty()
     }
 
     /// Guesses what names did not tell from the first rows; a cell that is no text and no label is `None`.
@@ -106,18 +131,19 @@ impl Choice {
         rows: &[Vec<Option<String>>],
     ) -> Result<Self> {
         if self.text.is_none() {
-            let place =
-                self.longest(columns, rows).ok_or_else(|| unclear(file, columns, "text", "--text-column"))?;
+            let place = self.longest(columns, rows).ok_or_else(|| {
+                let flags = "--text-column (and a second text with --text-pair-column)";
+                unclear(file, columns, "text", flags)
+            })?;
             self.guess_text(file, columns, place, "length")?;
         }
-        if self.label.is_none() {
-            let place = self
-                .few_valued(columns, rows)
-                .ok_or_else(|| unclear(file, columns, "label", "--label-column"))?;
+        if !self.has_label() {
+            let place = self.few_valued(columns, rows).ok_or_else(|| self.no_label(file, columns, rows))?;
             let name = columns.get(place).map_or("", String::as_str);
-            if values(rows, place).flatten().any(|value| value.trim() == name) {
+            if !self.no_header && values(rows, place).flatten().any(|value| value.trim() == name) {
                 return Err(Error::invalid(format!(
-                    "{file}, line 1: the first line looks like data ({name:?} is a label); a header that names the columns is needed",
+                    "{file}, line 1: the first line looks like data (\"{name}\" is a label); write a header above it that \
+                     names the columns, or say --no-header, and name the columns by their numbers",
                 )));
             }
             self.guess_label(file, columns, place, "values")?;
@@ -128,6 +154,45 @@ impl Choice {
     /// What was guessed, in words; empty when all was given.
     pub(super) fn guess(&self) -> String {
         self.guesses.join(", ")
+    }
+
+    /// What is told where no column is clearly the label: columns of 0 and 1 are shown with their flag.
+    fn no_label(&self, file: &str, columns: &[String], rows: &[Vec<Option<String>>]) -> Error {
+        let is_indicator = |place: &usize| {
+            !self.is_used(*place)
+                && values(rows, *place).all(|value| value.is_some_and(|value| indicator(value).is_some()))
+        };
+        let names: Vec<&str> = (0..columns.len())
+            .filter(is_indicator)
+            .filter_map(|place| columns.get(place))
+            .map(String::as_str)
+            .collect();
+        match names.len() {
+            0 | 1 => unclear(file, columns, "label", "--label-column"),
+            _ => Error::invalid(format!(
+                "{file}: cannot tell which column is the label; {} hold 0 and 1: if each is a label, say --label-columns \
+                 {} (with --multi-label when a row may have several of them or none), else name one with --label-column",
+                quoted(&names),
+                names.join(","),
+            )),
+        }
+    }
+
+    /// Columns that are not used and hold texts beside the one that is, going by their names.
+    pub(super) fn unused_texts<'a>(&self, columns: &'a [String]) -> Vec<&'a str> {
+        if self.text_pair.is_some() {
+            return vec![];
+        }
+        let names = columns
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| !self.is_used(*place))
+            .map(|(_, name)| name.as_str());
+        names
+            .filter(|name| {
+                TEXT_NAMES.iter().chain(&SECOND_TEXT_NAMES).any(|known| known.eq_ignore_ascii_case(name))
+            })
+            .collect()
     }
 
     fn guess_text(&mut self, file: &str, columns: &[String], place: usize, by: &str) -> Result<()> {
@@ -143,19 +208,26 @@ impl Choice {
     fn note(&mut self, file: &str, columns: &[String], role: &str, place: usize, by: &str) -> Result<()> {
         let name = columns.get(place).map_or("", String::as_str);
         find(file, columns, name)?;
-        self.guesses.push(format!("{role} column {name:?} (by its {by})"));
+        self.guesses.push(format!("{role} column \"{name}\" (by its {by})"));
         Ok(())
     }
 
     fn is_used(&self, place: usize) -> bool {
-        [self.text, self.text_pair, self.label].contains(&Some(place))
+        [self.text, self.text_pair, self.label].contains(&Some(place)) || self.label_columns.contains(&place)
     }
 
     fn free_column(&self, columns: &[String], names: &[&str]) -> Option<usize> {
-        names.iter().find_map(|name| {
-            (0..columns.len()).find(|&place| {
-                !self.is_used(place)
-                    && columns.get(place).is_some_and(|column| column.eq_ignore_ascii_case(name))
+        let of_name = |is_it: &dyn Fn(&str, &str) -> bool| {
+            names.iter().find_map(|name| {
+                (0..columns.len()).find(|&place| {
+                    !self.is_used(place) && columns.get(place).is_some_and(|column| is_it(column, name))
+                })
+            })
+        };
+        // Inside objects, the last part of a dotted name tells.
+        of_name(&|column, name| column.eq_ignore_ascii_case(name)).or_else(|| {
+            of_name(&|column, name| {
+                column.rsplit_once('.').is_some_and(|(_, last)| last.eq_ignore_ascii_case(name))
             })
         })
     }
@@ -204,11 +276,12 @@ impl Choice {
     }
 
     fn check_distinct(&self, file: &str, columns: &[String]) -> Result<()> {
-        let used: Vec<usize> = [self.text, self.text_pair, self.label].into_iter().flatten().collect();
+        let roles = [self.text, self.text_pair, self.label].into_iter().flatten();
+        let used: Vec<usize> = roles.chain(self.label_columns.iter().copied()).collect();
         match used.iter().enumerate().find(|(i, place)| used[..*i].contains(place)) {
             None => Ok(()),
             Some((_, &place)) => Err(Error::invalid(format!(
-                "{file}: column {:?} is named twice; text, second text and label stand in different columns",
+                "{file}: column \"{}\" is named twice; text, second text and label stand in different columns",
                 columns.get(place).map_or("", String::as_str),
             ))),
         }
@@ -221,9 +294,11 @@ fn find(file: &str, columns: &[String], name: &str) -> Result<usize> {
         (0..columns.len()).filter(|&place| columns.get(place).is_some_and(|column| column == name));
     match (places.next(), places.next()) {
         (Some(place), None) => Ok(place),
-        (None, _) => Err(Error::invalid(format!("{file}: there is no column {name:?}; {}", listed(columns)))),
+        (None, _) => {
+            Err(Error::invalid(format!("{file}: there is no column \"{name}\"; {}", listed(columns))))
+        }
         (Some(_), Some(_)) => Err(Error::invalid(format!(
-            "{file}, line 1: more than one column is called {name:?}; rename one of them"
+            "{file}, line 1: more than one column is called \"{name}\"; rename one of them"
         ))),
     }
 }
@@ -237,11 +312,15 @@ fn unclear(file: &str, columns: &[String], role: &str, flag: &str) -> Error {
 
 fn listed(columns: &[String]) -> String {
     const SHOWN: usize = 30;
-    let names: Vec<String> = columns.iter().take(SHOWN).map(|column| format!("{column:?}")).collect();
+    let names: Vec<String> = columns.iter().take(SHOWN).map(|column| format!("\"{column}\"")).collect();
     match columns.len().checked_sub(SHOWN) {
         None | Some(0) => format!("the columns are {}", names.join(", ")),
         Some(more) => format!("the columns are {} and {more} more", names.join(", ")),
     }
+}
+
+fn quoted(names: &[&str]) -> String {
+    names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
 fn values(rows: &[Vec<Option<String>>], place: usize) -> impl Iterator<Item = Option<&str>> {

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::dialect;
 use super::lines::Lines;
 use super::row::{Cell, Rows};
 use crate::error::{Error, Result};
@@ -14,10 +15,15 @@ use crate::error::{Error, Result};
 pub(super) struct Delimited {
     lines: Lines,
     delimiter: char,
+    unquoted: bool,
+    no_header: bool,
     columns: Vec<String>,
     raw: String,
     fields: Vec<Field>,
     line: u64,
+    /// The first line is a row too.
+    first_is_pending: bool,
+    blank_rows: u64,
 }
 
 /// Where a field stands in the raw row, without its outer quotes.
@@ -27,12 +33,35 @@ struct Field {
 }
 
 impl Delimited {
-    /// Starts with the header, whose first line was read already.
-    pub(super) fn open(lines: Lines, first: String, delimiter: char) -> Result<Self> {
+    /// Starts with the header, whose first line was read already; without a header that line is a row, and columns are
+    /// named by their numbers.
+    pub(super) fn open(
+        lines: Lines,
+        first: String,
+        delimiter: char,
+        unquoted: bool,
+        no_header: bool,
+    ) -> Result<Self> {
         let line = lines.number();
-        let mut rows = Self { lines, delimiter, columns: vec![], raw: first, fields: vec![], line };
+        let mut rows = Self {
+            lines,
+            delimiter,
+            unquoted,
+            no_header,
+            columns: vec![],
+            raw: first,
+            fields: vec![],
+            line,
+            first_is_pending: no_header,
+            blank_rows: 0,
+        };
         rows.scan()?;
-        rows.columns = (0..rows.fields.len()).map(|column| rows.field(column).trim().to_owned()).collect();
+        rows.columns = (0..rows.fields.len())
+            .map(|column| match no_header {
+                true => (column + 1).to_string(),
+                false => rows.field(column).trim().to_owned(),
+            })
+            .collect();
         rows.check_header()?;
         Ok(rows)
     }
@@ -46,14 +75,14 @@ impl Delimited {
                 .invalid(self.line, "lines end with CR alone; save the file with LF or CRLF"));
         }
         let [only] = self.columns.as_slice() else { return Ok(()) };
-        let hint = match only {
-            only if only.contains('\t') => "; is the file tab-separated? Then let its name end with .tsv",
-            only if only.contains(';') => "; save the file with commas or tabs instead of semicolons",
-            _ => "",
-        };
+        let what = if self.no_header { "first row" } else { "header" };
         Err(self.lines.invalid(
             self.line,
-            format!("the header has one column, {only:?}, but a text and a label are needed{hint}"),
+            format!(
+                "the {what} has one column, {only:?}, but a text and a label are needed; fields are taken to be \
+                 separated by {}, and --delimiter names another character",
+                dialect::in_words(self.delimiter)
+            ),
         ))
     }
 
@@ -71,7 +100,7 @@ impl Delimited {
         self.fields.clear();
         let mut start = 0;
         loop {
-            let (field, end) = match self.raw[start..].starts_with('"') {
+            let (field, end) = match !self.unquoted && self.raw[start..].starts_with('"') {
                 true => self.quoted(start)?,
                 false => self.bare(start),
             };
@@ -79,7 +108,7 @@ impl Delimited {
             if !self.raw[end..].starts_with(self.delimiter) {
                 return Ok(());
             }
-            start = end + 1;
+            start = end + self.delimiter.len_utf8();
         }
     }
 
@@ -105,7 +134,7 @@ impl Delimited {
             let Some(quote) = self.raw[from..].find('"').map(|at| from + at) else {
                 from = self.raw.len();
                 if !self.lines.read(&mut self.raw)? {
-                    return Err(self.failed(opened, "the quote that opens here is not closed"));
+                    return Err(self.failed(opened, "the quote that opens here is not closed; in a file that does not quote its fields, say --quote none"));
                 }
                 continue;
             };
@@ -120,8 +149,14 @@ impl Delimited {
                 return Ok(self.bare(start));
             } else {
                 let message = match opened == self.lines.number() {
-                    true => "text stands behind a closing quote; double the quotes inside a quoted field",
-                    false => "the quote that opens here is not closed before the next row",
+                    true => {
+                        "text stands behind a closing quote; double the quotes inside a quoted field, or, in a file that does \
+                              not quote its fields, say --quote none"
+                    }
+                    false => {
+                        "the quote that opens here is not closed before the next row; close it, or, in a file that does not \
+                              quote its fields, say --quote none"
+                    }
                 };
                 return Err(self.failed(opened, message));
             }
@@ -143,29 +178,49 @@ impl Rows for Delimited {
 
     fn advance(&mut self) -> Result<bool> {
         loop {
-            self.raw.clear();
-            if !self.lines.read(&mut self.raw)? {
-                return Ok(false);
+            if !std::mem::take(&mut self.first_is_pending) {
+                self.raw.clear();
+                if !self.lines.read(&mut self.raw)? {
+                    return Ok(false);
+                }
+                if self.end() == 0 {
+                    continue;
+                }
+                self.line = self.lines.number();
+                self.scan()?;
             }
-            if self.end() > 0 {
+            if (0..self.fields.len()).any(|column| !self.field(column).trim().is_empty()) {
                 break;
             }
+            self.blank_rows += 1;
         }
-        self.line = self.lines.number();
-        self.scan()?;
         if self.fields.len() == self.columns.len() {
             return Ok(true);
         }
         let count = |n: usize| if n == 1 { "1 field".to_owned() } else { format!("{n} fields") };
+        let what = if self.no_header { "first row" } else { "header" };
+        let delimiter = match self.delimiter {
+            ',' => "comma".to_owned(),
+            '\t' => "tab".to_owned(),
+            ';' => "semicolon".to_owned(),
+            other => format!("\"{other}\""),
+        };
         Err(self.lines.invalid(
             self.line,
             format!(
-                "the row has {}, the header {}; a text with a {} in it must stand in quotes",
+                "the row has {}, the {what} {}; a text with a {delimiter} in it must stand in quotes",
                 count(self.fields.len()),
                 self.columns.len(),
-                if self.delimiter == '\t' { "tab" } else { "comma" },
             ),
         ))
+    }
+
+    fn notes(&self) -> Vec<String> {
+        match self.blank_rows {
+            0 => vec![],
+            1 => vec!["1 row without any content was left out".to_owned()],
+            rows => vec![format!("{rows} rows without any content were left out")],
+        }
     }
 
     fn line(&self) -> u64 {

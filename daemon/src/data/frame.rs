@@ -56,6 +56,11 @@ impl Frame {
         self.0.iter().filter(|(piece, _)| matches!(piece, Piece::Special(_))).count()
     }
 
+    /// Whether a token is one that it adds.
+    pub(super) fn has_special(&self, id: u32) -> bool {
+        self.0.iter().any(|(piece, _)| *piece == Piece::Special(id))
+    }
+
     /// Ids and types with the texts in their places.
     pub(super) fn fill(&self, first: &[u32], second: &[u32]) -> (Vec<u32>, Vec<u32>) {
         let length = self.special_tokens() + first.len() + second.len();

@@ -18,20 +18,30 @@ const SHOWN: usize = 10;
 pub struct Labels(Vec<String>);
 
 impl Labels {
-    /// The labels of training rows: sorted, integers as integers. Fails when there are fewer than two.
-    pub fn of(dataset_name: &str, examples: &[Example]) -> Result<Self> {
+    /// The labels of training rows: `names` in their order, where the file or the user gives them, else sorted, integers
+    /// as integers.
+    ///
+    /// # Errors
+    /// Fails where there are fewer than two, and where they are no labels but measurements or ids.
+    pub fn of(dataset_name: &str, examples: &[Example], names: &[String]) -> Result<Self> {
         let different: BTreeSet<&str> = all(examples).collect();
         let found = match different.first() {
             None if examples.is_empty() => "there are no rows".to_owned(),
             None => "no row has a label".to_owned(),
+            Some(_) if names.len() > 1 => return Ok(Self(names.to_vec())),
             Some(label)
                 if different.len() == 1 && examples.iter().any(|example| example.labels.is_empty()) =>
             {
-                format!("the only label is {label:?}")
+                format!("the only label is \"{label}\"")
             }
-            Some(label) if different.len() == 1 => format!("every row has the label {label:?}"),
-            Some(_) if different.len() > MAX_LABELS => return Err(too_many(dataset_name)),
-            Some(_) => return Ok(Self(in_class_order(different))),
+            Some(label) if different.len() == 1 => format!("every row has the label \"{label}\""),
+            Some(_) if different.len() > MAX_LABELS => {
+                return Err(too_many(dataset_name, different.iter().copied()));
+            }
+            Some(_) => {
+                refuse_what_is_no_label(dataset_name, &different, examples.len())?;
+                return Ok(Self(in_class_order(different)));
+            }
         };
         Err(Error::invalid(format!("{dataset_name}: {found}; a classifier needs two labels or more")))
     }
@@ -60,7 +70,7 @@ impl Labels {
             let class = |label: &String| {
                 classes.get(label.as_str()).copied().ok_or_else(|| {
                     Error::invalid(format!(
-                        "{dataset_name}, line {}: the label {label:?} is none of the training rows' labels ({})",
+                        "{dataset_name}, line {}: the label \"{label}\" is none of the training rows' labels ({})",
                         example.line,
                         self.listed(),
                     ))
@@ -85,12 +95,15 @@ impl Labels {
 }
 
 /// Rows of each label, in class order.
-pub(super) fn count(examples: &[Example]) -> Vec<LabelCount> {
+pub(super) fn count(examples: &[Example], names: &[String]) -> Vec<LabelCount> {
     let mut rows: HashMap<&str, u64> = HashMap::new();
     for label in all(examples) {
         *rows.entry(label).or_default() += 1;
     }
-    let labels = in_class_order(rows.keys().copied());
+    let labels = match names.is_empty() {
+        true => in_class_order(rows.keys().copied()),
+        false => names.to_vec(),
+    };
     labels
         .into_iter()
         .map(|label| LabelCount { rows: rows.get(&*label).copied().unwrap_or(0), label })
@@ -103,11 +116,49 @@ fn all(examples: &[Example]) -> impl Iterator<Item = &str> {
 }
 
 /// The failure of a file whose label column holds something else.
-pub(super) fn too_many(dataset_name: &str) -> Error {
-    Error::invalid(format!(
-        "{dataset_name}: there are more than {MAX_LABELS} different labels; is it the right column? Name it with \
-         --label-column"
-    ))
+pub(super) fn too_many<'a>(dataset_name: &str, labels: impl Iterator<Item = &'a str>) -> Error {
+    let labels: BTreeSet<&str> = labels.collect();
+    let why = match measurement(&labels) {
+        Some(example) => measurements(example),
+        None => "is it the right column? Name it with --label-column".to_owned(),
+    };
+    Error::invalid(format!("{dataset_name}: there are more than {MAX_LABELS} different labels; {why}"))
+}
+
+/// Labels of numbers with fractions that are not a scale of a few steps.
+const MOST_STEPS: usize = 20;
+
+/// Rows from which on a label for each is no label.
+const ROWS_TO_JUDGE: usize = 10;
+
+/// Refuses a column of measurements, and one in which every row has another value.
+fn refuse_what_is_no_label(dataset_name: &str, different: &BTreeSet<&str>, rows: usize) -> Result<()> {
+    let count = different.len();
+    let found = format!("{dataset_name}: {count} different labels in {rows} rows");
+    match measurement(different) {
+        Some(example) if count > MOST_STEPS || count == rows && rows >= ROWS_TO_JUDGE => {
+            Err(Error::invalid(format!("{found}: {}", measurements(example))))
+        }
+        _ if count == rows && rows >= ROWS_TO_JUDGE => Err(Error::invalid(format!(
+            "{found}: each row has one of its own, as an id has; a label stands in several rows. Name the column of the \
+             label with --label-column"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A number with a fraction among labels that are all numbers.
+fn measurement<'a>(labels: &BTreeSet<&'a str>) -> Option<&'a str> {
+    let is_number = |label: &&str| label.parse::<f64>().is_ok_and(f64::is_finite);
+    let all_numbers = labels.iter().all(is_number);
+    labels.iter().find(|label| all_numbers && !is_integer(label)).copied()
+}
+
+fn measurements(example: &str) -> String {
+    format!(
+        "they are numbers with fractions, such as {example}: measurements, and Hone learns labels. Turn them into a few \
+         classes, or name another column with --label-column"
+    )
 }
 
 /// Sorts labels: as integers when all of them are, else by their bytes.
@@ -171,22 +222,22 @@ mod tests {
                 &["99999999999999999999999", "100000000000000000000000"],
             ),
         ] {
-            assert_eq!(Labels::of("f.csv", &examples(given)).unwrap().names(), expected);
+            assert_eq!(Labels::of("f.csv", &examples(given), &[]).unwrap().names(), expected);
         }
     }
 
     #[test]
     fn fewer_than_two_labels_are_refused_by_name() {
-        let error = Labels::of("f.csv", &examples(&["pos", "pos"])).unwrap_err();
+        let error = Labels::of("f.csv", &examples(&["pos", "pos"]), &[]).unwrap_err();
         assert!(error.message().starts_with("f.csv: every row has the label \"pos\""), "{error}");
-        assert!(Labels::of("f.csv", &[]).unwrap_err().message().contains("no rows"));
+        assert!(Labels::of("f.csv", &[], &[]).unwrap_err().message().contains("no rows"));
     }
 
     #[test]
     fn an_unknown_label_is_named_with_its_file_and_line() {
-        let many: Vec<String> = (0..14).map(|label| label.to_string()).collect();
+        let many: Vec<String> = (0..28).map(|label| (label % 14).to_string()).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        let labels = Labels::of("train.csv", &examples(&many)).unwrap();
+        let labels = Labels::of("train.csv", &examples(&many), &[]).unwrap();
         let targets = |rows: &[&str]| labels.targets("test.csv", &examples(rows), false);
         assert_eq!(targets(&["13", "2"]).unwrap(), Targets::Classes(vec![13, 2]));
         let error = targets(&["2", "14"]).unwrap_err();
@@ -202,23 +253,54 @@ mod tests {
         let mut rows = examples(&["b", "a", "c"]);
         rows[0].labels = vec!["a".into(), "b".into()];
         rows[1].labels.clear();
-        let labels = Labels::of("f.csv", &rows).unwrap();
+        let labels = Labels::of("f.csv", &rows, &[]).unwrap();
         assert_eq!(labels.names(), ["a", "b", "c"]);
         let targets = labels.targets("f.csv", &rows, true).unwrap();
         assert_eq!(targets, Targets::Sets(vec![vec![0, 1], vec![], vec![2]]));
-        assert_eq!(count(&rows).iter().map(|count| count.rows).collect::<Vec<_>>(), [1, 1, 1]);
-        let error = Labels::of("f.csv", &rows[1..]).unwrap_err();
+        assert_eq!(count(&rows, &[]).iter().map(|count| count.rows).collect::<Vec<_>>(), [1, 1, 1]);
+        let error = Labels::of("f.csv", &rows[1..], &[]).unwrap_err();
         assert!(error.message().contains("the only label is \"c\""), "{error}");
-        let error = Labels::of("f.csv", &rows[1..2]).unwrap_err();
+        let error = Labels::of("f.csv", &rows[1..2], &[]).unwrap_err();
         assert!(error.message().contains("no row has a label"), "{error}");
     }
 
     #[test]
     fn too_many_labels_suggest_another_column() {
-        let many: Vec<String> = (0..=MAX_LABELS).map(|label| label.to_string()).collect();
+        let many: Vec<String> = (0..=MAX_LABELS).map(|label| (label % MAX_LABELS).to_string()).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert!(Labels::of("f.csv", &examples(&many[1..])).is_ok());
-        assert!(Labels::of("f.csv", &examples(&many)).unwrap_err().message().contains("--label-column"));
+        assert!(Labels::of("f.csv", &examples(&many), &[]).is_ok());
+        let more: Vec<&str> = many.iter().copied().chain(["x", "x"]).collect();
+        let error = Labels::of("f.csv", &examples(&more), &[]).unwrap_err();
+        assert!(error.message().contains("--label-column"), "{error}");
+    }
+
+    #[test]
+    fn ids_and_measurements_are_no_labels() {
+        let refused = |labels: &[&str]| Labels::of("f.csv", &examples(labels), &[]).map(drop);
+        let ids: Vec<String> = (0..12).map(|id| format!("c{id}")).collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let error = refused(&ids).unwrap_err();
+        assert!(
+            error.message().starts_with("f.csv: 12 different labels in 12 rows: each row has one of its own"),
+            "{error}"
+        );
+        assert!(refused(&[&ids[..], &ids[..1]].concat()).is_ok());
+        let measured: Vec<String> = (0..60).map(|row| format!("0.{:02}", row % 30)).collect();
+        let measured: Vec<&str> = measured.iter().map(String::as_str).collect();
+        let error = refused(&measured).unwrap_err();
+        assert!(
+            error.message().contains("30 different labels in 60 rows: they are numbers with fractions"),
+            "{error}"
+        );
+        // Half stars are a scale.
+        assert!(refused(&["0.5", "1", "1.5", "2", "0.5", "1"]).is_ok());
+    }
+
+    #[test]
+    fn names_that_are_given_keep_their_order_and_may_have_no_row() {
+        let names = ["z", "a", "m"].map(str::to_owned);
+        let labels = Labels::of("f.csv", &examples(&["a", "z"]), &names).unwrap();
+        assert_eq!(labels.names(), names);
     }
 
     proptest! {

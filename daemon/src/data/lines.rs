@@ -1,46 +1,31 @@
-//! A labelled file as lines of text: unpacked, decoded, and within bounds.
+//! A labelled file as lines of text, within bounds.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, Read};
 
-use flate2::read::MultiGzDecoder;
+use hone::text_file::not_utf8;
 
+use super::source::Source;
 use crate::error::{Error, Result};
 
 /// The bytes that one row may have.
 pub(super) const MAX_ROW_BYTES: usize = 16 << 20;
 
-const BUFFER_BYTES: usize = 256 << 10;
-const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
-const UTF8_BOM: &[u8] = b"\xef\xbb\xbf";
-const UTF16_BOMS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
-
-/// The lines of a file, gzip or plain, one after the other.
+/// The lines of a file, one after the other.
 pub(super) struct Lines {
-    name: String,
-    path: PathBuf,
-    input: Box<dyn BufRead>,
+    source: Source,
     bytes: Vec<u8>,
     number: u64,
 }
 
 impl Lines {
-    /// Opens the file; messages call it `name`.
-    pub(super) fn open(path: &Path, name: &str) -> Result<Self> {
-        let failed = |error| Error::io("read", path, &error);
-        let mut plain = BufReader::with_capacity(BUFFER_BYTES, File::open(path).map_err(failed)?);
-        let is_gzip = plain.fill_buf().map_err(failed)?.starts_with(GZIP_MAGIC);
-        let input: Box<dyn BufRead> = match is_gzip {
-            true => Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(plain))),
-            false => Box::new(plain),
-        };
-        Ok(Self { name: name.to_owned(), path: path.to_owned(), input, bytes: Vec::new(), number: 0 })
+    /// The lines of a file that was opened.
+    pub(super) fn of(source: Source) -> Self {
+        Self { source, bytes: Vec::new(), number: 0 }
     }
 
     /// The name that messages use.
     pub(super) fn name(&self) -> &str {
-        &self.name
+        &self.source.name
     }
 
     /// The number of the line that was read last, from 1.
@@ -50,7 +35,7 @@ impl Lines {
 
     /// The failure of a row that starts at `line`.
     pub(super) fn invalid(&self, line: u64, message: impl std::fmt::Display) -> Error {
-        Error::invalid(format!("{}, line {line}: {message}", self.name))
+        self.source.invalid(line, message)
     }
 
     /// The first line that is not blank. Fails when there is none.
@@ -62,26 +47,20 @@ impl Lines {
             }
             line.clear();
         }
-        Err(Error::invalid(format!("{}: the file is empty", self.name)))
+        Err(Error::invalid(format!("{}: the file is empty", self.source.name)))
     }
 
     /// Appends the next line with its ending to `row`; false at the end of the file.
     pub(super) fn read(&mut self, row: &mut String) -> Result<bool> {
         self.bytes.clear();
         let room = MAX_ROW_BYTES.saturating_sub(row.len()) as u64;
-        let read = (&mut self.input).take(room + 1).read_until(b'\n', &mut self.bytes);
+        let read = (&mut self.source.input).take(room + 1).read_until(b'\n', &mut self.bytes);
         self.number += 1;
-        if read.map_err(|error| self.unreadable(&error))? == 0 {
+        if read.map_err(|error| self.source.unreadable(self.number, &error))? == 0 {
             return Ok(false);
         }
-        if self.number == 1 {
-            self.strip_mark()?;
-        }
-        if self.bytes.contains(&0) {
-            return Err(self.invalid(
-                self.number,
-                "a NUL byte: this looks like a binary file, not like CSV, TSV or JSON Lines",
-            ));
+        if let Some(place) = self.bytes.iter().position(|&byte| byte == 0) {
+            return Err(self.invalid(self.number, zero_byte(place)));
         }
         match std::str::from_utf8(&self.bytes) {
             // A row that is cut at the bound may be cut inside a character, so length is told first.
@@ -95,45 +74,46 @@ impl Lines {
             }
             Err(error) => Err(self.invalid(
                 self.number,
-                format!("not UTF-8 at byte {} of the line; save the file as UTF-8", error.valid_up_to() + 1),
+                format!(
+                    "not UTF-8 at byte {} of the line (0x{:02X}); {}",
+                    error.valid_up_to() + 1,
+                    self.bytes.get(error.valid_up_to()).copied().unwrap_or_default(),
+                    not_utf8(&self.bytes),
+                ),
             )),
         }
     }
+}
 
-    fn strip_mark(&mut self) -> Result<()> {
-        if UTF16_BOMS.iter().any(|mark| self.bytes.starts_with(mark)) {
-            return Err(self.invalid(1, "the file is UTF-16; save it as UTF-8"));
-        }
-        if self.bytes.starts_with(UTF8_BOM) {
-            self.bytes.drain(..UTF8_BOM.len());
-        }
-        Ok(())
-    }
-
-    fn unreadable(&self, error: &std::io::Error) -> Error {
-        match error.kind() {
-            _ if error.raw_os_error().is_some() => Error::io("read", &self.path, error),
-            ErrorKind::UnexpectedEof => {
-                self.invalid(self.number, "the gzip data ends early: the file is not complete")
-            }
-            _ => self.invalid(self.number, format!("the gzip data is damaged ({error})")),
-        }
-    }
+/// What to say of a zero byte at this place of a line.
+pub(super) fn zero_byte(place: usize) -> String {
+    format!(
+        "a zero byte (NUL) at byte {} of the line; text has none: remove it (tr -d '\\000' < FILE > CLEAN), or, if the \
+         file is in UTF-16 or UTF-32, save it as UTF-8",
+        place + 1
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::path::Path;
 
     use flate2::{Compression, write::GzEncoder};
+    use hone::text_file::Encoding;
 
     use super::*;
     use crate::error::Kind;
 
     fn lines(bytes: &[u8]) -> Result<Vec<String>> {
+        lines_in(bytes, None)
+    }
+
+    fn lines_in(bytes: &[u8], encoding: Option<&str>) -> Result<Vec<String>> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
-        let mut lines = Lines::open(file.path(), "reviews.csv")?;
+        let encoding = encoding.and_then(Encoding::named);
+        let mut lines = Lines::of(Source::open(file.path(), "reviews.csv", encoding)?);
         let (mut all, mut line) = (vec![], String::new());
         while lines.read(&mut line)? {
             all.push(std::mem::take(&mut line));
@@ -153,6 +133,16 @@ mod tests {
     }
 
     #[test]
+    fn another_encoding_is_recognised_or_named() {
+        let utf16: Vec<u8> = "text,label\ngrün,1\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(lines(&utf16).unwrap(), ["text,label\n", "grün,1\n"]);
+        assert_eq!(lines(&gzip(&utf16)).unwrap(), ["text,label\n", "grün,1\n"]);
+        assert_eq!(lines_in(b"it\x92s\n", Some("windows-1252")).unwrap(), ["it’s\n"]);
+        // A mark says more than the flag.
+        assert_eq!(lines_in(b"\xef\xbb\xbfgr\xc3\xbcn", Some("windows-1252")).unwrap(), ["grün"]);
+    }
+
+    #[test]
     fn gzip_is_known_by_its_first_bytes_and_may_have_several_members() {
         let packed = [gzip(b"a\nb"), gzip(b"c\n")].concat();
         assert_eq!(lines(&packed).unwrap(), ["a\n", "bc\n"]);
@@ -167,8 +157,11 @@ mod tests {
         damaged[last] ^= 0xff;
         for (bytes, expected) in [
             (&b"a\nb\xff\n"[..], "reviews.csv, line 2: not UTF-8 at byte 2 of the line"),
-            (b"a\nb\nc\0d\n", "reviews.csv, line 3: a NUL byte: this looks like a binary file"),
-            (b"\xff\xfet\0e\0", "line 1: the file is UTF-16"),
+            (b"a\nb\nc\0d\n", "reviews.csv, line 3: a zero byte (NUL) at byte 2 of the line"),
+            (b"\xff\xfea\0\0\xd8b\0", "line 1: there are bytes that UTF-16LE does not have"),
+            (b"PK\x03\x04\0\0xl/workbook.xml", "reviews.csv: this is an Excel workbook"),
+            (&gzip(&gzip(b"a")), "packed with gzip twice"),
+            (b"it\x92s", "looks like Windows-1252"),
             (&packed[..packed.len() / 2], "the gzip data ends early"),
             (&packed[..packed.len() - 2], "the gzip data ends early"),
             (&damaged, "the gzip data is damaged"),
@@ -190,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_there_is_named() {
-        let error = Lines::open(Path::new("/nowhere/a.csv"), "a.csv").map(drop).unwrap_err();
+        let error = Source::open(Path::new("/nowhere/a.csv"), "a.csv", None).map(drop).unwrap_err();
         assert_eq!(error.kind(), Kind::NotFound);
         assert!(error.message().contains("/nowhere/a.csv"), "{error}");
     }

@@ -1,17 +1,27 @@
-//! Labelled files: from bytes to lines (`lines`), to rows (`row`, `delimited`, `json_lines`), to examples (`columns`,
-//! `dataset`), to labels and splits (`labels`, `targets`, `split`), to what is told of them (`summary`, `quality`), to
-//! tokens (`tokenizer_files`, `frame`, `truncation`, `tokenize`), to packed batches (`batch`).
+//! Labelled files: from bytes to text (`source`, `dialect`, `lines`), to rows (`row`, `delimited`, `json_rows` of
+//! `json_list` and `json_cells`, `fast_text`), to examples (`columns`, `dataset`), to labels (`label_reader` of
+//! `label_lists`, `missing` and `spelling`; `labels`, `targets`) and splits (`split`), to what is told of them (`summary`,
+//! `quality`), to tokens (`tokenizer_files`, `frame`, `truncation`, `tokenize`), to packed batches (`batch`).
 
 pub mod batch;
 mod columns;
 pub mod dataset;
 mod delimited;
+mod dialect;
+mod fast_text;
 mod frame;
-mod json_lines;
+mod json_cells;
+mod json_list;
+mod json_rows;
+mod label_lists;
+mod label_reader;
 mod labels;
 mod lines;
+mod missing;
 pub mod quality;
 mod row;
+mod source;
+mod spelling;
 mod split;
 mod summary;
 pub mod targets;
@@ -19,6 +29,8 @@ pub mod tokenize;
 mod tokenizer_files;
 mod truncation;
 
+pub use dialect::Dialect;
+pub use missing::MissingLabel;
 pub use truncation::Truncation;
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +48,18 @@ pub struct Columns {
     /// row has one label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_separator: Option<String>,
+    /// A column for each label, with a 0 or a 1 in each row, instead of one column of labels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub label_columns: Vec<String>,
+    /// Names, in class order, of labels that the file writes as integers from 0 or as lists of indicators.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub label_names: Vec<String>,
+    /// What becomes of a row whose label is missing.
+    #[serde(default, skip_serializing_if = "MissingLabel::is_error")]
+    pub missing_label: MissingLabel,
+    /// How the file is written.
+    #[serde(default, skip_serializing_if = "Dialect::is_default")]
+    pub dialect: Dialect,
 }
 
 /// A row of a file in use.

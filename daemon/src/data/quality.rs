@@ -1,10 +1,13 @@
-//! What is doubtful in the rows of a split, and between two splits. Texts are compared byte for byte, by a digest of
-//! 128 bits, so that memory grows with the number of rows and not with their length.
+//! What is doubtful in the rows of a split, and between two splits. Texts are compared character for character, in
+//! Unicode's composed form (NFC), by a digest of 128 bits, so that memory grows with the number of rows and not with
+//! their length.
 
+use std::borrow::Cow;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use sha2::{Digest, Sha256};
+use unicode_normalization::{UnicodeNormalization as _, is_nfc};
 
 use super::Example;
 
@@ -51,10 +54,24 @@ struct FirstLabel<'a> {
     is_contradicted: bool,
 }
 
-/// Rows of the second split whose text stands in the first.
-pub fn overlap(first: &[Example], second: &[Example]) -> u64 {
-    let texts: HashSet<u128> = first.iter().map(digest).collect();
-    second.iter().filter(|example| texts.contains(&digest(example))).count() as u64
+/// Rows of the second split whose text stands in the first, and those of them whose labels are none of those that the
+/// text has there.
+pub fn overlap(first: &[Example], second: &[Example]) -> (u64, u64) {
+    let mut labels_of: HashMap<u128, Vec<&[String]>> = HashMap::with_capacity(first.len());
+    for example in first {
+        let labels = labels_of.entry(digest(example)).or_default();
+        if !labels.contains(&example.labels.as_slice()) {
+            labels.push(&example.labels);
+        }
+    }
+    let (mut rows, mut contradictions) = (0, 0);
+    for example in second {
+        if let Some(labels) = labels_of.get(&digest(example)) {
+            rows += 1;
+            contradictions += u64::from(!labels.contains(&example.labels.as_slice()));
+        }
+    }
+    (rows, contradictions)
 }
 
 fn is_empty(example: &Example) -> bool {
@@ -65,14 +82,20 @@ fn is_empty(example: &Example) -> bool {
 /// Of the text, or of both texts of a pair.
 fn digest(example: &Example) -> u128 {
     let mut hasher = Sha256::new();
+    let text = composed(&example.text);
     // The length keeps ("ab", "c") and ("a", "bc") apart.
-    hasher.update((example.text.len() as u64).to_le_bytes());
-    hasher.update(&example.text);
+    hasher.update((text.len() as u64).to_le_bytes());
+    hasher.update(&*text);
     if let Some(pair) = &example.text_pair {
-        hasher.update(pair);
+        hasher.update(&*composed(pair));
     }
     let digest: [u8; 32] = hasher.finalize().into();
     digest.iter().take(16).fold(0, |folded, &byte| folded << 8 | u128::from(byte))
+}
+
+/// In Unicode's composed form; most texts are.
+fn composed(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() || is_nfc(text) { Cow::Borrowed(text) } else { Cow::Owned(text.nfc().collect()) }
 }
 
 #[cfg(test)]
@@ -122,8 +145,10 @@ mod tests {
     #[test]
     fn an_overlap_counts_rows_of_the_second_split() {
         let (first, second) = (rows(&[("a", "1"), ("b", "2")]), rows(&[("a", "2"), ("c", "1"), ("a", "1")]));
-        assert_eq!(overlap(&first, &second), 2);
-        assert_eq!(overlap(&second, &first), 1);
+        assert_eq!(overlap(&first, &second), (2, 1));
+        assert_eq!(overlap(&second, &first), (1, 0));
+        let (composed, decomposed) = (rows(&[("caf\u{e9}", "1")]), rows(&[("cafe\u{301}", "2")]));
+        assert_eq!(overlap(&composed, &decomposed), (1, 1));
     }
 
     proptest! {

@@ -15,6 +15,9 @@ pub struct Summary {
     pub used: Columns,
     /// What was guessed, in words.
     pub guess: String,
+    /// What else is to be told of how the file was read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Rows of each label, in class order.
     pub labels: Vec<LabelCount>,
     /// Of the texts, in characters; the two texts of a pair together.

@@ -46,6 +46,8 @@ struct Shared {
     single: Frame,
     pair: Frame,
     max_length: usize,
+    /// The token for what the vocabulary does not have, if there is one.
+    unknown: Option<u32>,
 }
 
 impl Tokenizer {
@@ -66,7 +68,9 @@ impl Tokenizer {
         let processor = inner.get_post_processor().cloned();
         inner.with_post_processor(None::<PostProcessorWrapper>);
         let truncation = tokenizer_files::truncation(folder)?;
-        Ok(Self { shared: Arc::new(Shared { inner, processor, single, pair, max_length }), truncation })
+        let unknown = unknown_token(&inner);
+        let shared = Shared { inner, processor, single, pair, max_length, unknown };
+        Ok(Self { shared: Arc::new(shared), truncation })
     }
 
     /// The same tokenizer, which cuts long texts in this way.
@@ -87,6 +91,13 @@ impl Tokenizer {
     /// The smallest number of rows that an embedding of these tokens has: the largest token id and one.
     pub fn vocab_size(&self) -> usize {
         self.shared.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+    }
+
+    /// Whether a text has tokens, and each of them stands for what the vocabulary does not have.
+    pub fn knows_nothing_of(&self, tokens: &Tokens) -> bool {
+        let is_special = |id: &u32| self.shared.single.has_special(*id) || self.shared.pair.has_special(*id);
+        let mut of_text = tokens.ids.iter().filter(|id| !is_special(id)).peekable();
+        of_text.peek().is_some() && of_text.all(|id| Some(*id) == self.shared.unknown)
     }
 
     /// Special tokens that are added to one text.
@@ -167,6 +178,18 @@ impl Tokenizer {
         let encoding = encoding.map_err(|error| Error::internal(format!("a text has no tokens: {error}")))?;
         Ok(encoding.get_ids().to_vec())
     }
+}
+
+/// The id of the token for what the vocabulary does not have.
+fn unknown_token(tokenizer: &tokenizers::Tokenizer) -> Option<u32> {
+    use tokenizers::ModelWrapper;
+    let token = match tokenizer.get_model() {
+        ModelWrapper::WordPiece(model) => Some(model.unk_token.clone()),
+        ModelWrapper::WordLevel(model) => Some(model.unk_token.clone()),
+        ModelWrapper::BPE(model) => model.unk_token.clone(),
+        ModelWrapper::Unigram(_) => Some("<unk>".to_owned()),
+    };
+    tokenizer.token_to_id(&token?)
 }
 
 /// What is kept of two sequences: the longer one is cut first, then both alike.

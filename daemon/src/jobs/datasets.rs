@@ -116,10 +116,12 @@ impl Datasets {
         self.store.put_dataset(record)
     }
 
-    /// One record; with columns named, its summary is computed for them.
-    pub fn get(&self, id: &str, columns: Option<&Columns>) -> Result<DatasetRecord> {
+    /// One record, under the name that the caller knows the file by, if it gives one; with columns named, its summary is
+    /// computed for them.
+    pub fn get(&self, id: &str, columns: Option<&Columns>, name: Option<String>) -> Result<DatasetRecord> {
         check_id(id)?;
         let mut record = self.store.dataset(id)?.ok_or_else(|| unknown_dataset(id))?;
+        record.name = name.unwrap_or(record.name);
         if let Some(columns) =
             columns.filter(|&columns| *columns != Columns::default() && *columns != record.columns)
         {
@@ -238,7 +240,7 @@ mod tests {
         assert_eq!(first.summary.rows, 1);
         datasets.delete(&first.id).unwrap();
         assert_eq!(files(&home), 0);
-        assert_eq!(datasets.get(&first.id, None).unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(datasets.get(&first.id, None, None).unwrap_err().kind(), Kind::NotFound);
     }
 
     #[test]
@@ -255,15 +257,24 @@ mod tests {
     }
 
     #[test]
+    fn a_file_has_the_name_that_its_caller_knows() {
+        let home = Home::new();
+        let datasets = datasets(&home);
+        let id = upload(&datasets, header("a.csv"), b"text,label\na,b\n").unwrap().id;
+        assert_eq!(datasets.get(&id, None, Some("A.CSV".into())).unwrap().name, "A.CSV");
+        assert_eq!(datasets.get(&id, None, None).unwrap().name, "a.csv");
+    }
+
+    #[test]
     fn columns_that_are_named_are_read_again() {
         let home = Home::new();
         let datasets = datasets(&home);
         let id = upload(&datasets, header("a.csv"), b"text,label\na,b\n").unwrap().id;
         let columns = Columns { text: Some("label".into()), ..Columns::default() };
-        assert_eq!(datasets.get(&id, Some(&columns)).unwrap().summary.used, columns);
-        assert_eq!(datasets.get(&id, Some(&Columns::default())).unwrap().columns, Columns::default());
-        assert_eq!(datasets.get("../hone.db", None).unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(datasets.get(&id, Some(&columns), None).unwrap().summary.used, columns);
+        assert_eq!(datasets.get(&id, Some(&Columns::default()), None).unwrap().columns, Columns::default());
+        assert_eq!(datasets.get("../hone.db", None, None).unwrap_err().kind(), Kind::Invalid);
         std::fs::remove_file(home.path().join("datasets").join(&id)).unwrap();
-        assert_eq!(datasets.get(&id, Some(&columns)).unwrap_err().kind(), Kind::Corrupt);
+        assert_eq!(datasets.get(&id, Some(&columns), None).unwrap_err().kind(), Kind::Corrupt);
     }
 }

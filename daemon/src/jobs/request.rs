@@ -47,7 +47,7 @@ impl JobRequest {
     /// Fills the remaining defaults in: data sets by their names, the demonstration data, the daemon's encoder.
     pub fn resolve(self, datasets: &Datasets, encoder: &str) -> Result<Spec> {
         let source = |flag: &str, request: SourceRequest| -> Result<Source> {
-            let stored = datasets.get(&request.dataset, None).map_err(|error| error.within(flag))?;
+            let stored = datasets.get(&request.dataset, None, None).map_err(|error| error.within(flag))?;
             Ok(Source { dataset: request.dataset, name: request.name.unwrap_or(stored.name) })
         };
         let (train, validation, test, default_name) = match self.train {

@@ -78,6 +78,7 @@ pub(crate) fn dataset() -> DatasetRecord {
             rows: 0,
             columns: vec!["text".into(), "label".into()],
             used: Columns { text: Some("text".into()), label: Some("label".into()), ..Columns::default() },
+            notes: vec![],
             guess: String::new(),
             labels: vec![],
             characters: Quantiles::default(),

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::blocking;
+use super::convert::dataset::file_name;
 use crate::data::Columns;
 use crate::error::Error;
 use crate::jobs::datasets::{Datasets, Header};
@@ -82,9 +83,10 @@ impl DatasetService for DatasetRpc {
     }
 
     async fn get(&self, request: Request<GetDatasetRequest>) -> Result<Response<Dataset>, Status> {
-        let GetDatasetRequest { id, columns } = request.into_inner();
-        let (datasets, columns) = (self.datasets.clone(), columns.map(Columns::from));
-        let record = blocking(move || datasets.get(&id, columns.as_ref())).await?;
+        let GetDatasetRequest { id, columns, name } = request.into_inner();
+        let name = name.map(file_name).transpose()?;
+        let (datasets, columns) = (self.datasets.clone(), columns.map(Columns::try_from).transpose()?);
+        let record = blocking(move || datasets.get(&id, columns.as_ref(), name)).await?;
         Ok(Response::new((&record).into()))
     }
 

@@ -138,6 +138,12 @@ pub struct SplitReport {
     pub duplicates: u64,
     /// Texts that stand with different labels.
     pub contradictions: u64,
+    /// Rows in which no token is known to the encoder.
+    #[serde(default)]
+    pub unknown: u64,
+    /// What else is to be told of how the file was read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Texts that stand in both of two splits.
@@ -149,6 +155,9 @@ pub struct Overlap {
     pub second: Split,
     /// Rows of the second split whose text stands in the first.
     pub rows: u64,
+    /// Those of them whose labels are none of those that the text has in the first.
+    #[serde(default)]
+    pub contradictions: u64,
 }
 
 /// One optimizer step.

@@ -51,6 +51,8 @@ pub struct Part {
     pub examples: Vec<Example>,
     /// What each row is labelled with.
     pub targets: Targets,
+    /// What is to be told of how the file was read.
+    pub notes: Vec<String>,
 }
 
 impl Plan {
@@ -74,13 +76,16 @@ impl Plan {
         };
         let train = read(&spec.train, &spec.columns, spec.train_limit)?;
         let columns = train.used;
-        let labels = Labels::of(&spec.train.name, &train.examples)?;
+        let labels = Labels::of(&spec.train.name, &train.examples, &columns.label_names)?;
         let layers = config.architecture.num_hidden_layers;
         spec.hyperparameters.methods.check(layers)?;
         let positive = positive(spec.hyperparameters.positive_label.as_deref(), &labels)?;
+        let train_notes = train.notes;
+        let mut validation_notes = vec![];
         let (train, validation, validation_name) = match &spec.validation {
             Some(source) => {
                 let validation = read(source, &columns, spec.validation_limit)?;
+                validation_notes = validation.notes;
                 (train.examples, validation.examples, source.name.clone())
             }
             None => {
@@ -90,22 +95,22 @@ impl Plan {
                 (train, validation, spec.train.name.clone())
             }
         };
-        let part = |split: Split, name: String, examples: Vec<Example>| -> Result<Part> {
+        let part = |split: Split, name: String, examples: Vec<Example>, notes: Vec<String>| -> Result<Part> {
             let targets = labels.targets(&name, &examples, columns.label_separator.is_some())?;
-            Ok(Part { split, name, examples, targets })
+            Ok(Part { split, name, examples, targets, notes })
         };
         let test = match &spec.test {
             Some(source) => {
                 let test = read(source, &columns, spec.test_limit)?;
-                Some(part(Split::Test, source.name.clone(), test.examples)?)
+                Some(part(Split::Test, source.name.clone(), test.examples, test.notes)?)
             }
             None => None,
         };
-        let train = part(Split::Train, spec.train.name.clone(), train)?;
+        let train = part(Split::Train, spec.train.name.clone(), train, train_notes)?;
         Ok(Self {
             objective: objective::of(&spec.hyperparameters.methods, &labels, &train.targets)?,
             train,
-            validation: part(Split::Validation, validation_name, validation)?,
+            validation: part(Split::Validation, validation_name, validation, validation_notes)?,
             test,
             encoder: encoder.to_owned(),
             positive,
@@ -124,6 +129,7 @@ impl Plan {
             name: self.train.name.clone(),
             examples,
             targets,
+            notes: vec![],
         };
         Self {
             spec: self.spec.clone(),

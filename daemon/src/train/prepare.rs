@@ -8,7 +8,6 @@ use super::event::{self, Overlap, Split, SplitReport};
 use super::plan::{Part, Plan};
 use crate::data::Quantiles;
 use crate::data::batch::Batch;
-use crate::data::dataset::Labels;
 use crate::data::quality::{Quality, overlap};
 use crate::data::targets::Targets;
 use crate::data::tokenize::Tokens;
@@ -67,7 +66,7 @@ pub(super) fn prepare(
     let validation = Rows::new(&plan.validation, plan)?;
     let test = plan.test.as_ref().map(|part| Rows::new(part, plan)).transpose()?;
     let all = [&train, &validation].into_iter().chain(&test);
-    let splits = plan.parts().zip(all).map(|(part, rows)| split_report(part, rows, &plan.labels)).collect();
+    let splits = plan.parts().zip(all).map(|(part, rows)| split_report(part, rows, plan)).collect();
     let report = event::Prepared {
         splits,
         labels: plan.labels.names().to_vec(),
@@ -84,7 +83,7 @@ pub(super) fn prepare(
     Ok(Prepared { train: train.into(), validation, test, report })
 }
 
-fn split_report(part: &Part, rows: &Rows, labels: &Labels) -> SplitReport {
+fn split_report(part: &Part, rows: &Rows, plan: &Plan) -> SplitReport {
     let full: Vec<u32> = rows.tokens.iter().map(|tokens| tokens.full_length as u32).collect();
     let kept: Vec<usize> = rows.tokens.iter().map(|tokens| tokens.ids.len()).collect();
     let quality = Quality::of(&part.examples);
@@ -92,13 +91,15 @@ fn split_report(part: &Part, rows: &Rows, labels: &Labels) -> SplitReport {
         split: part.split,
         name: part.name.clone(),
         rows: part.examples.len() as u64,
-        labels: labels.counts(&part.targets),
+        labels: plan.labels.counts(&part.targets),
         truncated: full.iter().zip(&kept).filter(|(full, kept)| **full as usize > **kept).count() as u64,
         tokens: Quantiles::of(full.into_iter().map(|x| x as usize)),
         total_tokens: kept.iter().map(|&length| length as u64).sum(),
         empty_texts: quality.empty_texts,
         duplicates: quality.duplicates,
         contradictions: quality.contradictions,
+        unknown: rows.tokens.iter().filter(|tokens| plan.tokenizer.knows_nothing_of(tokens)).count() as u64,
+        notes: part.notes.clone(),
     }
 }
 
@@ -107,9 +108,9 @@ fn overlaps(plan: &Plan) -> Vec<Overlap> {
     let mut overlaps = Vec::new();
     for (index, first) in parts.iter().enumerate() {
         for second in parts.iter().skip(index + 1) {
-            let rows = overlap(&first.examples, &second.examples);
+            let (rows, contradictions) = overlap(&first.examples, &second.examples);
             if rows > 0 {
-                overlaps.push(Overlap { first: first.split, second: second.split, rows });
+                overlaps.push(Overlap { first: first.split, second: second.split, rows, contradictions });
             }
         }
     }

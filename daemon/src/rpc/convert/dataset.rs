@@ -22,6 +22,8 @@ impl TryFrom<v1::UploadHeader> for Header {
             Some(v1::FileFormat::Csv) => Some(Format::Csv),
             Some(v1::FileFormat::Tsv) => Some(Format::Tsv),
             Some(v1::FileFormat::JsonLines) => Some(Format::JsonLines),
+            Some(v1::FileFormat::Json) => Some(Format::Json),
+            Some(v1::FileFormat::FastText) => Some(Format::FastText),
         };
         if let Some(sha256) = wire.sha256.as_deref().filter(|sha256| !digest::is_digest(sha256)) {
             return Err(Error::invalid(format!(
@@ -33,7 +35,7 @@ impl TryFrom<v1::UploadHeader> for Header {
             name: file_name(wire.name)?,
             sha256: wire.sha256,
             format,
-            columns: wire.columns.unwrap_or_default().into(),
+            columns: wire.columns.unwrap_or_default().try_into()?,
         })
     }
 }
@@ -55,6 +57,8 @@ impl From<&DatasetRecord> for v1::Dataset {
             Format::Csv => v1::FileFormat::Csv,
             Format::Tsv => v1::FileFormat::Tsv,
             Format::JsonLines => v1::FileFormat::JsonLines,
+            Format::Json => v1::FileFormat::Json,
+            Format::FastText => v1::FileFormat::FastText,
         };
         Self {
             id: record.id.clone(),
@@ -76,6 +80,7 @@ impl From<&Summary> for v1::DatasetSummary {
             guess: summary.guess.clone(),
             labels: all(&summary.labels),
             characters: Some(summary.characters.into()),
+            notes: summary.notes.clone(),
         }
     }
 }

@@ -96,6 +96,8 @@ impl From<&SplitReport> for v1::SplitReport {
             empty_texts: report.empty_texts,
             duplicates: report.duplicates,
             contradictions: report.contradictions,
+            unknown: report.unknown,
+            notes: report.notes.clone(),
         }
     }
 }
@@ -103,7 +105,12 @@ impl From<&SplitReport> for v1::SplitReport {
 impl From<&Overlap> for v1::Overlap {
     fn from(overlap: &Overlap) -> Self {
         let split = |split| v1::Split::from(split).into();
-        Self { first: split(overlap.first), second: split(overlap.second), rows: overlap.rows }
+        Self {
+            first: split(overlap.first),
+            second: split(overlap.second),
+            rows: overlap.rows,
+            contradictions: overlap.contradictions,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Between the wire and the domain. What comes in is checked here, once; what goes out needs no check.
 
+pub mod columns;
 pub mod dataset;
 pub mod dry_run;
 pub mod event;
@@ -11,33 +12,13 @@ pub mod spec;
 
 use hone::v1;
 
-use crate::data::{Columns, LabelCount, Quantiles};
+use crate::data::{LabelCount, Quantiles};
 use crate::error::{Error, Result};
 use crate::jobs::Time;
 
 impl From<Time> for prost_types::Timestamp {
     fn from(time: Time) -> Self {
         Self { seconds: time.0.div_euclid(1000), nanos: time.0.rem_euclid(1000) as i32 * 1_000_000 }
-    }
-}
-
-impl From<v1::Columns> for Columns {
-    fn from(wire: v1::Columns) -> Self {
-        // An empty name is a flag without a value: nothing was named.
-        let named = |name: Option<String>| name.filter(|name| !name.is_empty());
-        Self {
-            text: named(wire.text),
-            text_pair: named(wire.text_pair),
-            label: named(wire.label),
-            label_separator: named(wire.label_separator),
-        }
-    }
-}
-
-impl From<&Columns> for v1::Columns {
-    fn from(columns: &Columns) -> Self {
-        let Columns { text, text_pair, label, label_separator } = columns.clone();
-        Self { text, text_pair, label, label_separator }
     }
 }
 

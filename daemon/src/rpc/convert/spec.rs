@@ -37,7 +37,7 @@ impl TryFrom<v1::JobSpec> for JobRequest {
                 |share| share > 0.0 && share < 1.0,
             )?
             .unwrap_or(0.2),
-            columns: wire.columns.unwrap_or_default().into(),
+            columns: wire.columns.unwrap_or_default().try_into()?,
             train_limit: limit("--train-limit", wire.train_limit)?,
             validation_limit: limit("--validation-limit", wire.validation_limit)?,
             test_limit: limit("--test-limit", wire.test_limit)?,
