@@ -509,7 +509,7 @@ async fn what_does_not_exist_is_not_found_by_its_name() {
     );
     let download = DownloadModelRequest { model: "nobody".into() };
     check("download", models.download(download).await.map(drop), "nobody");
-    let get = GetDatasetRequest { id: NO_FILE.into(), columns: None };
+    let get = GetDatasetRequest { id: NO_FILE.into(), columns: None, name: None };
     check("get a data set", datasets.get(get).await.map(drop), NO_FILE);
     let delete = DeleteDatasetRequest { id: NO_FILE.into() };
     check("delete a data set", datasets.delete(delete).await.map(drop), NO_FILE);

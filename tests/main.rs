@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cli;
+mod data_cases;
 mod dry_run;
 mod engine;
 mod families;

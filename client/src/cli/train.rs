@@ -150,7 +150,7 @@ pub(crate) struct HyperparameterArgs {
         help_heading = "Evaluation")]
     pub(crate) early_stopping: Option<u32>,
     /// The label that precision, recall and F1 are of, when there are two. Default: the second one.
-    #[arg(long, value_name = "LABEL", help_heading = "Evaluation")]
+    #[arg(long, value_name = "LABEL", allow_negative_numbers = true, help_heading = "Evaluation")]
     pub(crate) positive_label: Option<String>,
 
     #[command(flatten)]
@@ -293,7 +293,7 @@ mod tests {
              --validation-limit 2 --test-limit 3 --name n --encoder e@main --optimizer adam --lr 1e-5 --beta1 0.8 \
              --beta2 0.9 --eps 1e-6 --weight-decay 0 --scheduler cosine --warmup-epochs 0.2 --epochs 4 \
              --batch-size 8 --gradient-accumulation 2 --max-grad-norm 0 --dropout 0.3 --encoder-dropout 0 --seed 0 \
-             --keep last --metric f1 --early-stopping 1 --max-length 256 --positive-label spam",
+             --keep last --metric f1 --early-stopping 1 --max-length 256 --positive-label -1",
         )
         .spec
         .expect("a spec");
@@ -338,7 +338,7 @@ mod tests {
                 metric: Some(v1::Metric::F1.into()),
                 early_stopping: Some(1),
                 max_length: Some(256),
-                positive_label: Some("spam".into()),
+                positive_label: Some("-1".into()),
                 ..Default::default()
             }),
             ..Default::default()

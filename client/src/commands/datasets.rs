@@ -117,8 +117,14 @@ fn describe(dataset: &v1::Dataset, width: Option<usize>, paint: Paint) -> String
             fact(name, column);
         }
     }
+    if !used.label_columns.is_empty() {
+        fact("labels", &used.label_columns.join(", "));
+    }
     if !summary.guess.is_empty() {
         fact("guessed", &summary.guess);
+    }
+    for note in &summary.notes {
+        fact("note", note);
     }
     if let Some(of) = &summary.characters {
         let lengths = [("median", of.p50), ("95%", of.p95), ("longest", of.max)];

@@ -71,10 +71,12 @@ fn of_which_label(metrics: &v1::Metrics) -> Option<String> {
         (label.f1, label.recall, label.precision) == (metrics.f1, metrics.recall, metrics.precision)
     };
     // By default they are those of the second label.
-    let label = [second, first].into_iter().find(|label| is_it(label))?;
+    let (label, other) = [(second, first), (first, second)].into_iter().find(|(label, _)| is_it(label))?;
     Some(format!(
-        "F1, recall and precision are those of \"{}\" (--positive-label takes the other)",
-        format::one_line(&label.label)
+        "F1, recall and precision are those of \"{}\" (--positive-label takes {}\"{}\")",
+        format::one_line(&label.label),
+        if other.rows * 2 <= label.rows { "the rarer " } else { "" },
+        format::one_line(&other.label),
     ))
 }
 
@@ -299,7 +301,9 @@ mod tests {
         let words = of_which_label(&two_labels([20, 20], [0.7, 0.8], 0)).unwrap_or_default();
         assert!(words.contains("are those of \"hate\""), "{words}");
         let words = of_which_label(&two_labels([20, 20], [0.7, 0.7], 0)).unwrap_or_default();
-        assert!(words.contains("are those of \"none\""), "{words}");
+        assert!(words.contains("are those of \"none\" (--positive-label takes \"hate\")"), "{words}");
+        let words = of_which_label(&two_labels([3, 20], [0.7, 0.8], 1)).unwrap_or_default();
+        assert!(words.contains("--positive-label takes the rarer \"hate\""), "{words}");
     }
 
     #[test]

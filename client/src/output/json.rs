@@ -320,6 +320,7 @@ pub(crate) fn dataset(dataset: &v1::Dataset) -> Value {
         object.insert("columns".into(), json!(summary.columns));
         put(&mut object, "used", summary.used.as_ref().map(columns));
         object.insert("guess".into(), summary.guess.as_str().into());
+        object.insert("notes".into(), json!(summary.notes));
         object.insert("labels".into(), label_counts(&summary.labels).into());
         put(&mut object, "characters", summary.characters.as_ref().map(quantiles));
     }

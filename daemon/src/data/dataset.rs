@@ -236,6 +236,8 @@ struct Reader<'a> {
     columns: &'a Columns,
     guess: String,
     notes: Vec<String>,
+    /// Texts that the file writes as numbers, and the first of them.
+    numbers: (u64, String),
     /// Rows that were looked at to guess columns.
     sample: Vec<Sampled>,
 }
@@ -298,6 +300,7 @@ impl<'a> Reader<'a> {
             columns: given,
             guess: choice.guess(),
             notes,
+            numbers: (0, String::new()),
             sample,
         })
     }
@@ -340,6 +343,13 @@ impl<'a> Reader<'a> {
             return Err(no_rows(self.name));
         }
         notes.append(&mut self.notes);
+        match &self.numbers {
+            (0, _) => {}
+            (1, first) => notes.push(format!("1 text is a number ({first}); its digits are the text")),
+            (count, first) => {
+                notes.push(format!("{count} texts are numbers, such as {first}; their digits are the texts"))
+            }
+        }
         notes.extend(self.rows.notes());
         notes.extend(settled.notes);
         let column = |place: usize| self.rows.columns().get(place).cloned().unwrap_or_default();
@@ -410,7 +420,13 @@ impl<'a> Reader<'a> {
         Ok(Some(Example { text, text_pair, labels, line }))
     }
 
-    fn text_of(&self, line: u64, column: usize, cell: Cell<'_>) -> Result<String> {
+    fn text_of(&mut self, line: u64, column: usize, cell: Cell<'_>) -> Result<String> {
+        if let Cell::Plain(number) = &cell {
+            self.numbers.0 += 1;
+            if self.numbers.0 == 1 {
+                self.numbers.1.clone_from(number);
+            }
+        }
         let text = cell.into_text().map_err(|message| self.invalid(line, column, &message))?;
         if text.len() > MAX_TEXT_BYTES {
             let message = format!(

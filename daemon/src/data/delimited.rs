@@ -197,6 +197,8 @@ impl Rows for Delimited {
         if self.fields.len() == self.columns.len() {
             return Ok(true);
         }
+        let is_stray = self.fields.len() > self.columns.len()
+            && (self.columns.len()..self.fields.len()).all(|column| self.field(column).trim().is_empty());
         let count = |n: usize| if n == 1 { "1 field".to_owned() } else { format!("{n} fields") };
         let what = if self.no_header { "first row" } else { "header" };
         let delimiter = match self.delimiter {
@@ -205,13 +207,13 @@ impl Rows for Delimited {
             ';' => "semicolon".to_owned(),
             other => format!("\"{other}\""),
         };
+        let hint = match is_stray {
+            true => format!("the row ends with a {delimiter} too many"),
+            false => format!("a text with a {delimiter} in it must stand in quotes"),
+        };
         Err(self.lines.invalid(
             self.line,
-            format!(
-                "the row has {}, the {what} {}; a text with a {delimiter} in it must stand in quotes",
-                count(self.fields.len()),
-                self.columns.len(),
-            ),
+            format!("the row has {}, the {what} {}; {hint}", count(self.fields.len()), self.columns.len()),
         ))
     }
 

@@ -147,7 +147,14 @@ impl<'a> LabelReader<'a> {
     /// # Errors
     /// Fails where labels are missing and must not be, and where names do not fit.
     pub(super) fn finish(mut self, examples: &mut [Example]) -> Result<Settled> {
-        let missing = self.missing.finish(self.file, &self.column, self.columns.missing_label)?;
+        let missing =
+            self.missing.finish(self.file, &self.column, self.columns.missing_label).map_err(|error| {
+                // An empty cell may well be a row without any of several labels.
+                match self.other_separator(&counts(examples), examples) {
+                    Some(note) => Error::new(error.kind(), format!("{}. {note}", error.message())),
+                    None => error,
+                }
+            })?;
         let mut notes: Vec<String> = missing.into_iter().collect();
         let given = &self.columns.label_names;
         let mut names = vec![];
@@ -179,10 +186,7 @@ impl<'a> LabelReader<'a> {
             };
             notes.push(format!("{rows} a label more than once; it counts once"));
         }
-        let mut rows: HashMap<&str, usize> = HashMap::new();
-        for label in examples.iter().flat_map(|example| &example.labels) {
-            *rows.entry(label).or_default() += 1;
-        }
+        let rows = counts(examples);
         notes.extend(spelling::look_alikes(rows.keys().copied()));
         notes.extend(self.other_separator(&rows, examples));
         Ok(Settled { names, notes })
@@ -257,6 +261,15 @@ impl<'a> LabelReader<'a> {
             })
         })
     }
+}
+
+/// Rows of each label.
+fn counts(examples: &[Example]) -> HashMap<&str, usize> {
+    let mut rows: HashMap<&str, usize> = HashMap::new();
+    for label in examples.iter().flat_map(|example| &example.labels) {
+        *rows.entry(label).or_default() += 1;
+    }
+    rows
 }
 
 #[cfg(test)]

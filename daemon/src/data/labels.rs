@@ -69,8 +69,10 @@ impl Labels {
         let set = |example: &Example| {
             let class = |label: &String| {
                 classes.get(label.as_str()).copied().ok_or_else(|| {
+                    let alike = self.0.iter().find(|known| known.to_lowercase() == label.to_lowercase());
+                    let alike = alike.map_or(String::new(), |known| format!("; it differs from \"{known}\" only by case"));
                     Error::invalid(format!(
-                        "{dataset_name}, line {}: the label \"{label}\" is none of the training rows' labels ({})",
+                        "{dataset_name}, line {}: the label \"{label}\" is none of the training rows' labels ({}){alike}",
                         example.line,
                         self.listed(),
                     ))
