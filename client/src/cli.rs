@@ -5,9 +5,11 @@ mod train;
 mod values;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use hone::text_file::Encoding;
 use hone::v1;
 
 pub(crate) use train::TrainArgs;
@@ -47,17 +49,18 @@ pub(crate) struct Global {
     /// Write one JSON object a line to standard output; notes for people go to standard error.
     #[arg(long, global = true, help_heading = "Connection")]
     pub(crate) json: bool,
-    /// Seconds to wait for an answer. Starting a job may take 10 minutes in any case, since files are checked.
+    /// Seconds to wait for an answer, or with a unit: 500ms, 2s, 1m. Starting a job may take 10 minutes in any case,
+    /// since files are checked.
     #[arg(
         long,
         value_name = "SECONDS",
-        default_value_t = 60,
+        default_value = "60",
         global = true,
-        value_parser = values::positive_u64,
+        value_parser = values::patience,
         allow_negative_numbers = true,
         help_heading = "Connection"
     )]
-    pub(crate) timeout: u64,
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, Subcommand)]
@@ -110,9 +113,10 @@ pub(crate) struct WatchArgs {
 
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Retry {
-    /// Give up after this many seconds without a connection.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
-    pub(crate) retry_for: u64,
+    /// Give up after this many seconds without a connection, or with a unit: 30s, 10m, 2h.
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = values::period,
+        allow_negative_numbers = true)]
+    pub(crate) retry_for: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -127,6 +131,7 @@ pub(crate) struct CompareArgs {
 With --file or '-', each line is one text and gives one answer, in order, so that the output can be pasted \
 beside the input. A line that cannot be classified (empty, no UTF-8, longer than 1 MiB) keeps its place: its label is \
 '-' (with --json: null, and \"error\" says why), the rest goes on, and the exit code is 5 at the end. \
+A text may contain the model's own special tokens: \"[SEP]\" (or \"</s>\") in it separates, as in the Python library. \
 Into a pipe each answer is LABEL, SCORE and TEXT with tabs between them; a model that was trained with --multi-label \
 gives every label that is set, and their scores, with '|' between them (with --json: \"labels\").")]
 pub(crate) struct ClassifyArgs {
@@ -139,6 +144,10 @@ pub(crate) struct ClassifyArgs {
     /// Read the texts from a file, one a line; '-' is standard input.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
+    /// The encoding of the file or of standard input, for example windows-1252. Default: UTF-8, or UTF-16 where it is
+    /// recognised, which is told.
+    #[arg(long, value_name = "NAME", value_parser = values::encoding)]
+    pub(crate) encoding: Option<Encoding>,
     /// The second text of the pair, for a model that was trained on pairs; takes exactly one TEXT.
     #[arg(long, value_name = "TEXT", conflicts_with = "file")]
     pub(crate) text_pair: Option<String>,
@@ -250,7 +259,7 @@ pub(crate) struct ColumnArgs {
     pub(crate) missing_label: Option<MissingLabel>,
     /// The encoding of all files, such as windows-1252 or gbk. Default: UTF-8; UTF-16 is recognised
     #[arg(long, value_name = "NAME", value_parser = values::encoding, help_heading = "Data")]
-    pub(crate) encoding: Option<String>,
+    pub(crate) encoding: Option<Encoding>,
     /// The character between fields; \t is a tab. Default: found from the beginning of the file
     #[arg(long, value_name = "CHAR", allow_hyphen_values = true, value_parser = values::delimiter, help_heading = "Data")]
     pub(crate) delimiter: Option<char>,
@@ -294,7 +303,7 @@ impl ColumnArgs {
             }
             .into(),
             dialect: Some(v1::Dialect {
-                encoding: self.encoding.clone(),
+                encoding: self.encoding.map(|encoding| encoding.name().to_owned()),
                 delimiter: self.delimiter.map(String::from),
                 unquoted: self.quote == Some(Quote::None),
                 no_header: self.no_header,
@@ -350,14 +359,20 @@ mod tests {
             ("train --reinit-layers 1.5", "whole number"),
             ("train --label-separator ;", "--multi-label"),
             ("train --label-columns a,b --label-column c", "cannot be used with"),
-            ("train --encoding klingon", "no encoding is called \"klingon\""),
+            ("train --encoding klingon", "not the name of an encoding"),
             ("train --delimiter ab", "one character"),
             ("train --missing-label ignore", "possible values: error, drop, keep"),
             ("train --warmup-steps 5 --warmup-ratio 0.1", "cannot be used with"),
             ("train --dry-run --detach", "cannot be used with"),
             ("classify --file texts.txt hello", "cannot be used with"),
             ("compare one", "2 values required"),
-            ("--timeout 0 jobs", "at least 1"),
+            ("--timeout 0 jobs", "at least 1 ms"),
+            ("--timeout soon jobs", "not a time"),
+            ("watch 01j --retry-for -1", "0 or greater"),
+            ("train --lr 2,5e-5", "the decimal point is a point: 2.5e-5"),
+            ("train --lr 2e-5f", "not a number"),
+            ("train --epoch 3", "'--epochs'"),
+            ("trian", "'train'"),
         ] {
             let error = parse(line).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains(words), "{line}: {error:?} lacks {words:?}");

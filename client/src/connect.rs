@@ -1,4 +1,4 @@
-//! The way to the daemon: address, deadlines, limits, and statuses put into words.
+//! The way to the daemon: deadlines, limits, and who is there when no daemon is.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,14 +8,15 @@ use hone::v1::inference_service_client::InferenceServiceClient;
 use hone::v1::model_service_client::ModelServiceClient;
 use hone::v1::training_service_client::TrainingServiceClient;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
+use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::address;
 use crate::cli::Global;
-use crate::error::{Error, root_cause};
+use crate::error::{Doubt, Error, Kind, root_cause};
+use crate::peer::Peer;
 
-/// The port of an address that names none.
-const PORT: u16 = 50051;
 /// The largest message that is accepted from the daemon.
 const MAX_MESSAGE: usize = 16 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,11 +35,11 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) async fn connect(global: &Global) -> Result<Self, Error> {
-        let url = normalize(&global.daemon)?;
-        let timeout = Duration::from_secs(global.timeout);
+        let url = address::url(&global.daemon)?;
+        let timeout = global.timeout;
         let endpoint = Endpoint::from_shared(url.clone())
             .and_then(|endpoint| endpoint.user_agent(concat!("hone-client/", env!("CARGO_PKG_VERSION"))))
-            .map_err(|_| bad_address(&global.daemon))?
+            .map_err(|_| address::bad(&global.daemon))?
             .connect_timeout(CONNECT_TIMEOUT.min(timeout))
             .tcp_nodelay(true)
             .tcp_keepalive(Some(KEEP_ALIVE))
@@ -98,7 +99,7 @@ impl Daemon {
         match tokio::time::timeout(limit, call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.error(&status)),
-            Err(_) => Err(Error::timeout(&self.url, limit.as_secs())),
+            Err(_) => Err(Error::timeout(&self.url, limit)),
         }
     }
 
@@ -108,45 +109,34 @@ impl Daemon {
     }
 }
 
-/// Completes a bare HOST or HOST:PORT and refuses what is no address.
-fn normalize(address: &str) -> Result<String, Error> {
-    let address = address.trim();
-    if address.starts_with("https://") {
-        return Err(Error::usage(format!("this client cannot speak TLS, which {address} asks for"))
-            .hint("use http://, over a network that you trust or through a tunnel"));
+/// Says of an error of the connection who answers there, if it is no daemon. Others stay as they are.
+pub(crate) async fn explain(error: Error) -> Error {
+    let Some((doubt, url)) = error.doubt() else { return error };
+    if *doubt == Doubt::Service {
+        return if has_training_service(url).await { error } else { Error::no_daemon(url) };
     }
-    let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-    let parsed: tonic::transport::Uri = url.parse().map_err(|_| bad_address(address))?;
-    let host = parsed.host().unwrap_or_default();
-    if parsed.scheme_str() != Some("http") || host.is_empty() || !matches!(parsed.path(), "" | "/") {
-        return Err(bad_address(address));
-    }
-    let url = url.trim_end_matches('/');
-    Ok(if parsed.port().is_some() { url.to_owned() } else { format!("{url}:{PORT}") })
-}
-
-fn bad_address(address: &str) -> Error {
-    Error::usage(format!("\"{address}\" is no address of a daemon"))
-        .hint("write --daemon HOST:PORT or --daemon http://HOST:PORT")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::Kind;
-
-    #[test]
-    fn a_bare_address_gets_its_scheme() {
-        assert_eq!(normalize("gpu:50051").as_deref(), Ok("http://gpu:50051"));
-        assert_eq!(normalize("[::1]:50051").as_deref(), Ok("http://[::1]:50051"));
-        assert_eq!(normalize("gpu").as_deref(), Ok("http://gpu:50051"));
-        assert_eq!(normalize(" http://gpu:50051/ ").as_deref(), Ok("http://gpu:50051"));
-    }
-
-    #[test]
-    fn what_is_no_address_is_refused_as_usage() {
-        for address in ["", "https://gpu:50051", "ftp://gpu", "http://gpu:1/path", "a b", "http://:50051"] {
-            assert_eq!(normalize(address).map_err(|error| error.kind()), Err(Kind::Usage), "{address:?}");
+    let peer = Peer::at(url.trim_start_matches("http://")).await;
+    match (peer.words(), doubt) {
+        // The time is up either way; who is silent may be a daemon that hangs.
+        (Some(words), Doubt::Silence) if peer == Peer::Silent => {
+            let message = format!("{}: {words}", error.message());
+            Error::new(Kind::Unreachable, message).hint(peer.hint())
         }
+        (Some(words), _) => {
+            Error::new(Kind::Unreachable, format!("no daemon can be reached at {url}: {words}"))
+                .hint(peer.hint())
+        }
+        (None, _) => error,
+    }
+}
+
+/// Whether a gRPC server knows a service of a daemon. Where it cannot be asked, it is taken for one.
+async fn has_training_service(url: &str) -> bool {
+    let Ok(endpoint) = Endpoint::from_shared(url.to_owned()) else { return true };
+    let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CONNECT_TIMEOUT).connect_lazy();
+    let request = HealthCheckRequest { service: "hone.v1.TrainingService".to_owned() };
+    match HealthClient::new(channel).check(request).await {
+        Ok(_) => true,
+        Err(status) => !matches!(status.code(), Code::NotFound | Code::Unimplemented),
     }
 }

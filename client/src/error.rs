@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use tonic::{Code, Status};
 
@@ -73,11 +74,23 @@ pub struct Error {
     kind: Kind,
     message: String,
     hint: Option<String>,
+    doubt: Option<(Doubt, String)>,
+}
+
+/// Why it is not certain that a Hone daemon is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// The connection broke, or was none.
+    Connection,
+    /// No answer came in time.
+    Silence,
+    /// The request is not known there.
+    Service,
 }
 
 impl Error {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None }
+        Self { kind, message: message.into(), hint: None, doubt: None }
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -104,11 +117,30 @@ impl Error {
         };
         Self::new(Kind::Unreachable, format!("no daemon can be reached at {url}{reason}"))
             .hint(format!("{start}, or name another with --daemon URL or HONE_DAEMON"))
+            .in_doubt(Doubt::Connection, url)
     }
 
-    pub(crate) fn timeout(url: &str, seconds: u64) -> Self {
-        Self::new(Kind::Unreachable, format!("the daemon at {url} did not answer within {seconds} s"))
+    pub(crate) fn timeout(url: &str, limit: Duration) -> Self {
+        let limit = limit.as_secs_f64();
+        Self::new(Kind::Unreachable, format!("the daemon at {url} did not answer within {limit} s"))
             .hint("allow more time with --timeout SECONDS")
+            .in_doubt(Doubt::Silence, url)
+    }
+
+    /// Something else than a daemon answers at `url`.
+    pub(crate) fn no_daemon(url: &str) -> Self {
+        Self::new(Kind::Unreachable, format!("{url} answers, but it is no Hone daemon"))
+            .hint("name the daemon's address with --daemon URL or HONE_DAEMON")
+    }
+
+    fn in_doubt(mut self, doubt: Doubt, url: &str) -> Self {
+        self.doubt = Some((doubt, url.to_owned()));
+        self
+    }
+
+    /// Why somebody else than a daemon may be at the address, and the address.
+    pub(crate) fn doubt(&self) -> Option<(&Doubt, &str)> {
+        self.doubt.as_ref().map(|(doubt, url)| (doubt, url.as_str()))
     }
 
     /// Translates a status. The daemon's messages are sentences for the user and stay as they are;
@@ -117,9 +149,8 @@ impl Error {
         if is_transport(status) {
             return Self::unreachable(url, &root_cause(status));
         }
-        if status.message().contains("grpc-status header missing") {
-            return Self::new(Kind::Unreachable, format!("{url} answers, but it is no Hone daemon"))
-                .hint("name the daemon's address with --daemon URL or HONE_DAEMON");
+        if is_of_no_daemon(status) {
+            return Self::no_daemon(url);
         }
         let kind = match status.code() {
             Code::NotFound => Kind::NotFound,
@@ -132,14 +163,12 @@ impl Error {
             _ => Kind::Other,
         };
         let message = match (status.message(), status.code()) {
-            ("", code) => format!("the daemon at {url} gave no reason ({})", describe(code)),
-            (message, Code::Unimplemented) => {
-                return Self::new(
-                    kind,
-                    format!("the daemon at {url} does not know this request ({message})"),
-                )
-                .hint("client and daemon should be of the same version");
+            (_, Code::Unimplemented) => {
+                return Self::new(kind, format!("the daemon at {url} does not know this request"))
+                    .hint("client and daemon should be of the same version")
+                    .in_doubt(Doubt::Service, url);
             }
+            ("", code) => format!("the daemon at {url} gave no reason ({})", describe(code)),
             (message, _) => message.to_owned(),
         };
         let error = Self::new(kind, message);
@@ -198,6 +227,14 @@ pub(crate) fn is_transport(status: &Status) -> bool {
     status.source().is_some()
 }
 
+/// True for what the library says of an answer that is not gRPC: a web server's, or that of a proxy.
+fn is_of_no_daemon(status: &Status) -> bool {
+    let message = status.message();
+    message.contains("grpc-status header missing")
+        || message.starts_with("protocol error:")
+        || status.code() == Code::Internal && message.starts_with("Missing response message")
+}
+
 /// The innermost cause, without the wrapping that only names layers of the transport.
 pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
@@ -214,7 +251,7 @@ pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// "Connection refused (os error 111)" without the number, which helps nobody.
-fn strip_os_code(message: &str) -> &str {
+pub(crate) fn strip_os_code(message: &str) -> &str {
     message.find(" (os error").map_or(message, |end| &message[..end])
 }
 

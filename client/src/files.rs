@@ -13,7 +13,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::connect::Daemon;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, strip_os_code};
 use crate::output::{Output, format};
 use crate::progress;
 
@@ -37,12 +37,18 @@ impl LocalFile {
         let named = [flag, &path.display().to_string()].join(" ");
         let named = named.trim_start();
         let refuse = |why: String| Err(Error::usage(format!("{named}: {why}")));
+        if path == Path::new("-") {
+            return refuse(
+                "data cannot come from standard input, because they are read twice; write them to a file first"
+                    .to_owned(),
+            );
+        }
         let metadata = match std::fs::metadata(path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return refuse("there is no such file".to_owned());
             }
-            Err(error) => return refuse(format!("the file cannot be opened: {error}")),
+            Err(error) => return refuse(format!("the file cannot be opened: {}", reason(&error))),
         };
         if metadata.is_dir() {
             return refuse("this is a folder, not a file".to_owned());
@@ -54,7 +60,7 @@ impl LocalFile {
             return refuse("the file is empty".to_owned());
         }
         if let Err(error) = File::open(path) {
-            return refuse(format!("the file cannot be opened: {error}"));
+            return refuse(format!("the file cannot be opened: {}", reason(&error)));
         }
         let name =
             path.file_name().map_or_else(|| named.to_owned(), |name| name.to_string_lossy().into_owned());
@@ -79,7 +85,15 @@ impl LocalFile {
     }
 
     fn unreadable(&self, error: &io::Error) -> Error {
-        Error::usage(format!("{} cannot be read: {error}", self.path.display()))
+        Error::usage(format!("{} cannot be read: {}", self.path.display(), reason(error)))
+    }
+}
+
+/// Why the system refuses, in words for the user: the system's own say it, but for the number behind them.
+pub(crate) fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "you have no permission to read it".to_owned(),
+        _ => strip_os_code(&error.to_string()).to_lowercase(),
     }
 }
 
@@ -207,6 +221,8 @@ mod tests {
             (folder.path().join("absent.csv"), "there is no such file"),
             (folder.path().to_owned(), "this is a folder"),
             (empty, "the file is empty"),
+            ("-".into(), "cannot come from standard input"),
+            ("/dev/null".into(), "not a regular file"),
         ] {
             let error = LocalFile::check("--train", &path).expect_err("refused");
             assert_eq!(error.kind(), Kind::Usage);

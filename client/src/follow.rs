@@ -207,7 +207,7 @@ fn given_up(daemon: &Daemon, cursor: &Cursor, lost: &Status, retry_for: Duration
         "the connection to {} was lost ({}) and did not come back within {} s",
         daemon.url(),
         reason(lost),
-        retry_for.as_secs()
+        retry_for.as_secs_f64()
     );
     Error::new(Kind::ConnectionLost, message).hint(format!(
         "the job may go on without you: `client watch {} --after {}` comes back to it",

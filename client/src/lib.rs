@@ -3,7 +3,9 @@
 //! ```text
 //! main           arguments, terminal, Ctrl-C, exit code; nothing else
 //! cli            what can be typed
-//! connect        address, deadlines, message limits
+//! connect        deadlines, message limits, statuses in words
+//!   address      what names a daemon
+//!   peer         who answers where no daemon does
 //! commands/*     one command each: ask the daemon, hand the answer to the output
 //!   follow       a job's events in order, each once, across lost connections
 //!   files        local files: checked, hashed, sent if the daemon lacks them
@@ -17,6 +19,7 @@
 //! Results go to standard output, notes and progress to standard error. Nothing here knows how to train: the daemon's
 //! protocol, [`hone::v1`], is all that the client depends on.
 
+mod address;
 mod cli;
 mod commands;
 mod connect;
@@ -26,6 +29,7 @@ mod follow;
 mod interrupt;
 mod lines;
 mod output;
+mod peer;
 mod plot;
 mod progress;
 #[cfg(test)]
@@ -75,6 +79,7 @@ pub async fn run(
     match result {
         Ok(()) => 0,
         Err(error) => {
+            let error = connect::explain(error).await;
             output.error(&error);
             error.kind().exit_code()
         }

@@ -25,10 +25,11 @@ fn main() -> ExitCode {
 
 fn terminal() -> Terminal {
     let columns = |term: console::Term| Some(usize::from(term.size().1));
+    // A dumb terminal cannot move a line: it gets plain lines, as a log does.
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     Terminal {
         out: std::io::stdout().is_terminal().then(console::Term::stdout).and_then(columns),
-        err: std::io::stderr().is_terminal().then(console::Term::stderr).and_then(columns),
-        color: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-            && std::env::var_os("TERM").is_none_or(|term| term != "dumb"),
+        err: (!is_dumb && std::io::stderr().is_terminal()).then(console::Term::stderr).and_then(columns),
+        color: !is_dumb && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
+use hone::text_file::Encoding;
 use hone::v1;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
@@ -12,7 +13,7 @@ use super::hint_at_models;
 use crate::cli::{ClassifyArgs, Global};
 use crate::connect::Daemon;
 use crate::error::{Error, Kind};
-use crate::lines::{self, Line};
+use crate::lines::{self, Line, Why};
 use crate::output::{Output, format, json};
 
 /// Batches that are under way at a time: enough to keep the daemon busy, and a bound on memory.
@@ -23,26 +24,29 @@ const TEXTS: usize = 256;
 pub(super) async fn run(global: &Global, args: &ClassifyArgs, output: &mut Output<'_>) -> Result<(), Error> {
     let model = args.model.clone().unwrap_or_default();
     if let Some(file) = &args.file {
-        return file_or_pipe(global, model, file, output).await;
+        return file_or_pipe(global, model, file, args.encoding, output).await;
     }
     if args.texts == ["-"] && args.text_pair.is_none() {
-        return file_or_pipe(global, model, Path::new("-"), output).await;
+        return file_or_pipe(global, model, Path::new("-"), args.encoding, output).await;
     }
     if args.text_pair.is_some() && args.texts.len() != 1 {
         return Err(Error::usage("--text-pair takes exactly one TEXT")
             .hint("put the text in quotes: client classify --text-pair \"second\" \"first\""));
     }
-    if let Some(position) = args.texts.iter().position(|text| text.trim().is_empty()) {
+    if let Some(position) = args.texts.iter().position(|text| lines::is_blank(text)) {
         return Err(Error::usage(format!("text {} is empty", position + 1)));
     }
     let daemon = Daemon::connect(global).await?;
+    let mut tally = Tally::default();
     for texts in args.texts.chunks(TEXTS) {
         let input = |text: &String| v1::Input { text: text.clone(), text_pair: args.text_pair.clone() };
         let request = v1::ClassifyRequest { model: model.clone(), inputs: texts.iter().map(input).collect() };
         let answer = daemon.call(daemon.inference().classify(request)).await.map_err(hint_at_models)?;
         let lines: Vec<Line> = texts.iter().cloned().map(Line::Text).collect();
+        tally.count(&lines, Some(&answer));
         show(&lines, Some(&answer), output)?;
     }
+    tally.tell_cuts(output);
     Ok(())
 }
 
@@ -51,12 +55,17 @@ async fn file_or_pipe(
     global: &Global,
     model: String,
     path: &Path,
+    named: Option<Encoding>,
     output: &mut Output<'_>,
 ) -> Result<(), Error> {
-    let mut batches = lines::read(path)?;
+    let (mut batches, encoding) = lines::read(path, named).await?;
+    if let Some(encoding) = encoding {
+        output.note(&format!("note: the texts are read as {}", encoding.name()));
+    }
     let daemon = Daemon::connect(global).await?;
     let mut tally = Tally::default();
     let result = stream(&daemon, &model, &mut batches, &mut tally, output).await;
+    tally.tell_cuts(output);
     result.map_err(|error| match (error.kind(), tally.lines) {
         (Kind::OutputClosed, _) | (_, 0) => error,
         (_, lines) => error.hint(format!(
@@ -84,7 +93,7 @@ async fn stream(
         // What needs no answer is shown as soon as everything before it is.
         while pending.front().is_some_and(|lines| !has_text(lines)) {
             let lines = pending.pop_front().unwrap_or_default();
-            tally.count(&lines);
+            tally.count(&lines, None);
             show(&lines, None, output)?;
         }
         if requests.is_none() && pending.is_empty() {
@@ -115,7 +124,7 @@ async fn stream(
                 let Some(answer) = answer else {
                     return Err(Error::other("the daemon ended the stream before the last answer"));
                 };
-                tally.count(&lines);
+                tally.count(&lines, Some(&answer));
                 show(&lines, Some(&answer), output)?;
             }
         }
@@ -148,27 +157,51 @@ fn request(model: &str, lines: &[Line]) -> v1::ClassifyRequest {
 struct Tally {
     lines: u64,
     bad: u64,
-    first_bad: Option<(u64, &'static str)>,
+    first_bad: Option<(u64, Why)>,
+    cut: u64,
+    /// Tokens that were kept of a text that was cut: what the model takes.
+    kept: u32,
 }
 
 impl Tally {
-    fn count(&mut self, lines: &[Line]) {
+    fn count(&mut self, lines: &[Line], answer: Option<&v1::ClassifyResponse>) {
         for line in lines {
             self.lines += 1;
             if let Line::Bad { why, .. } = line {
                 self.bad += 1;
-                self.first_bad.get_or_insert((self.lines, why));
+                self.first_bad.get_or_insert((self.lines, *why));
             }
+        }
+        let predictions = answer.map_or(&[][..], |answer| &answer.predictions);
+        for prediction in predictions.iter().filter(|prediction| prediction.truncated) {
+            self.cut += 1;
+            self.kept = self.kept.max(prediction.tokens);
+        }
+    }
+
+    /// Says on standard error how many texts were not read to their end; JSON has it with each answer.
+    fn tell_cuts(&self, output: &mut Output<'_>) {
+        if self.cut > 0 && !output.is_json() {
+            let (cut, texts) =
+                (format::count(self.cut), format::plural(self.lines - self.bad, "text", "texts"));
+            let verb = if self.cut == 1 { "was" } else { "were" };
+            let most = self.kept;
+            output
+                .note(&format!("note: {cut} of {texts} {verb} cut: the model reads {most} tokens of a text"));
         }
     }
 
     fn verdict(&self) -> Result<(), Error> {
         let Some((line, why)) = self.first_bad else { return Ok(()) };
         let (bad, lines) = (format::count(self.bad), format::plural(self.lines, "line", "lines"));
-        Err(Error::new(
+        let error = Error::new(
             Kind::Refused,
-            format!("{bad} of {lines} could not be classified; the first is line {line}: {why}"),
-        ))
+            format!("{bad} of {lines} could not be classified; the first is line {line}: {}", why.words()),
+        );
+        Err(match why.hint() {
+            Some(hint) => error.hint(hint),
+            None => error,
+        })
     }
 }
 
@@ -189,7 +222,7 @@ fn show(lines: &[Line], answer: Option<&v1::ClassifyResponse>, output: &mut Outp
                 (Some(prediction), _) => row(text, Some(prediction), output),
                 (None, _) => continue,
             },
-            Line::Bad { text, why } if output.is_json() => bad_json(text, why).to_string(),
+            Line::Bad { text, why } if output.is_json() => bad_json(text, why.words()).to_string(),
             Line::Bad { text, .. } => row(text, None, output),
         };
         block.push_str(&text);
@@ -223,16 +256,17 @@ fn row(text: &str, prediction: Option<&v1::Prediction>, output: &Output<'_>) -> 
     let Some(width) = output.width() else {
         return format!("{label}\t{score}\t{text}");
     };
+    let cut = if prediction.is_some_and(|prediction| prediction.truncated) { "(cut)" } else { "" };
     if prediction.is_some_and(has_several) {
         let label = if label.is_empty() { "(none)" } else { &label };
-        let line = [&output.paint().bold(label), score.as_str(), &text].map(str::to_owned);
+        let line = [&output.paint().bold(label), score.as_str(), cut, &text].map(str::to_owned);
         let line = line.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("  ");
         return console::truncate_str(&line, width, "…").into_owned();
     }
     let labels = prediction.map_or(&[][..], |prediction| &prediction.scores);
     let widest = labels.iter().map(|score| console::measure_text_width(&score.label)).max().unwrap_or(0);
     let label = console::pad_str(&label, widest.clamp(1, 20), console::Alignment::Left, Some("…"));
-    let cut = if prediction.is_some_and(|prediction| prediction.truncated) { " (cut)" } else { "" };
+    let cut = if cut.is_empty() { String::new() } else { format!("  {cut}") };
     let line = format!("{}  {score:<6}{cut}  {text}", output.paint().bold(&label));
     console::truncate_str(&line, width, "…").into_owned()
 }

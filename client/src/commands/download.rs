@@ -87,7 +87,7 @@ fn plain(name: &str) -> Result<&str, Error> {
     if one && name.len() <= 255 && name.chars().all(fits) {
         return Ok(name);
     }
-    Err(Error::other(format!("the daemon sent a file name that is not plain: {name:?}"))
+    Err(Error::other(format!("the daemon sent a file name that is not plain: {}", format::quoted(name)))
         .hint("nothing was kept; this daemon is not to be trusted"))
 }
 

@@ -12,13 +12,12 @@ use crate::output::Output;
 use crate::output::table::{Column, Table};
 
 /// The empty name is the daemon as a whole.
-const SERVICES: [&str; 5] = [
-    "",
-    "hone.v1.TrainingService",
-    "hone.v1.InferenceService",
-    "hone.v1.DatasetService",
-    "hone.v1.ModelService",
-];
+const SERVICES: [&str; 5] =
+    ["", TRAINING, "hone.v1.InferenceService", "hone.v1.DatasetService", "hone.v1.ModelService"];
+
+const TRAINING: &str = "hone.v1.TrainingService";
+/// The status of a service that the other side does not have.
+const UNKNOWN: &str = "unknown";
 
 pub(super) async fn run(global: &Global, output: &mut Output<'_>) -> Result<(), Error> {
     let daemon = Daemon::connect(global).await?;
@@ -26,6 +25,10 @@ pub(super) async fn run(global: &Global, output: &mut Output<'_>) -> Result<(), 
     let mut idle = Vec::new();
     for service in SERVICES {
         let status = check(&daemon, service).await?;
+        // Another gRPC server has a health service too, but none of the daemon's.
+        if status == UNKNOWN && service == TRAINING {
+            return Err(Error::no_daemon(daemon.url()));
+        }
         let name = if service.is_empty() { "the daemon" } else { service };
         let serving = status == "serving";
         if !serving {
@@ -58,6 +61,6 @@ async fn check(daemon: &Daemon, service: &str) -> Result<&'static str, Error> {
     Ok(match daemon.call(check).await? {
         Some(ServingStatus::Serving) => "serving",
         Some(ServingStatus::NotServing) => "not_serving",
-        _ => "unknown",
+        _ => UNKNOWN,
     })
 }

@@ -92,6 +92,9 @@ fn describe(job: &v1::Job, width: Option<usize>, paint: Paint) -> String {
     if let Some(failure) = &job.failure {
         fact("failure", paint.red(&format::one_line(&failure.message)));
     }
+    if job.state() == v1::JobState::Interrupted {
+        fact("way on", watch::START_AGAIN.to_owned());
+    }
     for (name, value) in job.spec.as_ref().map(spec::entries).unwrap_or_default() {
         fact(name, value);
     }

@@ -1,7 +1,6 @@
 //! `client train`: sends what the daemon lacks, starts the job, and watches it; or asks what it would need.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use hone::v1;
 
@@ -41,8 +40,7 @@ pub(super) async fn run(
         return if output.is_json() { output.json(&json::job(&job)) } else { output.text(&job.id) };
     }
     output.note(&format!("job {}; Ctrl-C detaches, `{client} cancel {}` stops it", job.id, job.id));
-    let retry_for = Duration::from_secs(args.retry.retry_for);
-    watch::attach(global, &daemon, job, 0, retry_for, output, interrupt).await
+    watch::attach(global, &daemon, job, 0, args.retry.retry_for, output, interrupt).await
 }
 
 /// What the job would need; nothing is queued.

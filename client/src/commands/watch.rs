@@ -15,6 +15,10 @@ use crate::output::{Output, data, epochs, format, json};
 use crate::plot;
 use crate::progress::{self, StepProgress, Throttle};
 
+/// What to do after a job that the end of the daemon ended.
+pub(super) const START_AGAIN: &str =
+    "run the same `client train` again; files that the daemon has are not sent again";
+
 pub(super) async fn run(
     global: &Global,
     args: &WatchArgs,
@@ -28,8 +32,7 @@ pub(super) async fn run(
             Ok((daemon, job))
         })
         .await?;
-    let retry_for = Duration::from_secs(args.retry.retry_for);
-    attach(global, &daemon, job, args.after, retry_for, output, interrupt).await
+    attach(global, &daemon, job, args.after, args.retry.retry_for, output, interrupt).await
 }
 
 /// Shows a job's events after `after` until it ends or the user goes.
@@ -73,7 +76,7 @@ pub(super) async fn attach(
             Kind::JobStopped,
             format!("job {id} was {}: the daemon stopped while it ran", json::state(state.into())),
         )
-        .hint("start it again with the same flags")),
+        .hint(START_AGAIN)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use hone::v1;
 
-use super::format::{count, number, one_line, short_digest};
+use super::format::{count, number, one_line, quoted, short_digest};
 use super::json;
 
 /// Name and value of everything that is set, in the order in which people think of it.
@@ -28,7 +28,7 @@ pub(crate) fn entries(spec: &v1::JobSpec) -> Vec<(&'static str, String)> {
     put("text column", columns.text);
     put("text pair column", columns.text_pair);
     put("label column", columns.label);
-    put("label separator", columns.label_separator.map(|separator| format!("\"{separator}\"")));
+    put("label separator", columns.label_separator.map(|separator| quoted(&separator)));
     let names = |names: Vec<String>| (!names.is_empty()).then(|| names.join(", "));
     put("label columns", names(columns.label_columns));
     put("label names", names(columns.label_names));

@@ -52,6 +52,58 @@ async fn a_terminal_gets_rows_that_fit() {
 }
 
 #[tokio::test]
+async fn a_text_that_was_cut_is_told_in_every_form() {
+    let stub = Stub::start().await;
+    let classify = ["classify", "positive endless film", "negative film"];
+    let note = "note: 1 of 2 texts was cut: the model reads 7 tokens of a text\n";
+    for (width, first) in
+        [(60, "positive  0.9800  (cut)  positive endless film"), (20, "positive  0.9800  (…")]
+    {
+        let terminal = Terminal { out: Some(width), err: None, color: false };
+        let ran = client_with(&stub.url, &classify, terminal, Interrupt::never()).await;
+        assert_eq!((ran.out.lines().next(), ran.err.as_str()), (Some(first), note));
+    }
+    let ran = client(&stub, &classify).await;
+    assert_eq!(ran.out, "positive\t0.9800\tpositive endless film\nnegative\t0.9800\tnegative film\n");
+    assert_eq!(ran.err, note);
+    let ran = client(&stub, &[&["--json"], &classify[..]].concat()).await;
+    assert_eq!(ran.json().iter().map(|line| line["truncated"].clone()).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(ran.err, "");
+
+    let terminal = Terminal { out: Some(60), err: None, color: false };
+    let several = ["classify", "-m", "several", "endless film"];
+    let ran = client_with(&stub.url, &several, terminal, Interrupt::never()).await;
+    assert!(ran.out.contains("  (cut)  endless film"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_file_in_utf16_is_read_as_such_and_the_encoding_is_told() {
+    let stub = Stub::start().await;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let bytes: Vec<u8> = "\u{feff}schön Film\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    std::fs::write(file.path(), bytes).expect("written");
+    let path = file.path().to_str().expect("UTF-8");
+    let ran = client(&stub, &["classify", "--file", path]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (0, "schön\t0.9800\tschön Film\n"), "{ran:?}");
+    assert_eq!(ran.err, "note: the texts are read as UTF-16LE\n");
+    let ran = client(&stub, &["classify", "--file", path, "--encoding", "klingon"]).await;
+    assert!(ran.code == 2 && ran.err.contains("not the name of an encoding"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_file_in_another_encoding_is_refused_with_the_flag_that_reads_it() {
+    let stub = Stub::start().await;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), b"it\x92s a caf\xe9\nfine day\n").expect("written");
+    let path = file.path().to_str().expect("UTF-8");
+    let ran = client(&stub, &["classify", "--file", path]).await;
+    assert_eq!(ran.code, 5, "{ran:?}");
+    assert!(ran.err.contains("line 1: the line is no UTF-8\nhint: it looks like Windows-1252"), "{ran:?}");
+    let ran = client(&stub, &["classify", "--file", path, "--encoding", "windows-1252"]).await;
+    assert_eq!((ran.code, ran.out.lines().next()), (0, Some("it’s\t0.9800\tit’s a café")), "{ran:?}");
+}
+
+#[tokio::test]
 async fn a_file_is_streamed_in_order_and_bad_lines_keep_their_place() {
     let stub = Stub::start().await;
     let folder = tempfile::tempdir().expect("a folder");

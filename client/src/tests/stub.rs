@@ -174,7 +174,7 @@ fn classify(request: &v1::ClassifyRequest) -> Result<v1::ClassifyResponse, Statu
             v1::Score { label: "negative".into(), score: 0.02, threshold },
         ],
         tokens: 7,
-        truncated: false,
+        truncated: input.text.contains("endless"),
     });
     Ok(v1::ClassifyResponse {
         predictions: predictions.collect(),
