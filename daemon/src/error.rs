@@ -96,6 +96,23 @@ impl Error {
     }
 }
 
+/// A name or label in a message: as it stands, in quotes, but for characters that would break the line.
+pub fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            c if c.is_control() => quoted.push(' '),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -107,5 +124,49 @@ impl std::error::Error for Error {}
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
         Self::internal(format!("a tensor operation failed: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::quoted;
+
+    #[test]
+    fn a_name_in_quotes_is_shown_as_it_stands() {
+        for text in ["spam", "C:\\data", "say \"no\"", "e\u{301}", "\u{1f469}\u{200d}\u{1f52c}", "日本"] {
+            assert_eq!(quoted(text), format!("\"{text}\""));
+        }
+        assert_eq!(quoted("a\tb\x1bc"), "\"a\\tb c\"");
+    }
+
+    /// Folders whose messages quote with the debug form, which escapes some characters; and that of the GPU, because
+    /// an error of its driver has no other form.
+    const ESCAPING: [&str; 3] = ["data", "model", "cuda"];
+
+    fn debug_formats(folder: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() {
+                if !ESCAPING.contains(&name.as_str()) {
+                    debug_formats(&path, found);
+                }
+            } else if name.ends_with(".rs") && !["tests.rs", "testing.rs"].contains(&name.as_str()) {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let end = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
+                let lines =
+                    text[..end].lines().filter(|line| line.contains(":?}") && !line.contains("assert"));
+                found.extend(lines.map(|line| format!("{}: {}", path.display(), line.trim())));
+            }
+        }
+    }
+
+    #[test]
+    fn no_message_is_written_in_the_debug_form() {
+        let mut found = Vec::new();
+        debug_formats(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+        assert_eq!(found, [""; 0], "quote names with `error::quoted`");
     }
 }

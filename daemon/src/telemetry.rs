@@ -4,12 +4,12 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 
 /// Starts to log what passes the filter.
 pub fn start(filter: &str) -> Result<()> {
     let filter = EnvFilter::builder().parse(filter).map_err(|error| {
-        Error::invalid(format!("--log has a filter that cannot be read ({filter:?}): {error}"))
+        Error::invalid(format!("--log has a filter that cannot be read ({}): {error}", quoted(filter)))
     })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)

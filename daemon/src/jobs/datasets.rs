@@ -12,8 +12,11 @@ use super::{Time, lock};
 use crate::data::Columns;
 use crate::data::dataset::{Dataset, Format, Summary};
 use crate::digest::{self, Hasher};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, quoted};
 use crate::train::spec::Source;
+
+/// Digits of an id that name a data set at least.
+const SHORTEST_BEGINNING: usize = 6;
 
 /// What the daemon carries for a first try: training, validation and test file.
 const DEMO: [(&str, &[u8]); 3] = [
@@ -119,7 +122,7 @@ impl Datasets {
     /// One record, under the name that the caller knows the file by, if it gives one; with columns named, its summary is
     /// computed for them.
     pub fn get(&self, id: &str, columns: Option<&Columns>, name: Option<String>) -> Result<DatasetRecord> {
-        check_id(id)?;
+        let id = &self.whole_id(id)?;
         let mut record = self.store.dataset(id)?.ok_or_else(|| unknown_dataset(id))?;
         record.name = name.unwrap_or(record.name);
         if let Some(columns) =
@@ -139,6 +142,26 @@ impl Datasets {
         Ok(record)
     }
 
+    /// The id that a caller means, who may write its beginning alone.
+    fn whole_id(&self, id: &str) -> Result<String> {
+        let is_beginning = (SHORTEST_BEGINNING..digest::of_bytes(b"").len()).contains(&id.len())
+            && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if !is_beginning {
+            check_id(id)?;
+            return Ok(id.to_owned());
+        }
+        let mut ids =
+            self.store.datasets()?.into_iter().map(|record| record.id).filter(|known| known.starts_with(id));
+        match (ids.next(), ids.count()) {
+            (Some(only), 0) => Ok(only),
+            (Some(_), more) => Err(Error::invalid(format!(
+                "the ids of {} data sets begin with {id}; write more of its digits",
+                more + 1
+            ))),
+            (None, _) => Err(unknown_dataset(id)),
+        }
+    }
+
     /// Every record, the newest first.
     pub fn list(&self) -> Result<Vec<DatasetRecord>> {
         self.store.datasets()
@@ -146,7 +169,7 @@ impl Datasets {
 
     /// Removes a data set that no queued or running job needs.
     pub fn delete(&self, id: &str) -> Result<()> {
-        check_id(id)?;
+        let id = &self.whole_id(id)?;
         let path = self.data.dataset(id);
         let _moving = lock(&self.moving);
         self.store.delete_dataset(id)?;
@@ -199,7 +222,8 @@ pub fn check_id(id: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "{id:?} is not the id of a data set: an id is the SHA-256 of the file, 64 lower-case hexadecimal digits"
+        "{} is not the id of a data set: an id is the SHA-256 of the file, 64 lower-case hexadecimal digits",
+        quoted(id)
     )))
 }
 
@@ -238,6 +262,9 @@ mod tests {
         assert_eq!((second.id, second.created), (first.id.clone(), first.created));
         assert_eq!(files(&home), 1);
         assert_eq!(first.summary.rows, 1);
+        assert_eq!(datasets.get(&first.id[..8], None, None).unwrap().id, first.id);
+        assert_eq!(datasets.get(&first.id[..5], None, None).unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(datasets.get("0123456", None, None).unwrap_err().kind(), Kind::NotFound);
         datasets.delete(&first.id).unwrap();
         assert_eq!(files(&home), 0);
         assert_eq!(datasets.get(&first.id, None, None).unwrap_err().kind(), Kind::NotFound);

@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::log::Log;
 use super::store::{Store, unknown_job};
 use super::{Job, Results, lock};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, quoted};
+use crate::nearest::nearest;
 use crate::train::event::{Event, Failure, State};
 use crate::train::spec::Spec;
 
@@ -124,9 +125,18 @@ impl Registry {
         self.get(id)
     }
 
+    /// The error for a job that does not exist, with the one that was meant.
+    fn unknown(&self, id: &str) -> Error {
+        let jobs = self.store.jobs().unwrap_or_default();
+        match nearest(id, jobs.iter().map(|job| job.id.as_str())) {
+            Some(near) => Error::not_found(format!("there is no job {}; did you mean {near}?", quoted(id))),
+            None => unknown_job(id),
+        }
+    }
+
     /// One job.
     pub fn get(&self, id: &str) -> Result<JobView> {
-        let job = self.store.job(id)?.ok_or_else(|| unknown_job(id))?;
+        let job = self.store.job(id)?.ok_or_else(|| self.unknown(id))?;
         let results = self.store.results(Some(id))?.remove(id).unwrap_or_default();
         let ahead = lock(&self.queue).ahead(id);
         Ok(JobView { job, results, ahead })

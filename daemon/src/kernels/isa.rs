@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 
 /// The environment variable that chooses an instruction set, for tests and comparisons.
 pub const VARIABLE: &str = "HONE_ISA";
@@ -58,12 +58,17 @@ impl Isa {
     fn named(name: &str) -> Result<Self> {
         let known = || Self::ALL.map(Self::name).join(", ");
         let Some(isa) = Self::ALL.into_iter().find(|isa| isa.name() == name) else {
-            return Err(Error::invalid(format!("{VARIABLE} is {name:?}; it must be one of {}", known())));
+            return Err(Error::invalid(format!(
+                "{VARIABLE} is {}; it must be one of {}",
+                quoted(name),
+                known()
+            )));
         };
         if !isa.is_available() {
             let best = best().name();
             return Err(Error::invalid(format!(
-                "{VARIABLE} is {name:?}, but this processor has none of it; the best it has is {best}"
+                "{VARIABLE} is {}, but this processor has none of it; the best it has is {best}",
+                quoted(name)
             )));
         }
         Ok(isa)

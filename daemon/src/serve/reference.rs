@@ -1,6 +1,6 @@
 //! How a caller names a model: `name`, `name@3` or `name@alias`.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::jobs::request::{MAX_NAME, is_name_character};
 
 /// A model as a caller names it.
@@ -66,7 +66,7 @@ pub fn check_alias(alias: &str) -> Result<()> {
 /// What a caller sent, cut to a length that fits into a message.
 pub fn shown(text: &str) -> String {
     let start: String = text.chars().take(80).collect();
-    if start.len() < text.len() { format!("{start:?}...") } else { format!("{text:?}") }
+    if start.len() < text.len() { format!("{}...", quoted(&start)) } else { quoted(text) }
 }
 
 #[cfg(test)]

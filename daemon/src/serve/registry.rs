@@ -8,10 +8,11 @@ use super::engine::Engine;
 use super::reference::{At, Reference, check_alias};
 use super::worker::Worker;
 use crate::digest::FileDigest;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, quoted};
 use crate::jobs::data_dir::DataDir;
 use crate::jobs::store::Store;
 use crate::jobs::{LATEST, Model, Version, lock};
+use crate::nearest::{few, nearest};
 
 /// Loaded models at most; the one that was not used for longest is unloaded first.
 const MAX_LOADED: usize = 4;
@@ -84,7 +85,8 @@ impl Models {
         let reference = Reference::parse(name)?;
         if reference.at.is_some() {
             return Err(Error::invalid(format!(
-                "name the model without a version or an alias; got {name:?}"
+                "name the model without a version or an alias; got {}",
+                quoted(name)
             )));
         }
         let models = self.list()?;
@@ -219,31 +221,34 @@ fn find(models: &[Model], reference: &str) -> Result<Arc<Version>> {
     };
     let version = model.versions.iter().find(|version| Some(version.version) == number);
     version.cloned().ok_or_else(|| {
-        let versions: Vec<String> =
-            model.versions.iter().map(|version| version.version.to_string()).collect();
-        let aliases: Vec<&str> = model.aliases.iter().map(|alias| alias.name.as_str()).collect();
-        Error::not_found(format!(
-            "there is no {reference:?}; {} has the versions {} and the aliases {}",
-            model.name,
-            versions.join(", "),
-            aliases.join(", ")
-        ))
+        let (name, aliases) = (&model.name, model.aliases.iter().map(|alias| alias.name.as_str()));
+        let wanted = reference.rsplit('@').next().unwrap_or_default();
+        let rest = match nearest(wanted, aliases.clone()) {
+            Some(alias) => format!("did you mean {}?", quoted(&format!("{name}@{alias}"))),
+            None => format!(
+                "{name} has the versions {} and the aliases {}",
+                few(model.versions.iter().map(|version| version.version)),
+                few(aliases)
+            ),
+        };
+        Error::not_found(format!("there is no {}; {rest}", quoted(reference)))
     })
 }
 
 fn unknown(models: &[Model], reference: &str) -> Error {
-    Error::not_found(format!("there is no model {reference:?}; {}", existing(models)))
+    let name = reference.split('@').next().unwrap_or_default();
+    let rest = match nearest(name, models.iter().map(|model| model.name.as_str())) {
+        Some(name) => format!("did you mean {}?", quoted(name)),
+        None => existing(models),
+    };
+    Error::not_found(format!("there is no model {}; {rest}", quoted(name)))
 }
 
 fn existing(models: &[Model]) -> String {
-    /// Names in a message at most.
-    const SHOWN: usize = 20;
-    let names: Vec<&str> = models.iter().take(SHOWN).map(|model| model.name.as_str()).collect();
-    match models.len() {
-        0 => "this daemon has none yet; train one with `client train`".to_owned(),
-        n if n > SHOWN => format!("this daemon has {n}, among them {}", names.join(", ")),
-        _ => format!("this daemon has {}", names.join(", ")),
+    if models.is_empty() {
+        return "this daemon has none yet; train one with `client train`".to_owned();
     }
+    format!("this daemon has {}", few(models.iter().map(|model| &model.name)))
 }
 
 /// Checks that every file of a checkpoint is there and as long as when it was published.
@@ -307,6 +312,48 @@ mod tests {
         assert!(error.message().contains("reviews, topics"), "{error}");
         let error = find("reviews@7").unwrap_err();
         assert!(error.message().contains("versions 2, 1 and the aliases latest, live"), "{error}");
+    }
+
+    #[test]
+    fn a_slip_in_a_name_is_answered_with_the_name_that_was_meant() {
+        let bench = Bench::new();
+        bench.publish("reviews");
+        bench.models.promote("reviews@1", "production").unwrap();
+        let message = |reference: &str| {
+            let models = bench.models.list().unwrap();
+            super::find(&models, reference).unwrap_err().message().to_owned()
+        };
+        assert_eq!(message("reveiws"), "there is no model \"reveiws\"; did you mean \"reviews\"?");
+        assert_eq!(message("reveiws@1"), message("reveiws"));
+        let alias = "there is no \"reviews@prodution\"; did you mean \"reviews@production\"?";
+        assert_eq!(message("reviews@prodution"), alias);
+        for model in 0..45 {
+            bench.publish(&format!("m{model}"));
+        }
+        let many = message("films");
+        assert!(many.ends_with(" and 38 more"), "{many}");
+    }
+
+    #[tokio::test]
+    async fn a_model_that_is_deleted_leaves_nothing_loaded() {
+        let bench = Bench::new();
+        let mut workers = Vec::new();
+        for _ in 0..22 {
+            let version = bench.publish("reviews");
+            let worker = bench.models.worker(&version).unwrap();
+            let ready = worker.ready().await.unwrap();
+            workers.push(Arc::downgrade(&ready));
+        }
+        bench.models.delete("reviews").unwrap();
+        assert!(lock(&bench.models.cache).loaded.is_empty());
+        let threads = std::mem::take(&mut lock(&bench.models.cache).threads);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert!(
+            workers.iter().all(|ready| ready.upgrade().is_none()),
+            "what a thread had loaded goes with it"
+        );
     }
 
     #[test]

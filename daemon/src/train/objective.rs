@@ -3,8 +3,9 @@
 use super::methods::{ClassWeights, Methods};
 use crate::data::dataset::Labels;
 use crate::data::targets::Targets;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::model::objective::{Kind, Objective};
+use crate::nearest::nearest;
 
 /// The loss for a job with these training rows. Fails when a weight is of no label, or no weight.
 pub(super) fn of(methods: &Methods, labels: &Labels, train: &Targets) -> Result<Objective> {
@@ -27,14 +28,19 @@ fn weights(asked: &ClassWeights, labels: &Labels, train: &Targets) -> Result<Opt
         ClassWeights::Balanced => Ok(Some(balanced(labels.names().len(), train))),
         ClassWeights::Given(given) => {
             if let Some(unknown) = given.keys().find(|label| !labels.names().contains(label)) {
+                let meant = nearest(unknown, labels.names().iter().map(String::as_str));
+                let meant =
+                    meant.map_or_else(String::new, |label| format!("; did you mean {}?", quoted(label)));
                 return Err(Error::invalid(format!(
-                    "--class-weights gives a weight to {unknown:?}, but the labels are {}",
+                    "--class-weights gives a weight to {}, but the labels are {}{meant}",
+                    quoted(unknown),
                     labels.listed()
                 )));
             }
             if let Some((label, weight)) = given.iter().find(|(_, w)| !(w.is_finite() && **w > 0.0)) {
                 return Err(Error::invalid(format!(
-                    "--class-weights gives {label:?} the weight {weight}; a weight is greater than 0"
+                    "--class-weights gives {} the weight {weight}; a weight is greater than 0",
+                    quoted(label)
                 )));
             }
             let weight = |label: &String| given.get(label).map_or(1.0, |&weight| weight as f32);

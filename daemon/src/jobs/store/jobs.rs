@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
 use super::{Store, decode, encode, signed, unsigned};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, quoted};
 use crate::jobs::{Entry, Job, Results, Time};
 use crate::train::event::{Event, State};
 use crate::train::spec::Spec;
@@ -158,7 +158,7 @@ pub(super) fn append(tx: &Transaction<'_>, job: &str, events: &[Event]) -> Resul
 
 /// The error for a job that does not exist.
 pub(crate) fn unknown_job(id: &str) -> Error {
-    Error::not_found(format!("there is no job {id:?}"))
+    Error::not_found(format!("there is no job {}", quoted(id)))
 }
 
 /// An event's kind and JSON. JSON has no number that is not finite, so an event with one is logged in words: it
@@ -166,7 +166,8 @@ pub(crate) fn unknown_job(id: &str) -> Error {
 fn body_of(event: &Event) -> Result<(String, String)> {
     let body = encode(event)?;
     if body.contains("null") && serde_json::from_str::<Event>(&body).is_err() {
-        return body_of(&Event::Notice { message: format!("a number is not finite: {event:?}") });
+        let message = format!("a number of this event is not finite and cannot be kept: {body}");
+        return body_of(&Event::Notice { message });
     }
     let value: serde_json::Value = decode(&body)?;
     let kind = value.get("type").and_then(|kind| kind.as_str()).unwrap_or_default().to_owned();
@@ -215,7 +216,7 @@ fn parse_state(name: &str) -> Result<State> {
     [State::Queued, State::Running, State::Succeeded, State::Failed, State::Cancelled, State::Interrupted]
         .into_iter()
         .find(|&state| state_name(state) == name)
-        .ok_or_else(|| Error::corrupt(format!("the database holds the unknown job state {name:?}")))
+        .ok_or_else(|| Error::corrupt(format!("the database holds the unknown job state {}", quoted(name))))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::{Store, decode, encode};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::jobs::{Alias, LATEST, Model, Version};
 use crate::train::event::Event;
 
@@ -77,9 +77,9 @@ impl Store {
             let aliases = aliases(tx, name)?;
             if let Some(alias) = aliases.iter().find(|alias| alias.version == version && alias.name != LATEST) {
                 return Err(Error::precondition(format!(
-                    "{name}@{version} cannot be deleted: the alias {:?} points at it; point the alias at another \
+                    "{name}@{version} cannot be deleted: the alias {} points at it; point the alias at another \
                      version first",
-                    alias.name
+                    quoted(&alias.name)
                 )));
             }
             let remaining: Option<u32> = tx
