@@ -20,15 +20,15 @@ use crate::harness::{toy_rows, toy_sets, toy_texts};
 
 /// What a command wrote and how it ended.
 #[derive(Debug)]
-struct Ran {
-    code: u8,
-    out: String,
-    err: String,
+pub(crate) struct Ran {
+    pub(crate) code: u8,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ran {
     /// Standard output as JSON lines; anything else is a failure.
-    fn json(&self) -> Vec<Value> {
+    pub(crate) fn json(&self) -> Vec<Value> {
         let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line:?}"));
         self.out.lines().map(parse).collect()
     }
@@ -39,7 +39,7 @@ impl Ran {
     }
 
     #[track_caller]
-    fn assert_shows(&self, words: &[&str]) {
+    pub(crate) fn assert_shows(&self, words: &[&str]) {
         assert_eq!(self.code, 0, "{self:?}");
         for word in words {
             assert!(self.out.contains(word), "no {word:?} in {}", self.out);
@@ -48,7 +48,7 @@ impl Ran {
 
     /// Checks that the command failed with this code, said all of these words, and printed no result.
     #[track_caller]
-    fn assert_fails(&self, case: &str, code: u8, words: &[&str]) {
+    pub(crate) fn assert_fails(&self, case: &str, code: u8, words: &[&str]) {
         assert_eq!(self.code, code, "{case}: {self:?}");
         assert!(self.err.starts_with("error: ") || self.err.contains("\nerror: "), "{case}: {}", self.err);
         for word in words {
@@ -58,7 +58,7 @@ impl Ran {
 }
 
 /// Runs `client --daemon ADDRESS ARGS…` as if in a pipe.
-async fn client(address: &str, args: &[&str]) -> Ran {
+pub(crate) async fn client(address: &str, args: &[&str]) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let code = hone_client::run_with(command_line(address, args), &mut out, &mut err).await;
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
@@ -72,29 +72,29 @@ fn command_line(address: &str, args: &[&str]) -> Vec<OsString> {
 }
 
 /// A daemon, and a folder with the toy data as `train.csv` and `test.csv`.
-struct Bench {
-    daemon: Daemon,
-    folder: tempfile::TempDir,
+pub(crate) struct Bench {
+    pub(crate) daemon: Daemon,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Bench {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("train.csv"), toy_rows(400, 1)).expect("written");
         std::fs::write(folder.path().join("test.csv"), toy_rows(40, 2)).expect("written");
         Self { daemon: Daemon::start(&folder.path().join("data")).await, folder }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.folder.path().join(name).to_string_lossy().into_owned()
     }
 
-    async fn client(&self, args: &[&str]) -> Ran {
+    pub(crate) async fn client(&self, args: &[&str]) -> Ran {
         client(&self.daemon.address, args).await
     }
 
     /// `client train` on the toy data; three epochs are enough to learn it.
-    async fn train(&self, epochs: &str, more: &[&str]) -> Ran {
+    pub(crate) async fn train(&self, epochs: &str, more: &[&str]) -> Ran {
         let (train, test) = (self.path("train.csv"), self.path("test.csv"));
         let args = ["train", "--train", &train, "--test", &test, "--epochs", epochs, "--lr", "2e-3"];
         let args = [&args[..], &["--batch-size", "4", "--max-length", "32"], more].concat();
@@ -102,7 +102,7 @@ impl Bench {
     }
 
     /// The newest job's id.
-    async fn newest(&self) -> String {
+    pub(crate) async fn newest(&self) -> String {
         let jobs = self.daemon.training().list(ListJobsRequest {}).await.expect("jobs").into_inner().jobs;
         jobs.first().expect("a job").id.clone()
     }

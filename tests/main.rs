@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cli;
+mod client_cases;
 mod data_cases;
 mod dry_run;
 mod engine;
@@ -11,4 +12,5 @@ mod methods;
 mod optimizer;
 mod parity;
 mod service;
+mod serving_cases;
 mod training;
