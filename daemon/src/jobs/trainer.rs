@@ -9,7 +9,7 @@ use candle_core::Device;
 use super::data_dir::DataDir;
 use super::device::Turns;
 use crate::error::{Error, Result};
-use crate::model::checkpoint;
+use crate::model::checkpoint::{self, Checkpoint};
 use crate::model::hub::{self, EncoderName};
 use crate::train::event::Event;
 use crate::train::rehearsal::Study;
@@ -58,7 +58,9 @@ impl Trainer for DeviceTrainer {
                         folder.display()
                     )));
                 }
-                checkpoint::check(&folder).map(drop)
+                checkpoint::check(&folder)?;
+                // A weight that is no number shall not wait for a job to be found.
+                Checkpoint::open(&folder).map(drop)
             }
             EncoderName::Hub { .. } => Ok(()),
         }

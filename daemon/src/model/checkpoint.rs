@@ -11,6 +11,7 @@ use safetensors::tensor::{Metadata, TensorView};
 
 use super::config::{Config, Family, HeadConfig};
 use super::declaration::{Place, declare};
+use super::finite;
 use super::parameters::Parameters;
 use crate::digest;
 use crate::error::{Error, Result};
@@ -35,7 +36,7 @@ impl Checkpoint {
         let path = folder.join(WEIGHTS);
         let bytes = std::fs::read(&path).map_err(|error| weights_error(folder, &error))?;
         let checkpoint = Self { folder: folder.to_owned(), config, bytes };
-        checkpoint.tensors()?;
+        checkpoint.check_finite()?;
         Ok(checkpoint)
     }
 
@@ -47,6 +48,14 @@ impl Checkpoint {
     /// SHA-256 of the weights' file, lower-case hexadecimal.
     pub fn weights_sha256(&self) -> String {
         digest::of_bytes(&self.bytes)
+    }
+
+    /// Refuses weights that are no numbers, among those that a classifier takes.
+    fn check_finite(&self) -> Result<()> {
+        let tensors = self.tensors()?;
+        let declared = declare(&self.config.architecture, 2).into_iter().flat_map(|declared| declared.parts);
+        let names = declared.flat_map(|name| spellings(&name));
+        finite::check_file(&self.folder.join(WEIGHTS), &tensors, names)
     }
 
     fn tensors(&self) -> Result<SafeTensors<'_>> {
@@ -106,13 +115,16 @@ pub fn check(folder: &Path) -> Result<Config> {
 }
 
 /// Writes configuration and weights of a classifier into an existing folder, each synced to disk. Returns the
-/// SHA-256 of the weights.
+/// SHA-256 of the weights. Weights that are no numbers are refused, and nothing is written.
 pub fn write(
     folder: &Path,
     config: &Config,
     head: &HeadConfig<'_>,
     parameters: &Parameters,
 ) -> Result<String> {
+    if let Some(found) = finite::in_parameters(parameters) {
+        return Err(Error::precondition(format!("the weight {found}, so the model is not kept")));
+    }
     let json = format!("{:#}\n", config.classifier_json(head));
     write_file(&folder.join("config.json"), json.as_bytes())?;
     let mut tensors = Vec::new();

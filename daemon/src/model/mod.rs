@@ -1,6 +1,6 @@
 //! The encoder and its head (`architecture`, `config`, `declaration`, `parameters`, `gradients`), what computes them (on
 //! the CPU `noise`, `layer`, `encoder`, `head` and `network`; elsewhere `reference`; `engine` is either), the loss
-//! (`objective`), the classifier that learns or answers (`classifier`), the folder it lives in (`checkpoint`), and the
+//! (`objective`), whether weights are `finite`, the classifier that learns or answers (`classifier`), the folder it lives in (`checkpoint`), and the
 //! way from names to folders (`hub`).
 
 pub mod architecture;
@@ -10,6 +10,7 @@ pub mod config;
 pub mod declaration;
 mod encoder;
 pub mod engine;
+pub mod finite;
 pub mod gpu;
 pub mod gradients;
 mod head;

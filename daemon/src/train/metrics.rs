@@ -74,6 +74,16 @@ impl Tally {
         }
     }
 
+    /// How often each label was called.
+    pub fn called(&self) -> Vec<u64> {
+        match self {
+            Self::Classes(tally) => (0..tally.labels)
+                .map(|label| tally.confusion.iter().skip(label).step_by(tally.labels.max(1)).sum())
+                .collect(),
+            Self::Sets(tally) => tally.labels.iter().map(|label| label.called).collect(),
+        }
+    }
+
     /// The metrics. With two labels, of which a row has one, F1, recall and precision are those of `positive`, else
     /// their mean over labels.
     pub fn metrics(&self, labels: &[String], positive: usize) -> Metrics {
@@ -233,6 +243,7 @@ mod tests {
         let tally = tally(2, &[(0, 0), (0, 1), (0, 1), (1, 1), (1, 1), (1, 1), (1, 1), (1, 0)]);
         let metrics = tally.metrics(&names(2), 1);
         assert_eq!((metrics.accuracy, metrics.rows), (0.625, 8));
+        assert_eq!(tally.called(), [2, 6]);
         assert!((metrics.precision - 2.0 / 3.0).abs() < 1e-12);
         assert!((metrics.recall - 0.8).abs() < 1e-12);
         assert!((metrics.f1 - 8.0 / 11.0).abs() < 1e-12);

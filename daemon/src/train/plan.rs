@@ -3,8 +3,10 @@
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 
+use super::diagnosis;
 use super::event::Split;
 use super::objective;
+use super::schedule::Schedule;
 use super::spec::{Source, Spec};
 use crate::data::dataset::{Dataset, Labels, split};
 use crate::data::targets::Targets;
@@ -107,7 +109,7 @@ impl Plan {
             None => None,
         };
         let train = part(Split::Train, spec.train.name.clone(), train, train_notes)?;
-        Ok(Self {
+        let plan = Self {
             objective: objective::of(&spec.hyperparameters.methods, &labels, &train.targets)?,
             train,
             validation: part(Split::Validation, validation_name, validation, validation_notes)?,
@@ -117,7 +119,16 @@ impl Plan {
             tokenizer,
             labels,
             spec,
-        })
+        };
+        match diagnosis::no_rate(&plan.schedule()) {
+            Some(why) => Err(Error::invalid(why)),
+            None => Ok(plan),
+        }
+    }
+
+    /// The rate of each step.
+    pub fn schedule(&self) -> Schedule {
+        Schedule::new(&self.spec.hyperparameters, self.total_steps(), self.steps_per_epoch())
     }
 
     /// The same plan with these training rows alone, and nothing to evaluate.

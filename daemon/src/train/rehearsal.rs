@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 
+use super::diagnosis;
 use super::event::{Prepared, Split};
 use super::memory::{Count, Memory};
 use super::plan::Plan;
 use super::prepare::prepare;
 use super::run::Rehearsal;
-use super::schedule::Schedule;
 use crate::data::batch::epoch_order;
 use crate::error::Result;
 use crate::model::checkpoint::Checkpoint;
@@ -79,8 +79,8 @@ impl Study {
         let architecture = &encoder.config().architecture;
         let labels = plan.labels.names().len();
         let learning = Count::of(architecture, labels, &of.methods).learning;
-        let warmup = Schedule::new(of, plan.total_steps(), plan.steps_per_epoch()).warmup_steps();
-        let prepared = prepare(&plan, &encoder, learning, warmup, device)?;
+        let schedule = plan.schedule();
+        let prepared = prepare(&plan, &encoder, learning, schedule.warmup_steps(), device)?;
         let lengths: Vec<usize> = prepared.train.tokens.iter().map(|tokens| tokens.ids.len()).collect();
         let compute = of.precision.compute(device)?;
         let rows = lengths.iter().copied();
@@ -88,7 +88,12 @@ impl Study {
             true => Memory::on_gpu(architecture, labels, of, compute.precision(), rows),
             false => Memory::of(architecture, labels, of, compute, rows),
         };
-        let report = DryRun { prepared: prepared.report, memory, time: None, notices: Vec::new() };
+        let report = DryRun {
+            prepared: prepared.report,
+            memory,
+            time: None,
+            notices: diagnosis::before(of, &schedule),
+        };
         Ok(Self { plan, report, lengths })
     }
 

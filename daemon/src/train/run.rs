@@ -1,5 +1,6 @@
 //! The training loop.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use serde_json::json;
 
 use super::ahead::{MicroBatch, ahead};
 use super::average::Average;
+use super::diagnosis::{self, Evidence, Finding, Norms, loss_of_guessing};
 use super::evaluate::{evaluate, in_rows};
 use super::event::{EpochMetrics, Event, Metrics, Split, StepMetrics, TestMetrics};
 use super::metrics::{Tally, is_better};
@@ -20,11 +22,13 @@ use super::schedule::Schedule;
 use super::spec::{Hyperparameters, Keep};
 use super::state::{self, Position};
 use crate::data::batch::{Batch, epoch_order};
+use crate::data::targets::Targets;
 use crate::digest;
 use crate::error::{Error, Kind, Result};
 use crate::model::checkpoint::{self, Checkpoint};
 use crate::model::classifier::{Classifier, Setup, Trainable};
 use crate::model::config::HeadConfig;
+use crate::model::finite;
 use crate::model::noise::{Mode, Noise};
 
 /// Events of one sort are this far apart at least.
@@ -93,12 +97,15 @@ struct Run<'a> {
     optimizer: Optimizer,
     average: Option<Average>,
     position: Position,
+    norms: Norms,
+    /// What was told of the epoch before.
+    told: BTreeSet<Finding>,
 }
 
 impl<'a> Run<'a> {
     fn start(plan: &'a Plan, device: &'a Device, workspace: &'a Path, emit: Emit<'a>) -> Result<Self, Halt> {
         let of = &plan.spec.hyperparameters;
-        let schedule = Schedule::new(of, plan.total_steps(), plan.steps_per_epoch());
+        let schedule = plan.schedule();
         let encoder = Checkpoint::open(&plan.encoder)?;
         let mut model = Trainable::start(&encoder, plan.labels.names(), &setup(of, device)?, device)?;
         let prepared = prepare(plan, &encoder, model.learning(), schedule.warmup_steps(), device)?;
@@ -113,7 +120,26 @@ impl<'a> Run<'a> {
         if emit(Event::Prepared(prepared.report.clone())).is_break() {
             return Err(Halt::Stopped);
         }
-        Ok(Self { plan, device, workspace, emit, prepared, schedule, model, optimizer, average, position })
+        if position.step == 0 {
+            for message in diagnosis::before(of, &schedule) {
+                let _ = emit(Event::Notice { message });
+            }
+        }
+        let (norms, told) = (Norms::default(), BTreeSet::new());
+        Ok(Self {
+            plan,
+            device,
+            workspace,
+            emit,
+            prepared,
+            schedule,
+            model,
+            optimizer,
+            average,
+            position,
+            norms,
+            told,
+        })
     }
 
     fn complete(mut self) -> Result<Finished, Halt> {
@@ -132,19 +158,50 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         let trained = self.train_epoch()?;
         self.settle()?;
+        self.check_weights("")?;
         // What is judged and kept is the average, where there is one.
         self.swap_average();
-        let ended = self
-            .evaluate(Split::Validation, None)
-            .and_then(|validation| self.end_epoch(trained, validation, started));
+        let ended = self.judge(trained, started);
         self.swap_average();
-        let epoch = ended?;
+        let (epoch, notices) = ended?;
         self.save()?;
         self.forget_before();
-        if (self.emit)(Event::Epoch(epoch)).is_break() && !self.is_done() {
-            return Err(Halt::Stopped);
+        let notices = notices.into_iter().map(|message| Event::Notice { message });
+        for event in std::iter::once(Event::Epoch(epoch)).chain(notices) {
+            if (self.emit)(event).is_break() && !self.is_done() {
+                return Err(Halt::Stopped);
+            }
         }
         Ok(())
+    }
+
+    /// Ends an epoch: judges the weights in place by the validation rows. Returns what is told of it besides.
+    fn judge(&mut self, trained: Trained, started: Instant) -> Result<(EpochMetrics, Vec<String>), Halt> {
+        if self.average.is_some() {
+            self.check_weights("averaged ")?;
+        }
+        let validation = self.evaluate(Split::Validation, None)?;
+        let called = validation.called();
+        let validation = self.metrics(&validation);
+        self.check_metrics(&validation, "validation", self.position.epoch + 1)?;
+        let epoch = self.end_epoch(trained, validation, started)?;
+        let notices = self.diagnose(&called);
+        Ok((epoch, notices))
+    }
+
+    fn diagnose(&mut self, called: &[u64]) -> Vec<String> {
+        let labels = self.plan.labels.names().len();
+        let (train, validation) = (&self.plan.train.targets, &self.plan.validation.targets);
+        let evidence = Evidence {
+            of: self.hyperparameters(),
+            epochs: &self.position.epochs,
+            called,
+            train_guess: loss_of_guessing(train, train, labels),
+            validation_guess: loss_of_guessing(train, validation, labels),
+            norms: self.norms.end_epoch(),
+            one_label: matches!(train, Targets::Classes(_)),
+        };
+        diagnosis::after(&evidence, &mut self.told)
     }
 
     fn hyperparameters(&self) -> &'a Hyperparameters {
@@ -217,6 +274,7 @@ impl<'a> Run<'a> {
         let rate = self.schedule.rate(self.position.step);
         let gradient_norm = self.optimizer.step(&mut self.model, rate)?;
         self.check_finite(gradient_norm, "gradient")?;
+        self.norms.add(gradient_norm);
         if self.average.is_some() {
             self.settle()?;
         }
@@ -267,13 +325,24 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let (step, epoch) = (self.position.step + 1, self.position.epoch + 1);
+        Err(self.diverged(&format!("the {what} became {value} at step {step} (epoch {epoch})")))
+    }
+
+    /// Refuses weights that are no numbers after an epoch's last step: nothing before need have shown it.
+    fn check_weights(&self, which: &str) -> Result<()> {
+        let Some(found) = finite::in_parameters(self.model.parameters()) else { return Ok(()) };
+        let (step, epoch) = (self.position.step, self.position.epoch + 1);
+        Err(self.diverged(&format!("after step {step} (epoch {epoch}) the {which}weight {found}")))
+    }
+
+    fn check_metrics(&self, metrics: &Metrics, of: &str, epoch: u32) -> Result<()> {
+        let Some((what, value)) = diagnosis::not_finite(metrics) else { return Ok(()) };
+        Err(self.diverged(&format!("the {of} {what} of epoch {epoch} is {value}")))
+    }
+
+    fn diverged(&self, what: &str) -> Error {
         let rate = self.hyperparameters().learning_rate;
-        Err(Error::new(
-            Kind::Precondition,
-            format!(
-                "the {what} became {value} at step {step} (epoch {epoch}): training diverged; lower --lr (now {rate})"
-            ),
-        ))
+        Error::new(Kind::Precondition, format!("{what}: training diverged; lower --lr (now {rate})"))
     }
 
     fn step_event(&self, step: &Step, pace: &Pace) -> Event {
@@ -299,10 +368,10 @@ impl<'a> Run<'a> {
         Tally::new(self.plan.objective.kind, self.plan.labels.names().len())
     }
 
-    /// The metrics over a split of the model that learns, or of another one.
-    fn evaluate(&mut self, split: Split, other: Option<&Classifier>) -> Result<Metrics, Halt> {
+    /// Counts a split with the model that learns, or with another one.
+    fn evaluate(&mut self, split: Split, other: Option<&Classifier>) -> Result<Tally, Halt> {
         let tally = self.new_tally();
-        let Some(rows) = self.prepared.rows(split) else { return Ok(self.metrics(&tally)) };
+        let Some(rows) = self.prepared.rows(split) else { return Ok(tally) };
         let (labels, count) = (self.plan.labels.names().len(), rows.tokens.len() as u64);
         let (model, emit) = (&mut self.model, &mut self.emit);
         let mut answer = |batch: &Batch| match other {
@@ -311,10 +380,7 @@ impl<'a> Run<'a> {
         };
         let mut progress = |rows_done| emit(Event::Evaluation { split, rows_done, rows: count });
         let given = other.and_then(Classifier::thresholds);
-        match evaluate(rows, tally, labels, given, &mut answer, &mut progress)? {
-            Some(tally) => Ok(self.metrics(&tally)),
-            None => Err(Halt::Stopped),
-        }
+        evaluate(rows, tally, labels, given, &mut answer, &mut progress)?.ok_or(Halt::Stopped)
     }
 
     /// Counts the epoch and keeps its checkpoint, when it is to be kept.
@@ -391,7 +457,9 @@ impl<'a> Run<'a> {
             Some(_) => {
                 let started = Instant::now();
                 let classifier = Classifier::load(&folder, self.device)?;
-                let metrics = self.evaluate(Split::Test, Some(&classifier))?;
+                let tally = self.evaluate(Split::Test, Some(&classifier))?;
+                let metrics = self.metrics(&tally);
+                self.check_metrics(&metrics, "test", epoch.epoch)?;
                 let test =
                     TestMetrics { metrics, epoch: epoch.epoch, seconds: started.elapsed().as_secs_f64() };
                 let _ = (self.emit)(Event::Test(test.clone()));
