@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
+    "hone/v1/record.proto",
     "hone/v1/dataset.proto",
     "hone/v1/methods.proto",
     "hone/v1/training.proto",

@@ -14,3 +14,4 @@ mod parity;
 mod service;
 mod serving_cases;
 mod training;
+mod training_cases;

@@ -69,8 +69,8 @@ pub(crate) enum Command {
     Train(Box<TrainArgs>),
     /// Show a job's events from the first one on and follow it to its end.
     Watch(WatchArgs),
-    /// List the jobs, the newest first.
-    Jobs,
+    /// List the jobs, the newest first, or delete one.
+    Jobs(JobsArgs),
     /// Show everything about a job.
     Show(JobArg),
     /// Stop a job.
@@ -154,6 +154,23 @@ pub(crate) struct ClassifyArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct JobsArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<JobsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobsCommand {
+    /// List the jobs, the newest first (the default).
+    List,
+    /// Delete a job that has ended, or whose record is damaged, with its log; the model that it made stays.
+    Delete {
+        /// The job's id.
+        job: String,
+    },
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ModelsArgs {
     #[command(subcommand)]
     pub(crate) command: Option<ModelsCommand>,
@@ -178,7 +195,7 @@ pub(crate) enum ModelsCommand {
     },
     /// Delete a version or a whole model.
     Delete {
-        /// NAME@VERSION deletes one version, NAME all of them.
+        /// NAME@VERSION deletes one version, NAME all of them; NAME@ALIAS only an alias that points at no version.
         #[arg(value_name = "NAME[@VERSION]")]
         model: String,
         /// Do not ask.

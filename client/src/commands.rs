@@ -33,7 +33,7 @@ pub(crate) async fn run(cli: &Cli, output: &mut Output<'_>, interrupt: Interrupt
 async fn run_to_the_end(global: &Global, command: &Command, output: &mut Output<'_>) -> Result<(), Error> {
     match command {
         Command::Train(_) | Command::Watch(_) => Ok(()),
-        Command::Jobs => jobs::list(global, output).await,
+        Command::Jobs(args) => jobs::run(global, args.command.as_ref(), output).await,
         Command::Show(args) => jobs::show(global, &args.job, output).await,
         Command::Cancel(args) => jobs::cancel(global, &args.job, output).await,
         Command::Compare(args) => compare::run(global, args, output).await,

@@ -9,6 +9,7 @@ pub(crate) mod format;
 pub(crate) mod json;
 pub(crate) mod spec;
 pub(crate) mod table;
+pub(crate) mod unreadable;
 
 use std::io::{self, Write};
 

@@ -16,7 +16,7 @@ use crate::jobs::datasets::{Datasets, READER, Reader};
 use crate::jobs::log::Log;
 use crate::jobs::registry::Registry;
 use crate::jobs::runner::{self, Runner};
-use crate::jobs::store::Store;
+use crate::jobs::store::{Store, Unreadable};
 use crate::jobs::trainer::{DeviceTrainer, Trainer};
 use crate::kernels::Isa;
 use crate::rpc::health::Health;
@@ -86,6 +86,8 @@ impl Parts {
         let (data, lock) = DataDir::open(root)?;
         let store = Arc::new(Store::open(&data.database())?);
         runner::sweep(&data, &store)?;
+        let damaged = [store.jobs()?.unreadable, store.results(None)?.1, store.datasets()?.unreadable];
+        damaged.iter().flatten().chain(&store.models()?.unreadable).for_each(Unreadable::log);
         let jobs = Arc::new(Registry::open(store.clone(), Log::new(store.clone()), max_jobs)?);
         Ok(Self { data, lock, store, jobs })
     }

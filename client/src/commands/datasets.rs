@@ -9,7 +9,7 @@ use crate::connect::Daemon;
 use crate::error::{Error, Kind};
 use crate::files::{LocalFile, Sender};
 use crate::output::table::{Column, Table};
-use crate::output::{Output, Paint, format, json};
+use crate::output::{Output, Paint, format, json, unreadable};
 
 pub(super) async fn run(
     global: &Global,
@@ -26,10 +26,13 @@ pub(super) async fn run(
 
 async fn list(global: &Global, output: &mut Output<'_>) -> Result<(), Error> {
     let daemon = Daemon::connect(global).await?;
-    let datasets = daemon.call(daemon.datasets().list(v1::ListDatasetsRequest {})).await?.datasets;
+    let found = daemon.call(daemon.datasets().list(v1::ListDatasetsRequest {})).await?;
+    let datasets = found.datasets;
     if output.is_json() {
-        return datasets.iter().try_for_each(|dataset| output.json(&json::dataset(dataset)));
+        datasets.iter().try_for_each(|dataset| output.json(&json::dataset(dataset)))?;
+        return unreadable::tell(&found.unreadable, output);
     }
+    unreadable::tell(&found.unreadable, output)?;
     if datasets.is_empty() {
         output.note("no data sets yet; `client datasets upload FILE` sends one, and so does `client train`");
         return Ok(());

@@ -1,21 +1,45 @@
-//! `client jobs`, `client show`, `client cancel`.
+//! `client jobs`, `client jobs delete`, `client show`, `client cancel`.
 
 use hone::v1;
 
 use super::{get_job, hint_at_jobs, kept_epoch, watch};
-use crate::cli::Global;
+use crate::cli::{Global, JobsCommand};
 use crate::connect::Daemon;
 use crate::error::Error;
 use crate::output::table::{Column, Table};
-use crate::output::{Output, Paint, epochs, format, json, spec};
+use crate::output::{Output, Paint, epochs, format, json, spec, unreadable};
 use crate::plot;
 
-pub(super) async fn list(global: &Global, output: &mut Output<'_>) -> Result<(), Error> {
-    let daemon = Daemon::connect(global).await?;
-    let jobs = daemon.call(daemon.training().list(v1::ListJobsRequest {})).await?.jobs;
-    if output.is_json() {
-        return jobs.iter().try_for_each(|job| output.json(&json::job(job)));
+pub(super) async fn run(
+    global: &Global,
+    command: Option<&JobsCommand>,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
+    match command {
+        None | Some(JobsCommand::List) => list(global, output).await,
+        Some(JobsCommand::Delete { job }) => delete(global, job, output).await,
     }
+}
+
+async fn delete(global: &Global, id: &str, output: &mut Output<'_>) -> Result<(), Error> {
+    let daemon = Daemon::connect(global).await?;
+    let request = v1::DeleteJobRequest { job_id: id.to_owned() };
+    daemon.call(daemon.training().delete(request)).await.map_err(hint_at_jobs)?;
+    if output.is_json() {
+        return output.json(&serde_json::json!({"deleted": id}));
+    }
+    output.text(&format!("deleted job {}", format::one_line(id)))
+}
+
+async fn list(global: &Global, output: &mut Output<'_>) -> Result<(), Error> {
+    let daemon = Daemon::connect(global).await?;
+    let found = daemon.call(daemon.training().list(v1::ListJobsRequest {})).await?;
+    let jobs = found.jobs;
+    if output.is_json() {
+        jobs.iter().try_for_each(|job| output.json(&json::job(job)))?;
+        return unreadable::tell(&found.unreadable, output);
+    }
+    unreadable::tell(&found.unreadable, output)?;
     if jobs.is_empty() {
         output.note("no jobs yet; `client train` starts one");
         return Ok(());

@@ -9,7 +9,7 @@ use crate::cli::{Global, ModelsCommand};
 use crate::connect::Daemon;
 use crate::error::Error;
 use crate::output::table::{Column, Table};
-use crate::output::{Output, format, json};
+use crate::output::{Output, format, json, unreadable};
 
 pub(super) async fn run(
     global: &Global,
@@ -35,10 +35,13 @@ pub(super) async fn get(daemon: &Daemon, name: &str) -> Result<v1::Model, Error>
 
 async fn list(global: &Global, output: &mut Output<'_>) -> Result<(), Error> {
     let daemon = Daemon::connect(global).await?;
-    let models = daemon.call(daemon.models().list(v1::ListModelsRequest {})).await?.models;
+    let found = daemon.call(daemon.models().list(v1::ListModelsRequest {})).await?;
+    let models = found.models;
     if output.is_json() {
-        return models.iter().try_for_each(|model| output.json(&json::model(model)));
+        models.iter().try_for_each(|model| output.json(&json::model(model)))?;
+        return unreadable::tell(&found.unreadable, output);
     }
+    unreadable::tell(&found.unreadable, output)?;
     if models.is_empty() {
         output.note("no models yet; `client train` makes one");
         return Ok(());

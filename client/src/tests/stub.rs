@@ -146,11 +146,22 @@ impl TrainingService for Stub {
     }
 
     async fn list(&self, _: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsResponse>, Status> {
-        Ok(Response::new(v1::ListJobsResponse { jobs: vec![self.script().job.clone()] }))
+        Ok(Response::new(v1::ListJobsResponse {
+            jobs: vec![self.script().job.clone()],
+            ..Default::default()
+        }))
     }
 
     async fn cancel(&self, request: Request<v1::CancelJobRequest>) -> Result<Response<v1::Job>, Status> {
         self.job(&request.into_inner().job_id)
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteJobRequest>,
+    ) -> Result<Response<v1::DeleteJobResponse>, Status> {
+        self.job(&request.into_inner().job_id)?;
+        Ok(Response::new(v1::DeleteJobResponse {}))
     }
 }
 
@@ -266,7 +277,10 @@ impl DatasetService for Stub {
         &self,
         _: Request<v1::ListDatasetsRequest>,
     ) -> Result<Response<v1::ListDatasetsResponse>, Status> {
-        Ok(Response::new(v1::ListDatasetsResponse { datasets: self.script().datasets.clone() }))
+        Ok(Response::new(v1::ListDatasetsResponse {
+            datasets: self.script().datasets.clone(),
+            ..Default::default()
+        }))
     }
 
     async fn get(&self, request: Request<v1::GetDatasetRequest>) -> Result<Response<v1::Dataset>, Status> {
@@ -292,7 +306,10 @@ impl ModelService for Stub {
         &self,
         _: Request<v1::ListModelsRequest>,
     ) -> Result<Response<v1::ListModelsResponse>, Status> {
-        Ok(Response::new(v1::ListModelsResponse { models: self.script().models.clone() }))
+        Ok(Response::new(v1::ListModelsResponse {
+            models: self.script().models.clone(),
+            ..Default::default()
+        }))
     }
 
     async fn get(&self, request: Request<v1::GetModelRequest>) -> Result<Response<v1::Model>, Status> {

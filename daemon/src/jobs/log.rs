@@ -46,7 +46,8 @@ impl Log {
     pub fn read(&self, job: &str, after: u64) -> Result<Cursor> {
         let mut tails = lock(&self.tails);
         // With the map locked, a job that has not ended cannot lose its tail between the look and the insertion.
-        let found = self.store.job(job)?.ok_or_else(|| super::store::unknown_job(job))?;
+        // The log is read whether or not the rest of the job's record can be.
+        let found = self.store.events_after(job, 0, 0)?.ok_or_else(|| super::store::unknown_job(job))?;
         let tail = if found.state.is_final() {
             watch::channel(found.last_event).1
         } else {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::log::Log;
-use super::store::{Store, unknown_job};
+use super::store::{Listing, Store, Unreadable, unknown_job};
 use super::{Job, Results, lock};
 use crate::error::{Error, Kind, Result, quoted};
 use crate::nearest::nearest;
@@ -77,11 +77,11 @@ impl Registry {
     /// The jobs in a store, of which at most `bound` wait. A job that ran when the last daemon stopped was
     /// interrupted; those that waited wait again.
     pub fn open(store: Arc<Store>, log: Log, bound: usize) -> Result<Self> {
-        for job in store.jobs_in(State::Running)? {
-            tracing::warn!(job = %job.id, "the daemon stopped while this job ran");
-            log.append(&job.id, &[change(State::Interrupted)])?;
+        for job in store.ids_in(State::Running)? {
+            tracing::warn!(%job, "the daemon stopped while this job ran");
+            log.append(&job, &[change(State::Interrupted)])?;
         }
-        let waiting = store.jobs_in(State::Queued)?.into_iter().map(|job| job.id).collect();
+        let waiting = store.ids_in(State::Queued)?.into();
         let queue = Mutex::new(Queue { waiting, ..Queue::default() });
         Ok(Self { store, log, bound, queue, changed: Condvar::new() })
     }
@@ -127,7 +127,7 @@ impl Registry {
 
     /// The error for a job that does not exist, with the one that was meant.
     fn unknown(&self, id: &str) -> Error {
-        let jobs = self.store.jobs().unwrap_or_default();
+        let jobs = self.store.jobs().map(|jobs| jobs.records).unwrap_or_default();
         match nearest(id, jobs.iter().map(|job| job.id.as_str())) {
             Some(near) => Error::not_found(format!("there is no job {}; did you mean {near}?", quoted(id))),
             None => unknown_job(id),
@@ -137,21 +137,36 @@ impl Registry {
     /// One job.
     pub fn get(&self, id: &str) -> Result<JobView> {
         let job = self.store.job(id)?.ok_or_else(|| self.unknown(id))?;
-        let results = self.store.results(Some(id))?.remove(id).unwrap_or_default();
+        let (mut results, unreadable) = self.store.results(Some(id))?;
+        unreadable.iter().for_each(Unreadable::log);
+        let results = results.remove(id).unwrap_or_default();
         let ahead = lock(&self.queue).ahead(id);
         Ok(JobView { job, results, ahead })
     }
 
     /// Every job, the newest first.
-    pub fn list(&self) -> Result<Vec<JobView>> {
-        let jobs = self.store.jobs()?;
-        let mut results = self.store.results(None)?;
+    pub fn list(&self) -> Result<Listing<JobView>> {
+        let Listing { records: jobs, mut unreadable } = self.store.jobs()?;
+        let (mut results, events) = self.store.results(None)?;
+        unreadable.extend(events);
         let queue = lock(&self.queue);
         let view = |job: Job| {
             let results = results.remove(&job.id).unwrap_or_default();
             JobView { results, ahead: queue.ahead(&job.id), job }
         };
-        Ok(jobs.into_iter().map(view).collect())
+        Ok(Listing { records: jobs.into_iter().map(view).collect(), unreadable })
+    }
+
+    /// Removes a job that has ended, or that cannot be read, and its log.
+    pub fn delete(&self, id: &str) -> Result<()> {
+        let queue = lock(&self.queue);
+        let runs = queue.running.as_ref().is_some_and(|(running, _)| running == id);
+        if runs || queue.waiting.iter().any(|waiting| waiting == id) {
+            return Err(Error::precondition(format!(
+                "the job {id} has not ended; stop it with `client cancel {id}`, and delete it then"
+            )));
+        }
+        self.store.delete_job(id)
     }
 
     /// Waits for the next job and marks it as running; `None` once the registry is closed.
@@ -166,6 +181,14 @@ impl Registry {
                 continue;
             };
             match self.start(&id) {
+                Err(error) if error.kind() == Kind::Corrupt => {
+                    // It can never start; those behind it shall.
+                    tracing::error!(job = %id, %error, "a job is given up");
+                    queue.waiting.pop_front();
+                    if let Err(error) = self.log.append(&id, &[failed(&error)]) {
+                        tracing::error!(job = %id, %error, "the end of a job cannot be logged");
+                    }
+                }
                 Ok(job) => {
                     let stop = Arc::new(Stop::default());
                     queue.waiting.pop_front();
@@ -183,6 +206,8 @@ impl Registry {
     }
 
     fn start(&self, id: &str) -> Result<Job> {
+        // Read before it counts as running: its record may be damaged.
+        self.store.job(id)?.ok_or_else(|| unknown_job(id))?;
         self.log.append(id, &[change(State::Running)])?;
         self.store.job(id)?.ok_or_else(|| unknown_job(id))
     }
@@ -264,7 +289,8 @@ mod tests {
         end(&registry, &first.id, State::Succeeded);
         assert_eq!(registry.get(&ids[2]).unwrap().ahead, 1);
         assert_eq!(registry.take().unwrap().0.id, ids[1]);
-        let listed: Vec<String> = registry.list().unwrap().into_iter().map(|view| view.job.id).collect();
+        let listed: Vec<String> =
+            registry.list().unwrap().records.into_iter().map(|view| view.job.id).collect();
         assert_eq!(listed, ids.iter().rev().cloned().collect::<Vec<_>>());
     }
 

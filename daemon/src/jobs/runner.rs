@@ -15,7 +15,7 @@ use super::{Job, Time, Version};
 use crate::digest;
 use crate::error::{Error, Result};
 use crate::train::event::{Event, Published, State};
-use crate::train::{Finished, Outcome};
+use crate::train::{Finished, Outcome, diagnosis};
 
 /// What the runner works with.
 pub struct Runner {
@@ -116,6 +116,16 @@ impl Runner {
     /// Moves a finished checkpoint to where versions lie. It is not a version before it is recorded.
     fn place(&self, job: &Job, finished: Finished) -> Result<Version> {
         let name = &job.spec.name;
+        // The last guard: whatever trained, a model with such a number is none.
+        let metrics =
+            std::iter::once(&finished.epoch.validation).chain(finished.test.as_ref().map(|t| &t.metrics));
+        if let Some((what, value)) = metrics.filter_map(diagnosis::not_finite).next() {
+            return Err(Error::precondition(format!(
+                "the model is not kept, because its {what} is {}: training diverged; lower --lr (now {})",
+                diagnosis::in_words(value),
+                job.spec.hyperparameters.learning_rate
+            )));
+        }
         let files = digest::of_folder(&finished.folder)?;
         let version = self.store.reserve_version(name)?;
         data_dir::publish_folder(&finished.folder, &self.data.version(name, version))?;
@@ -138,10 +148,10 @@ impl Runner {
 
 /// Removes the folders of versions that were never recorded, or whose records were deleted when the daemon stopped.
 pub fn sweep(data: &DataDir, store: &Store) -> Result<()> {
-    let models = store.models()?;
+    // A version whose record cannot be read is a version all the same.
+    let versions = store.version_numbers()?;
     let known = |name: &str, version: &str| {
-        let model = models.iter().find(|model| model.name == name);
-        model.is_some_and(|model| model.versions.iter().any(|v| v.version.to_string() == version))
+        versions.iter().any(|(model, number)| model == name && number.to_string() == version)
     };
     for (name, folder) in folders(&data.models())? {
         for (version, folder) in folders(&folder)? {
@@ -235,7 +245,7 @@ mod tests {
         let again = bench.submit("reviews");
         assert_eq!(bench.ended(&again).state, State::Succeeded);
         bench.stop();
-        let model = bench.store.models().unwrap().remove(0);
+        let model = bench.store.models().unwrap().records.remove(0);
         assert_eq!(model.versions.iter().map(|v| v.version).collect::<Vec<_>>(), [2, 1]);
         assert_eq!(model.aliases[0].version, 2);
         assert_eq!(model.versions[0].files[0].name, "config.json");
@@ -293,5 +303,31 @@ mod tests {
         sweep(&bench.data, &bench.store).unwrap();
         assert!(!orphan.exists());
         assert!(bench.data.version("reviews", 1).exists());
+    }
+
+    #[test]
+    fn a_version_whose_record_is_damaged_keeps_its_folder() {
+        let mut bench = Bench::new();
+        let id = bench.submit("reviews");
+        bench.ended(&id);
+        bench.stop();
+        let database = rusqlite::Connection::open(bench.data.database()).unwrap();
+        database.execute("UPDATE versions SET record = '{}'", []).unwrap();
+        sweep(&bench.data, &bench.store).unwrap();
+        assert!(bench.data.version("reviews", 1).exists());
+    }
+
+    #[test]
+    fn a_model_whose_loss_is_no_number_is_not_published() {
+        let mut bench = Bench::new();
+        let id = bench.submit("nan");
+        let failure = bench.ended(&id).failure.unwrap();
+        assert_eq!(failure.kind, Kind::Precondition);
+        assert!(
+            failure.message.contains("its loss is NaN") && failure.message.contains("--lr"),
+            "{failure:?}"
+        );
+        bench.stop();
+        assert_eq!(bench.store.version_numbers().unwrap(), []);
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::blocking;
+use super::convert::all;
 use super::convert::dataset::file_name;
 use crate::data::Columns;
 use crate::error::Error;
@@ -78,8 +79,9 @@ impl DatasetService for DatasetRpc {
 
     async fn list(&self, _: Request<ListDatasetsRequest>) -> Result<Response<ListDatasetsResponse>, Status> {
         let datasets = self.datasets.clone();
-        let records = blocking(move || datasets.list()).await?;
-        Ok(Response::new(ListDatasetsResponse { datasets: records.iter().map(Dataset::from).collect() }))
+        let found = blocking(move || datasets.list()).await?;
+        let (datasets, unreadable) = (all(&found.records), all(&found.unreadable));
+        Ok(Response::new(ListDatasetsResponse { datasets, unreadable }))
     }
 
     async fn get(&self, request: Request<GetDatasetRequest>) -> Result<Response<Dataset>, Status> {

@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::blocking;
+use super::convert::all;
 use crate::serve::download;
 use crate::serve::registry::Models;
 
@@ -26,7 +27,8 @@ impl ModelService for ModelRpc {
     async fn list(&self, _: Request<ListModelsRequest>) -> Result<Response<ListModelsResponse>, Status> {
         let models = self.models.clone();
         let models = blocking(move || models.list()).await?;
-        Ok(Response::new(ListModelsResponse { models: models.iter().map(Model::from).collect() }))
+        let (models, unreadable) = (all(&models.records), all(&models.unreadable));
+        Ok(Response::new(ListModelsResponse { models, unreadable }))
     }
 
     async fn get(&self, request: Request<GetModelRequest>) -> Result<Response<Model>, Status> {

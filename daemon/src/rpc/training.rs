@@ -6,14 +6,14 @@ use std::sync::Arc;
 use futures::Stream;
 use hone::v1::training_service_server::TrainingService;
 use hone::v1::{
-    CancelJobRequest, DryRunResponse, Event, GetJobRequest, Job, ListJobsRequest, ListJobsResponse,
-    StartJobRequest, WatchJobRequest,
+    CancelJobRequest, DeleteJobRequest, DeleteJobResponse, DryRunResponse, Event, GetJobRequest, Job,
+    ListJobsRequest, ListJobsResponse, StartJobRequest, WatchJobRequest,
 };
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::blocking;
-use super::convert::{dry_run, event};
+use super::convert::{all, dry_run, event};
 use super::stopping::Stopping;
 use crate::jobs::data_dir::DataDir;
 use crate::jobs::datasets::Datasets;
@@ -83,13 +83,28 @@ impl TrainingService for Training {
 
     async fn list(&self, _: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
         let jobs = self.jobs.clone();
-        let jobs = blocking(move || jobs.list()).await?.into_iter().map(Job::from).collect();
-        Ok(Response::new(ListJobsResponse { jobs }))
+        let found = blocking(move || jobs.list()).await?;
+        let unreadable = all(&found.unreadable);
+        let jobs = found.records.into_iter().map(Job::from).collect();
+        Ok(Response::new(ListJobsResponse { jobs, unreadable }))
     }
 
     async fn cancel(&self, request: Request<CancelJobRequest>) -> Result<Response<Job>, Status> {
         let (jobs, id) = (self.jobs.clone(), request.into_inner().job_id);
         Ok(Response::new(blocking(move || jobs.cancel(&id)).await?.into()))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<DeleteJobRequest>,
+    ) -> Result<Response<DeleteJobResponse>, Status> {
+        let (jobs, data, id) = (self.jobs.clone(), self.data.clone(), request.into_inner().job_id);
+        blocking(move || {
+            jobs.delete(&id)?;
+            data.discard(&data.workspace(&id))
+        })
+        .await?;
+        Ok(Response::new(DeleteJobResponse {}))
     }
 }
 

@@ -10,7 +10,7 @@ use super::worker::Worker;
 use crate::digest::FileDigest;
 use crate::error::{Error, Kind, Result, quoted};
 use crate::jobs::data_dir::DataDir;
-use crate::jobs::store::Store;
+use crate::jobs::store::{Listing, RecordKind, Store, Unreadable};
 use crate::jobs::{LATEST, Model, Version, lock};
 use crate::nearest::{few, nearest};
 
@@ -23,7 +23,7 @@ pub struct Models {
     store: Arc<Store>,
     engine: Arc<dyn Engine>,
     pool: Arc<rayon::ThreadPool>,
-    snapshot: Mutex<Option<(u64, Arc<Vec<Model>>)>>,
+    snapshot: Mutex<Option<(u64, Arc<Listing<Model>>)>>,
     cache: Mutex<Cache>,
 }
 
@@ -47,7 +47,7 @@ impl Models {
     }
 
     /// Every model, by name. Blocks only after a change.
-    pub fn list(&self) -> Result<Arc<Vec<Model>>> {
+    pub fn list(&self) -> Result<Arc<Listing<Model>>> {
         if let Some(models) = self.known() {
             return Ok(models);
         }
@@ -58,7 +58,7 @@ impl Models {
         Ok(models)
     }
 
-    fn known(&self) -> Option<Arc<Vec<Model>>> {
+    fn known(&self) -> Option<Arc<Listing<Model>>> {
         let generation = self.store.models_generation();
         lock(&self.snapshot)
             .as_ref()
@@ -90,11 +90,10 @@ impl Models {
             )));
         }
         let models = self.list()?;
-        models
-            .iter()
-            .find(|model| model.name == reference.name)
+        let found = models.records.iter().find(|model| model.name == reference.name);
+        found
             .cloned()
-            .ok_or_else(|| unknown(&models, name))
+            .ok_or_else(|| set_aside(&models, name, name).unwrap_or_else(|| unknown(&models.records, name)))
     }
 
     /// Points an alias at a version. Blocking.
@@ -105,7 +104,8 @@ impl Models {
                 "say which version of the model the alias shall point at, for example {reference}@1"
             )));
         }
-        let version = find(&self.list()?, reference)?;
+        let models = self.list()?;
+        let version = find(&models, reference)?;
         self.store.promote(&version.name, version.version, alias)?;
         tracing::info!(model = %version.name, version = version.version, alias, "alias set");
         self.get(&version.name)
@@ -116,17 +116,33 @@ impl Models {
         let Reference { name, at } = Reference::parse(reference)?;
         let versions = match at {
             Some(At::Version(version)) => {
-                find(&self.list()?, reference)?;
+                // Of a record that cannot be read the number is enough.
+                let id = format!("{name}@{version}");
+                let models = self.list()?;
+                if !models
+                    .unreadable
+                    .iter()
+                    .any(|record| record.kind == RecordKind::Version && record.id == id)
+                {
+                    find(&models, reference)?;
+                }
                 self.store.delete_version(&name, version)?;
                 vec![version]
             }
             Some(At::Alias(alias)) => {
+                if self.store.delete_dangling_alias(&name, &alias)? {
+                    tracing::info!(model = reference, "deleted an alias of no version");
+                    return Ok(());
+                }
                 return Err(Error::invalid(format!(
                     "an alias cannot be deleted; delete a version by its number, not {name}@{alias}"
                 )));
             }
             None => {
-                self.get(&name)?;
+                let models = self.list()?;
+                if !models.unreadable.iter().any(|record| belongs_to(record, &name)) {
+                    self.get(&name)?;
+                }
                 self.store.delete_model(&name)?
             }
         };
@@ -202,7 +218,8 @@ impl Models {
     }
 }
 
-fn find(models: &[Model], reference: &str) -> Result<Arc<Version>> {
+fn find(listing: &Listing<Model>, reference: &str) -> Result<Arc<Version>> {
+    let models = listing.records.as_slice();
     let (model, at) = if reference.is_empty() {
         match models {
             [only] => (only, None),
@@ -213,7 +230,8 @@ fn find(models: &[Model], reference: &str) -> Result<Arc<Version>> {
     } else {
         let Reference { name, at } = Reference::parse(reference)?;
         let model = models.iter().find(|model| model.name == name);
-        (model.ok_or_else(|| unknown(models, reference))?, at)
+        let unknown = || set_aside(listing, &name, reference).unwrap_or_else(|| unknown(models, reference));
+        (model.ok_or_else(unknown)?, at)
     };
     let number = match at.unwrap_or_else(|| At::Alias(LATEST.to_owned())) {
         At::Version(version) => Some(version),
@@ -221,6 +239,11 @@ fn find(models: &[Model], reference: &str) -> Result<Arc<Version>> {
     };
     let version = model.versions.iter().find(|version| Some(version.version) == number);
     version.cloned().ok_or_else(|| {
+        let id = format!("{}@{}", model.name, number.unwrap_or_default());
+        if let Some(record) = listing.unreadable.iter().find(|record| record.id == id) {
+            let asked = if reference.is_empty() { &model.name } else { reference };
+            return damaged(asked, record, Some(model));
+        }
         let (name, aliases) = (&model.name, model.aliases.iter().map(|alias| alias.name.as_str()));
         let wanted = reference.rsplit('@').next().unwrap_or_default();
         let rest = match nearest(wanted, aliases.clone()) {
@@ -233,6 +256,32 @@ fn find(models: &[Model], reference: &str) -> Result<Arc<Version>> {
         };
         Error::not_found(format!("there is no {}; {rest}", quoted(reference)))
     })
+}
+
+/// Whether a record that cannot be read is a version or alias of a model.
+fn belongs_to(record: &Unreadable, name: &str) -> bool {
+    record.id.split_once('@').is_some_and(|(model, _)| model == name)
+}
+
+/// The error for a model that has nothing but records that cannot be read, if it has any.
+fn set_aside(models: &Listing<Model>, name: &str, reference: &str) -> Option<Error> {
+    let record = models.unreadable.iter().find(|record| belongs_to(record, name))?;
+    Some(damaged(reference, record, None))
+}
+
+/// The error for a version whose record cannot be read.
+fn damaged(reference: &str, record: &Unreadable, model: Option<&Model>) -> Error {
+    let others: Vec<String> = model.map_or_else(Vec::new, |model| {
+        model.versions.iter().map(|version| format!("{}@{}", model.name, version.version)).collect()
+    });
+    let way = match others.as_slice() {
+        [] => "the model has no other version".to_owned(),
+        others => format!("use {}", others.join(", ")),
+    };
+    Error::corrupt(format!(
+        "{reference} cannot be used: {} is damaged ({}); {way}; `client models delete {}` removes it",
+        record.id, record.why, record.id
+    ))
 }
 
 fn unknown(models: &[Model], reference: &str) -> Error {
@@ -357,6 +406,33 @@ mod tests {
     }
 
     #[test]
+    fn a_version_whose_record_is_damaged_is_named_with_those_that_can_be_used_and_can_be_deleted() {
+        let bench = Bench::new();
+        (0..3).for_each(|_| drop(bench.publish("reviews")));
+        bench.publish("topics");
+        let database = rusqlite::Connection::open(bench.data.database()).unwrap();
+        database
+            .execute("UPDATE versions SET record = '{}' WHERE version = 3 OR model = 'topics'", [])
+            .unwrap();
+        let find = |reference: &str| {
+            find(&bench.models.list().unwrap(), reference).map(|v| (v.name.clone(), v.version))
+        };
+        let error = find("reviews").unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt);
+        for words in ["reviews@3 is damaged", "use reviews@2, reviews@1", "client models delete reviews@3"] {
+            assert!(error.message().contains(words), "{error}");
+        }
+        assert_eq!(find("reviews@2"), Ok(("reviews".into(), 2)));
+        assert!(find("topics").unwrap_err().message().contains("no other version"));
+        bench.models.delete("reviews@3").unwrap();
+        assert!(!bench.data.version("reviews", 3).exists());
+        assert_eq!(find("reviews"), Ok(("reviews".into(), 2)));
+        bench.models.delete("topics").unwrap();
+        assert!(!bench.data.version("topics", 1).exists());
+        assert_eq!(bench.models.list().unwrap().unreadable, []);
+    }
+
+    #[test]
     fn deleting_removes_the_folder_and_the_name() {
         let bench = Bench::new();
         bench.publish("reviews");
@@ -368,7 +444,7 @@ mod tests {
         assert_eq!(bench.models.delete("reviews@1").unwrap_err().kind(), Kind::Precondition);
         assert_eq!(bench.models.delete("reviews@live").unwrap_err().kind(), Kind::Invalid);
         bench.models.delete("reviews").unwrap();
-        assert!(bench.models.list().unwrap().is_empty());
+        assert!(bench.models.list().unwrap().records.is_empty());
         assert_eq!(bench.models.delete("reviews").unwrap_err().kind(), Kind::NotFound);
     }
 

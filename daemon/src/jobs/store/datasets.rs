@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Store, decode, encode};
+use super::{Listing, RecordKind, Store, Unreadable, decode, encode, text_of};
 use crate::data::Columns;
 use crate::data::dataset::{Format, Summary};
 use crate::error::{Error, Result};
@@ -34,9 +34,12 @@ impl Store {
     pub fn put_dataset(&self, record: &DatasetRecord) -> Result<DatasetRecord> {
         self.write(|tx| {
             let mut record = record.clone();
-            if let Some(before) = get(tx, &record.id)? {
-                record.created = before.created;
-            }
+            // The time is a column of its own, so that a record that cannot be read is replaced as well.
+            let created = tx
+                .prepare_cached("SELECT created FROM datasets WHERE id = ?1")?
+                .query_row([&record.id], |row| row.get(0))
+                .optional()?;
+            record.created = created.map_or(record.created, Time);
             tx.prepare_cached("INSERT OR REPLACE INTO datasets (id, created, record) VALUES (?1, ?2, ?3)")?
                 .execute(params![record.id, record.created.0, encode(&record)?])?;
             Ok(record)
@@ -49,13 +52,19 @@ impl Store {
     }
 
     /// Every record, the newest first.
-    pub fn datasets(&self) -> Result<Vec<DatasetRecord>> {
+    pub fn datasets(&self) -> Result<Listing<DatasetRecord>> {
         self.read(|tx| {
-            let mut statement = tx.prepare_cached("SELECT record FROM datasets ORDER BY created DESC, id")?;
+            let mut statement =
+                tx.prepare_cached("SELECT id, record FROM datasets ORDER BY created DESC, id")?;
             let mut rows = statement.query([])?;
-            let mut records = Vec::new();
+            let mut records = Listing::default();
             while let Some(row) = rows.next()? {
-                records.push(decode(&row.get::<_, String>(0)?)?);
+                let id = text_of(row, 0)?;
+                records.add(text_of(row, 1).and_then(|text| decode(&text)).map_err(|error| Unreadable {
+                    kind: RecordKind::Dataset,
+                    id,
+                    why: error.message().to_owned(),
+                }));
             }
             Ok(records)
         })
@@ -64,15 +73,18 @@ impl Store {
     /// Removes a record, unless a queued or running job needs it.
     pub fn delete_dataset(&self, id: &str) -> Result<()> {
         self.write(|tx| {
-            let record = require(tx, id)?;
+            let there = tx.prepare_cached("SELECT 1 FROM datasets WHERE id = ?1")?.exists([id])?;
+            if !there {
+                return Err(unknown_dataset(id));
+            }
             for state in [State::Queued, State::Running] {
-                for job in super::jobs::jobs_in(tx, state)? {
+                for job in super::jobs::jobs_in(tx, state)?.records {
                     let spec = &job.spec;
                     let sources = [Some(&spec.train), spec.validation.as_ref(), spec.test.as_ref()];
-                    if sources.into_iter().flatten().any(|source| source.dataset == id) {
+                    if let Some(source) = sources.into_iter().flatten().find(|source| source.dataset == id) {
                         return Err(Error::precondition(format!(
                             "the data set {} ({}) is needed by job {}; cancel the job or wait for its end",
-                            record.name, id, job.id
+                            source.name, id, job.id
                         )));
                     }
                 }
@@ -98,7 +110,15 @@ fn get(tx: &Transaction<'_>, id: &str) -> Result<Option<DatasetRecord>> {
         .prepare_cached("SELECT record FROM datasets WHERE id = ?1")?
         .query_row([id], |row| row.get(0))
         .optional()?;
-    text.as_deref().map(decode).transpose()
+    text.as_deref().map(|text| decode(text).map_err(|error| unreadable_dataset(id, &error))).transpose()
+}
+
+/// The error for a data set whose record is damaged: the same file, sent again, makes a new one.
+fn unreadable_dataset(id: &str, error: &Error) -> Error {
+    Error::not_found(format!(
+        "the record of the data set {id} is damaged ({error}); send the file again, or delete it with `client datasets \
+         delete {id}`"
+    ))
 }
 
 #[cfg(test)]
@@ -126,13 +146,13 @@ mod tests {
         let mut spec = spec("reviews");
         spec.train.dataset = "0".repeat(64);
         assert_eq!(store.insert_job("01a", &spec, 8).unwrap_err().kind(), Kind::NotFound);
-        assert_eq!(store.jobs().unwrap(), []);
+        assert_eq!(store.jobs().unwrap().records, []);
     }
 
     #[test]
     fn the_same_file_again_keeps_its_time() {
         let store = testing::store();
-        let mut record = store.datasets().unwrap().remove(0);
+        let mut record = store.datasets().unwrap().records.remove(0);
         let created = record.created;
         record.created.0 += 1000;
         record.name = "again.csv".into();

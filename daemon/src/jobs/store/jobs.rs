@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
-use super::{Store, decode, encode, signed, unsigned};
+use super::{Listing, RecordKind, Store, Unreadable, decode, encode, signed, text_of, unsigned};
 use crate::error::{Error, Kind, Result, quoted};
 use crate::jobs::{Entry, Job, Results, Time};
+use crate::train::diagnosis;
 use crate::train::event::{Event, State};
 use crate::train::spec::Spec;
 
@@ -73,13 +74,15 @@ impl Store {
             let mut rows = statement.query(params![job, signed(after), signed(limit as u64)])?;
             let mut entries = Vec::new();
             while let Some(row) = rows.next()? {
-                entries.push(Entry {
-                    number: unsigned(row.get(0)?),
-                    time: Time(row.get(1)?),
-                    event: decode(row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?)?,
+                // In the place of one that cannot be read stands a notice, so that the numbers have no gap.
+                let event = text_of(row, 2).and_then(|text| decode(&text)).unwrap_or_else(|error| {
+                    let message = format!("this entry of the log is lost: {error}");
+                    Event::Notice { message }
                 });
+                entries.push(Entry { number: unsigned(row.get(0)?), time: Time(row.get(1)?), event });
             }
-            Ok(Some(Page { entries, state: parse_state(&state)?, last_event: unsigned(last) }))
+            let state = parse_state(&state).map_err(|error| unreadable_job(job, &error))?;
+            Ok(Some(Page { entries, state, last_event: unsigned(last) }))
         })
     }
 
@@ -89,41 +92,63 @@ impl Store {
     }
 
     /// Every job, the newest first.
-    pub fn jobs(&self) -> Result<Vec<Job>> {
+    pub fn jobs(&self) -> Result<Listing<Job>> {
         self.read(|tx| {
             collect(tx.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs ORDER BY id DESC"))?.query([])?)
         })
     }
 
-    /// The jobs in one state, the oldest first.
-    pub fn jobs_in(&self, state: State) -> Result<Vec<Job>> {
-        self.read(|tx| jobs_in(tx, state))
+    /// The ids of the jobs in one state, the oldest first, of those that cannot be read too.
+    pub fn ids_in(&self, state: State) -> Result<Vec<String>> {
+        self.read(|tx| {
+            let mut statement = tx.prepare_cached("SELECT id FROM jobs WHERE state = ?1 ORDER BY id")?;
+            let ids = statement.query_map([state_name(state)], |row| row.get(0))?;
+            Ok(ids.collect::<Result<_, _>>()?)
+        })
     }
 
-    /// What one job, or each job, has achieved.
-    pub fn results(&self, job: Option<&str>) -> Result<HashMap<String, Results>> {
+    /// Removes a job and its log; neither need be readable.
+    pub fn delete_job(&self, id: &str) -> Result<()> {
+        self.write(|tx| {
+            tx.execute("DELETE FROM events WHERE job = ?1", [id])?;
+            match tx.execute("DELETE FROM jobs WHERE id = ?1", [id])? {
+                0 => Err(unknown_job(id)),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// What one job, or each job, has achieved, and which of its events cannot be read.
+    pub fn results(&self, job: Option<&str>) -> Result<(HashMap<String, Results>, Vec<Unreadable>)> {
         self.read(|tx| {
             let mut statement = tx.prepare_cached(
-                "SELECT job, body FROM events WHERE kind IN ('epoch', 'test', 'published') \
+                "SELECT job, body, number FROM events WHERE kind IN ('epoch', 'test', 'published') \
                  AND job = ifnull(?1, job) ORDER BY job, number",
             )?;
             let mut rows = statement.query([job])?;
             let mut results: HashMap<String, Results> = HashMap::new();
+            let mut unreadable = Vec::new();
             while let Some(row) = rows.next()? {
-                let results = results.entry(row.get(0)?).or_default();
-                match decode(row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?)? {
-                    Event::Epoch(epoch) => results.epochs.push(epoch),
-                    Event::Test(test) => results.test = Some(test),
-                    Event::Published(published) => results.published = Some(published),
-                    _ => {}
+                let job: String = row.get(0)?;
+                let results = results.entry(job.clone()).or_default();
+                match text_of(row, 1).and_then(|text| decode(&text)) {
+                    Ok(Event::Epoch(epoch)) => results.epochs.push(epoch),
+                    Ok(Event::Test(test)) => results.test = Some(test),
+                    Ok(Event::Published(published)) => results.published = Some(published),
+                    Ok(_) => {}
+                    Err(error) => unreadable.push(Unreadable {
+                        kind: RecordKind::Event,
+                        id: format!("{job} event {}", row.get::<_, i64>(2)?),
+                        why: error.message().to_owned(),
+                    }),
                 }
             }
-            Ok(results)
+            Ok((results, unreadable))
         })
     }
 }
 
-pub(super) fn jobs_in(tx: &Transaction<'_>, state: State) -> Result<Vec<Job>> {
+pub(super) fn jobs_in(tx: &Transaction<'_>, state: State) -> Result<Listing<Job>> {
     let mut statement =
         tx.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs WHERE state = ?1 ORDER BY id"))?;
     collect(statement.query([state_name(state)])?)
@@ -161,38 +186,80 @@ pub(crate) fn unknown_job(id: &str) -> Error {
     Error::not_found(format!("there is no job {}", quoted(id)))
 }
 
+/// The error for a job whose record is damaged.
+fn unreadable_job(id: &str, error: &Error) -> Error {
+    Error::corrupt(format!("the job {id} cannot be shown: {error}; `client jobs delete {id}` removes it"))
+}
+
 /// An event's kind and JSON. JSON has no number that is not finite, so an event with one is logged in words: it
 /// could not be read back, and must not be lost.
 fn body_of(event: &Event) -> Result<(String, String)> {
-    let body = encode(event)?;
-    if body.contains("null") && serde_json::from_str::<Event>(&body).is_err() {
-        let message = format!("a number of this event is not finite and cannot be kept: {body}");
-        return body_of(&Event::Notice { message });
-    }
+    let body = match (encode(event), event) {
+        (Ok(body), _) => body,
+        (Err(error), Event::Notice { .. }) => return Err(error),
+        (Err(_), event) => return body_of(&Event::Notice { message: in_words(event) }),
+    };
     let value: serde_json::Value = decode(&body)?;
     let kind = value.get("type").and_then(|kind| kind.as_str()).unwrap_or_default().to_owned();
     Ok((kind, body))
 }
 
-fn job(tx: &Transaction<'_>, id: &str) -> Result<Option<Job>> {
-    let mut statement = tx.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs WHERE id = ?1"))?;
-    Ok(collect(statement.query([id])?)?.pop())
+/// What an event with a number that is not finite says.
+fn in_words(event: &Event) -> String {
+    let (of, numbers) = match event {
+        Event::Step(step) => (
+            format!("step {}", step.step),
+            vec![
+                ("loss", step.loss),
+                ("learning rate", step.learning_rate),
+                ("gradient norm", step.gradient_norm),
+            ],
+        ),
+        Event::Epoch(epoch) => (
+            format!("epoch {}", epoch.epoch),
+            vec![("training loss", epoch.train.loss), ("validation loss", epoch.validation.loss)],
+        ),
+        Event::Test(test) => ("the test".to_owned(), vec![("loss", test.metrics.loss)]),
+        _ => ("an event".to_owned(), Vec::new()),
+    };
+    match numbers.into_iter().find(|(_, value)| !value.is_finite()) {
+        Some((what, value)) => format!("the {what} of {of} is {}", diagnosis::in_words(value)),
+        None => format!("a number of {of} is not finite"),
+    }
 }
 
-fn collect(mut rows: rusqlite::Rows<'_>) -> Result<Vec<Job>> {
-    let mut jobs = Vec::new();
+fn job(tx: &Transaction<'_>, id: &str) -> Result<Option<Job>> {
+    let mut statement = tx.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs WHERE id = ?1"))?;
+    let mut rows = statement.query([id])?;
+    rows.next()?.map(job_of).transpose().map_err(|error| match error.kind() {
+        Kind::Corrupt => unreadable_job(id, &error),
+        _ => error,
+    })
+}
+
+fn collect(mut rows: rusqlite::Rows<'_>) -> Result<Listing<Job>> {
+    let mut jobs = Listing::default();
     while let Some(row) = rows.next()? {
-        jobs.push(job_of(row)?);
+        match job_of(row) {
+            Err(error) if error.kind() == Kind::Corrupt => jobs.add(Err(Unreadable {
+                kind: RecordKind::Job,
+                id: row.get("id")?,
+                why: error.message().to_owned(),
+            })),
+            job => jobs.add(Ok(job?)),
+        }
     }
     Ok(jobs)
 }
 
 fn job_of(row: &Row<'_>) -> Result<Job> {
-    let failure: Option<String> = row.get("failure")?;
+    let text = |column: &str| text_of(row, row.as_ref().column_index(column)?);
+    let has_failure = row.get_ref("failure")? != rusqlite::types::ValueRef::Null;
+    let failure = has_failure.then(|| text("failure")).transpose()?;
     Ok(Job {
         id: row.get("id")?,
-        state: parse_state(&row.get::<_, String>("state")?)?,
-        spec: decode::<Spec>(&row.get::<_, String>("spec")?)?,
+        state: parse_state(&text("state")?)?,
+        spec: decode::<Spec>(&text("spec")?)?,
         created: Time(row.get("created")?),
         started: row.get::<_, Option<i64>>("started")?.map(Time),
         ended: row.get::<_, Option<i64>>("ended")?.map(Time),
@@ -232,11 +299,11 @@ mod tests {
             let store = home.store();
             let job = store.insert_job("01a", &spec("reviews"), 8).unwrap();
             store.append("01a", &[step(1), step(2)]).unwrap();
-            (job, store.jobs().unwrap())
+            (job, store.jobs().unwrap().records)
         };
         assert_eq!((queued.state, queued.last_event), (State::Queued, 1));
         let store = home.store();
-        assert_eq!(store.jobs().unwrap(), jobs);
+        assert_eq!(store.jobs().unwrap().records, jobs);
         let page = store.events_after("01a", 0, 10).unwrap().unwrap();
         assert_eq!(page.entries.iter().map(|entry| entry.number).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(page.entries[2].event, step(2));
@@ -264,7 +331,7 @@ mod tests {
         let error = store.insert_job("01b", &spec("reviews"), 1).unwrap_err();
         assert_eq!(error.kind(), Kind::Exhausted);
         assert!(error.message().contains("at most 1 wait"), "{error}");
-        assert_eq!(store.jobs().unwrap().len(), 1);
+        assert_eq!(store.jobs().unwrap().records.len(), 1);
     }
 
     #[test]
@@ -276,7 +343,7 @@ mod tests {
         store.append("01a", &[Event::Step(metrics), step(2)]).unwrap();
         let page = store.events_after("01a", 1, 10).unwrap().unwrap();
         let Event::Notice { message } = &page.entries[0].event else { panic!("{page:?}") };
-        assert!(message.contains("gradient_norm: inf"), "{message}");
+        assert!(message == "the gradient norm of step 1 is infinite", "{message}");
         assert_eq!(page.entries[1].event, step(2));
     }
 }

@@ -6,13 +6,14 @@
 mod datasets;
 mod jobs;
 mod models;
+mod unreadable;
 
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Row, Transaction, TransactionBehavior};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -23,6 +24,7 @@ pub use datasets::DatasetRecord;
 pub(crate) use datasets::unknown_dataset;
 pub use jobs::Page;
 pub(crate) use jobs::unknown_job;
+pub use unreadable::{Listing, RecordKind, Unreadable};
 
 /// One statement list a version of the schema. Never changed, only added to.
 const MIGRATIONS: &[&str] = &["
@@ -157,16 +159,28 @@ impl From<rusqlite::Error> for Error {
     }
 }
 
-/// The text that a value is stored as.
-fn encode<T: Serialize>(value: &T) -> Result<String> {
-    serde_json::to_string(value)
-        .map_err(|error| Error::internal(format!("a record cannot be written: {error}")))
+/// The text that a value is stored as. One that could not be read back, because a number in it is not finite, is
+/// refused: it would be there and of no use.
+fn encode<T: Serialize + DeserializeOwned>(value: &T) -> Result<String> {
+    let failed = |error| Error::internal(format!("a record cannot be written: {error}"));
+    let text = serde_json::to_string(value).map_err(failed)?;
+    serde_json::from_str::<T>(&text).map_err(|error| {
+        Error::internal(format!("a record was not written, because it could not be read again ({error})"))
+    })?;
+    Ok(text)
 }
 
 /// The value that a text was stored from.
 fn decode<T: DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text)
         .map_err(|error| Error::corrupt(format!("a record of the database cannot be read: {error}")))
+}
+
+/// The text of a column, if it is one.
+fn text_of(row: &Row<'_>, column: usize) -> Result<String> {
+    let value = row.get_ref(column)?;
+    let text = value.as_str().map(str::to_owned);
+    text.map_err(|_| Error::corrupt("a record of the database cannot be read: it is not text"))
 }
 
 /// A count or number as SQLite stores it. None of ours comes near 2^63.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
-use super::{Store, decode, encode};
+use super::{Listing, RecordKind, Store, Unreadable, decode, encode, text_of};
 use crate::error::{Error, Result, quoted};
 use crate::jobs::{Alias, LATEST, Model, Version};
 use crate::train::event::Event;
@@ -34,15 +34,12 @@ impl Store {
         Ok(last)
     }
 
-    /// Every model that has a version, by name.
-    pub fn models(&self) -> Result<Vec<Model>> {
+    /// Every model that has a version that can be read, by name.
+    pub fn models(&self) -> Result<Listing<Model>> {
         self.read(|tx| {
+            let Listing { records: versions, mut unreadable } = versions(tx)?;
             let mut models: Vec<Model> = Vec::new();
-            let mut statement =
-                tx.prepare_cached("SELECT record FROM versions ORDER BY model, version DESC")?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                let version: Arc<Version> = Arc::new(decode(&row.get::<_, String>(0)?)?);
+            for version in versions {
                 match models.last_mut().filter(|model| model.name == version.name) {
                     Some(model) => model.versions.push(version),
                     None => models.push(Model {
@@ -55,8 +52,31 @@ impl Store {
             for model in &mut models {
                 model.aliases = aliases(tx, &model.name)?;
             }
-            Ok(models)
+            unreadable.extend(dangling(tx)?);
+            Ok(Listing { records: models, unreadable })
         })
+    }
+
+    /// The names and numbers of all versions, of those that cannot be read too.
+    pub fn version_numbers(&self) -> Result<Vec<(String, i64)>> {
+        self.read(|tx| {
+            let mut statement = tx.prepare_cached("SELECT model, version FROM versions")?;
+            let numbers = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(numbers.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Removes an alias that points at no version; whether there was such a one.
+    pub fn delete_dangling_alias(&self, name: &str, alias: &str) -> Result<bool> {
+        let deleted = self.write(|tx| {
+            Ok(tx.execute(
+                "DELETE FROM aliases WHERE model = ?1 AND name = ?2 AND NOT EXISTS \
+                 (SELECT 1 FROM versions v WHERE v.model = aliases.model AND v.version = aliases.version)",
+                [name, alias],
+            )?)
+        })?;
+        self.models_changed();
+        Ok(deleted > 0)
     }
 
     /// Points an alias at a version.
@@ -85,7 +105,7 @@ impl Store {
             let remaining: Option<u32> = tx
                 .prepare_cached("SELECT max(version) FROM versions WHERE model = ?1 AND version <> ?2")?
                 .query_row(params![name, version], |row| row.get(0))?;
-            if aliases.iter().any(|alias| alias.version == version) {
+            if aliases.iter().any(|alias| alias.version == version) || remaining.is_none() {
                 match remaining {
                     Some(newest) => point(tx, name, LATEST, newest)?,
                     None => {
@@ -104,8 +124,10 @@ impl Store {
     pub fn delete_model(&self, name: &str) -> Result<Vec<u32>> {
         let versions = self.write(|tx| {
             let mut statement = tx.prepare("SELECT version FROM versions WHERE model = ?1")?;
-            let versions: Vec<u32> =
+            let versions: Vec<i64> =
                 statement.query_map([name], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            // A number that is none is no folder either.
+            let versions = versions.into_iter().filter_map(|version| u32::try_from(version).ok()).collect();
             tx.execute("DELETE FROM aliases WHERE model = ?1", [name])?;
             tx.execute("DELETE FROM versions WHERE model = ?1", [name])?;
             Ok(versions)
@@ -123,6 +145,49 @@ fn require(tx: &Transaction<'_>, name: &str, version: u32) -> Result<()> {
     there.ok_or_else(|| Error::not_found(format!("there is no model {name}@{version}")))
 }
 
+/// Every version, by model, the newest first.
+fn versions(tx: &Transaction<'_>) -> Result<Listing<Arc<Version>>> {
+    let mut statement =
+        tx.prepare_cached("SELECT model, version, record FROM versions ORDER BY model, version DESC")?;
+    let mut rows = statement.query([])?;
+    let mut versions = Listing::default();
+    while let Some(row) = rows.next()? {
+        let (model, number): (String, i64) = (row.get(0)?, row.get(1)?);
+        let version = text_of(row, 2).and_then(|text| decode::<Version>(&text)).and_then(|version| {
+            let is_its_own = version.name == model && i64::from(version.version) == number;
+            match is_its_own {
+                true => Ok(Arc::new(version)),
+                false => Err(Error::corrupt(format!(
+                    "a record of the database cannot be read: it is that of {}@{}",
+                    version.name, version.version
+                ))),
+            }
+        });
+        versions.add(version.map_err(|error| Unreadable {
+            kind: RecordKind::Version,
+            id: format!("{model}@{number}"),
+            why: error.message().to_owned(),
+        }));
+    }
+    Ok(versions)
+}
+
+/// Aliases that point at a version that is not there.
+fn dangling(tx: &Transaction<'_>) -> Result<Vec<Unreadable>> {
+    let mut statement = tx.prepare_cached(
+        "SELECT a.model, a.name, a.version FROM aliases a LEFT JOIN versions v \
+         ON v.model = a.model AND v.version = a.version WHERE v.model IS NULL ORDER BY a.model, a.name",
+    )?;
+    let aliases = statement.query_map([], |row| {
+        Ok(Unreadable {
+            kind: RecordKind::Alias,
+            id: format!("{}@{}", row.get::<_, String>(0)?, row.get::<_, String>(1)?),
+            why: format!("it points at version {}, which is not there", row.get::<_, i64>(2)?),
+        })
+    })?;
+    Ok(aliases.collect::<Result<_, _>>()?)
+}
+
 fn point(tx: &Transaction<'_>, name: &str, alias: &str, version: u32) -> Result<()> {
     tx.prepare_cached("INSERT OR REPLACE INTO aliases (model, name, version) VALUES (?1, ?2, ?3)")?
         .execute(params![name, alias, version])?;
@@ -132,8 +197,10 @@ fn point(tx: &Transaction<'_>, name: &str, alias: &str, version: u32) -> Result<
 fn aliases(tx: &Transaction<'_>, name: &str) -> Result<Vec<Alias>> {
     let mut statement =
         tx.prepare_cached("SELECT name, version FROM aliases WHERE model = ?1 ORDER BY name")?;
-    let aliases = statement.query_map([name], |row| Ok(Alias { name: row.get(0)?, version: row.get(1)? }))?;
-    Ok(aliases.collect::<Result<_, _>>()?)
+    let aliases: Vec<(String, i64)> =
+        statement.query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    let alias = |(name, version)| u32::try_from(version).ok().map(|version| Alias { name, version });
+    Ok(aliases.into_iter().filter_map(alias).collect())
 }
 
 #[cfg(test)]
@@ -154,14 +221,14 @@ mod tests {
     }
 
     fn aliases(store: &Store) -> Vec<(String, u32)> {
-        let models = store.models().unwrap();
+        let models = store.models().unwrap().records;
         models[0].aliases.iter().map(|Alias { name, version }| (name.clone(), *version)).collect()
     }
 
     #[test]
     fn a_publication_moves_latest_and_numbers_go_on() {
         let store = store_with(2);
-        let models = store.models().unwrap();
+        let models = store.models().unwrap().records;
         assert_eq!(models[0].versions.iter().map(|v| v.version).collect::<Vec<_>>(), [2, 1]);
         assert_eq!(aliases(&store), [("latest".into(), 2)]);
     }
@@ -184,7 +251,7 @@ mod tests {
         let mut versions = store.delete_model("reviews").unwrap();
         versions.sort_unstable();
         assert_eq!(versions, [1, 2]);
-        assert_eq!(store.models().unwrap(), []);
+        assert_eq!(store.models().unwrap().records, []);
         assert_eq!(store.reserve_version("reviews").unwrap(), 3);
     }
 

@@ -8,6 +8,7 @@ pub mod inference;
 pub mod job;
 pub mod methods;
 pub mod model;
+pub mod record;
 pub mod spec;
 
 use hone::v1;
@@ -35,7 +36,7 @@ impl From<Quantiles> for v1::LengthQuantiles {
     }
 }
 
-fn all<'a, A: 'a, B: From<&'a A>>(items: impl IntoIterator<Item = &'a A>) -> Vec<B> {
+pub(super) fn all<'a, A: 'a, B: From<&'a A>>(items: impl IntoIterator<Item = &'a A>) -> Vec<B> {
     items.into_iter().map(B::from).collect()
 }
 
