@@ -217,25 +217,3 @@ fn of_equal_epochs_the_first_is_kept_and_marked() {
         [true, false, false, false]
     );
 }
-
-#[test]
-fn a_collapse_after_good_epochs_is_told_in_its_epoch_and_an_earlier_epoch_is_kept() {
-    // The first epochs learn at a good rate; then the position is changed to one far too high, as if it had run away.
-    let good = |spec: &mut Spec| {
-        let of = &mut spec.hyperparameters;
-        (of.epochs, of.learning_rate, of.max_grad_norm) = (count(30), 3e-2, None);
-        of.warmup = Warmup::Epochs(20.0);
-    };
-    let job = job(200, good);
-    let (outcome, events) = job.run(&job.workspace("run"), 2, None);
-    let epochs = epochs(&events);
-    let one_answer =
-        |epoch: &EpochMetrics| epoch.validation.labels.iter().filter(|label| label.recall > 0.0).count() == 1;
-    let apart = epochs.iter().position(|epoch| !one_answer(epoch)).expect("an epoch that learned");
-    let Some(turn) = epochs.iter().skip(apart).find(|epoch| one_answer(epoch)) else {
-        panic!("no collapse: {epochs:?}");
-    };
-    let words = format!("epoch {}: the model answers ", turn.epoch);
-    assert_told(&events, &[&words, "so training has collapsed", "--max-grad-norm 1"]);
-    assert!(outcome.is_ok());
-}
