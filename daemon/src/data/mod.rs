@@ -1,6 +1,6 @@
 //! Labelled files: from bytes to lines (`lines`), to rows (`row`, `delimited`, `json_lines`), to examples (`columns`,
 //! `dataset`), to labels and splits (`labels`, `targets`, `split`), to what is told of them (`summary`, `quality`), to
-//! tokens (`tokenizer_files`, `frame`, `truncation`, `tokenize`), to packed batches (`batch`).
+//! tokens (`tokenizer_files`, `vocabulary`, `frame`, `truncation`, `tokenize`), to packed batches (`batch`).
 
 pub mod batch;
 mod columns;
@@ -18,6 +18,7 @@ pub mod targets;
 pub mod tokenize;
 mod tokenizer_files;
 mod truncation;
+mod vocabulary;
 
 pub use truncation::Truncation;
 
