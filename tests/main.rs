@@ -5,6 +5,7 @@ mod cli;
 mod dry_run;
 mod engine;
 mod families;
+mod folder_cases;
 mod harness;
 mod methods;
 mod optimizer;
