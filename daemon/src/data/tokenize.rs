@@ -102,13 +102,13 @@ impl Tokenizer {
         largest.map_or(0, |id| id as usize + 1)
     }
 
-    /// Some of the tokens that an embedding of so many rows has no row for, by their ids.
+    /// The last of the tokens that an embedding of so many rows has no row for, at most so many.
     pub fn beyond(&self, rows: usize, most: usize) -> Vec<String> {
+        let vocab = self.shared.inner.get_vocab(true).into_iter();
         let mut tokens: Vec<(u32, String)> =
-            self.shared.inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
-        tokens.retain(|(id, _)| *id as usize >= rows);
+            vocab.map(|(token, id)| (id, token)).filter(|(id, _)| *id as usize >= rows).collect();
         tokens.sort();
-        tokens.into_iter().take(most).map(|(_, token)| token).collect()
+        tokens.into_iter().rev().take(most).map(|(_, token)| token).collect()
     }
 
     /// Special tokens that are added to one text.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 
 use super::config::{Config, HeadConfig};
+use super::declaration::declare;
 use super::naming::Naming;
 use super::parameters::Parameters;
 pub use super::weights_file::WEIGHTS;
@@ -51,6 +52,20 @@ impl Checkpoint {
     pub fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
         let found = self.naming.get(name, &self.weights.contents);
         found.map(|(_, stored)| self.weights.tensor(stored).map_err(|error| error.within(name))).transpose()
+    }
+
+    /// Whether it has the layer that gives the logits of so many labels.
+    pub fn has_output_layer(&self, labels: usize) -> bool {
+        let architecture = &self.config.architecture;
+        let output = architecture.family.output_layer();
+        let mut declared = declare(architecture, labels);
+        declared.retain(|declared| declared.parts.iter().any(|name| name.starts_with(output)));
+        declared.iter().all(|declared| {
+            let found = declared.parts.first().and_then(|name| self.naming.get(name, &self.weights.contents));
+            found.is_some_and(|(_, stored)| {
+                stored.shape == declared.part_shape() && stored.check_type().is_ok()
+            })
+        })
     }
 
     /// Tokens of a sequence at most: what training used, when the checkpoint says so.

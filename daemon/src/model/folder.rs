@@ -65,7 +65,15 @@ pub(super) fn lacking(folder: &Path) -> Result<Option<String>> {
     Ok(lacking_of(&names, &folder.display().to_string()))
 }
 
-/// The same of a list of names. `place` is where `transformers` finds them.
+/// Whether every kind of file that an encoder needs is there; a link that leads nowhere is not.
+pub(super) fn is_complete(folder: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else { return false };
+    let files = entries.flatten().filter(|entry| entry.path().is_file());
+    let names = files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    lacking_of(&names, "").is_none()
+}
+
+/// The same as [`lacking`] of a list of names. `place` is where `transformers` finds them.
 pub(super) fn lacking_of(names: &BTreeSet<String>, place: &str) -> Option<String> {
     let mut missing = Vec::new();
     if !names.contains(CONFIG) {

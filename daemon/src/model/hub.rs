@@ -105,7 +105,7 @@ pub fn resolve(name: &EncoderName, progress: &mut dyn FnMut(String)) -> Result<P
 
 /// Whether the folder holds the files that an encoder needs, every file of its weights included.
 fn is_complete(folder: &Path) -> bool {
-    folder::lacking(folder).is_ok_and(|lacking| lacking.is_none()) && weights_file::are_there(folder)
+    folder::is_complete(folder) && weights_file::are_there(folder)
 }
 
 /// Where encoders come from.
@@ -393,8 +393,11 @@ mod tests {
         assert_eq!(found(None), None);
         fill(&snapshot, &["model.safetensors"]);
         assert_eq!(found(None), Some(snapshot.clone()));
-        assert_eq!(found(Some("abc123")), Some(snapshot));
+        assert_eq!(found(Some("abc123")), Some(snapshot.clone()));
         assert_eq!(found(Some("other")), None);
+        fs::remove_file(snapshot.join("tokenizer.json")).unwrap();
+        std::os::unix::fs::symlink("../../blobs/gone", snapshot.join("tokenizer.json")).unwrap();
+        assert_eq!(found(None), None);
         fs::write(repository.join("refs/main"), "../../..").unwrap();
         assert_eq!(found(None), None);
     }
