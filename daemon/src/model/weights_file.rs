@@ -235,10 +235,12 @@ fn header(path: &Path, size: u64, mut file: impl Read) -> Result<(Metadata, usiz
     let mut head = Vec::new();
     file.by_ref().take(8).read_to_end(&mut head).map_err(failed)?;
     let length = head.iter().rev().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
-    let fits = head.len() == 8 && length <= MAX_HEADER && length <= size - 8;
+    let fits = head.len() == 8 && length <= MAX_HEADER && length <= size.saturating_sub(8);
     let room = if fits { length } else { model_file::HEAD as u64 };
     file.take(room).read_to_end(&mut head).map_err(failed)?;
-    if let Some(what) = model_file::instead(&head) {
+    // The length of a header may have any bytes, so what begins as a header is none of the others.
+    let begins_as_header = fits && head.get(8) == Some(&b'{');
+    if let Some(what) = model_file::instead(&head).filter(|_| !begins_as_header) {
         return Err(Error::corrupt(format!("{} {what}", path.display())));
     }
     if !fits {
@@ -268,5 +270,51 @@ pub(super) fn shown(names: &[&str]) -> String {
     match names.len().saturating_sub(SHOWN) {
         0 => first,
         more => format!("{first} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(bytes: &[u8]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(WEIGHTS), bytes).unwrap();
+        folder
+    }
+
+    /// A file without tensors whose header has this length.
+    fn empty(length: usize) -> Vec<u8> {
+        let header = format!("{{}}{}", " ".repeat(length - 2));
+        [&(length as u64).to_le_bytes(), header.as_bytes()].concat()
+    }
+
+    #[test]
+    fn a_header_may_have_any_length() {
+        // The last one begins as a gzip file does.
+        for length in [2, 8, 0x8b1f] {
+            let folder = folder(&empty(length));
+            assert_eq!(Contents::read(folder.path()).unwrap().names().count(), 0);
+            assert_eq!(Weights::read(folder.path()).unwrap().sha256(), digest::of_bytes(&empty(length)));
+        }
+    }
+
+    #[test]
+    fn a_header_that_promises_too_much_is_refused_before_anything_of_its_size_is_made() {
+        for length in [u64::MAX, MAX_HEADER + 1, 1 << 20] {
+            let folder = folder(&[&length.to_le_bytes()[..], b"{\"a\""].concat());
+            for error in [
+                Contents::read(folder.path()).map(drop).unwrap_err(),
+                Weights::read(folder.path()).map(drop).unwrap_err(),
+            ] {
+                assert!(error.message().contains(WEIGHTS), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn lists_of_names_are_short() {
+        assert_eq!(shown(&["a", "b", "c"]), "a, b, c");
+        assert_eq!(shown(&["a", "b", "c", "d", "e"]), "a, b, c and 2 more");
     }
 }
