@@ -28,7 +28,7 @@ pub fn read_text(path: &Path) -> Result<Option<String>> {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(Error::corrupt(format!("{} is UTF-16; save it as UTF-8", path.display())));
     }
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").map_or(bytes.as_slice(), |rest| rest).to_vec();
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes).to_vec();
     let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         Error::corrupt(format!("{} is not UTF-8 text (from byte {at} on)", path.display()))
