@@ -430,13 +430,13 @@ async fn a_damaged_encoder_is_refused_with_the_file_at_fault() {
         (
             "weights that end early",
             |folder| truncate(&folder.join("model.safetensors")),
-            Code::DataLoss,
+            Code::FailedPrecondition,
             &["model.safetensors", "truncated"],
         ),
         (
             "weights that are something else",
             |folder| std::fs::write(folder.join("model.safetensors"), "<html>").expect("written"),
-            Code::DataLoss,
+            Code::FailedPrecondition,
             &["model.safetensors"],
         ),
         (
@@ -454,7 +454,7 @@ async fn a_damaged_encoder_is_refused_with_the_file_at_fault() {
         (
             "a tokenizer that is no JSON",
             |folder| truncate(&folder.join("tokenizer.json")),
-            Code::DataLoss,
+            Code::FailedPrecondition,
             &["tokenizer.json"],
         ),
     ];
@@ -466,7 +466,7 @@ async fn a_damaged_encoder_is_refused_with_the_file_at_fault() {
         assert_eq!(Held::by(&daemon).await, before, "{case}");
     }
     for (encoder, code) in [
-        ("/no/such/folder", Code::NotFound),
+        ("/no/such/folder", Code::FailedPrecondition),
         ("no such name", Code::InvalidArgument),
         ("", Code::InvalidArgument),
     ] {

@@ -7,6 +7,7 @@ mod data_cases;
 mod dry_run;
 mod engine;
 mod families;
+mod folder_cases;
 mod harness;
 mod methods;
 mod optimizer;

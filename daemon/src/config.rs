@@ -14,7 +14,9 @@ use crate::error::{Error, Result};
 #[command(name = "daemon", version, max_term_width = 100)]
 #[command(
     after_help = "When it is ready, the daemon prints one line on standard output: `listening on ADDRESS`. Logs \
-                        go to standard error. The first Ctrl-C or SIGTERM stops it gracefully, the second at once."
+                        go to standard error. The first Ctrl-C or SIGTERM stops it gracefully, the second at once.\n\n\
+                        Exit codes: 0 after a graceful stop, 2 for a wrong option or an encoder (--model) that cannot \
+                        be used, 130 after a second signal, 1 for any other failure."
 )]
 pub struct Config {
     /// Address to listen on; port 0 takes any free port

@@ -53,6 +53,19 @@ pub struct Compute {
 }
 
 impl Compute {
+    /// The same as [`Compute::new`], on a thread that may block.
+    pub async fn open(config: &Config) -> Result<Self> {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || Self::new(&config)).await.map_err(crashed)?
+    }
+
+    /// Checks the encoder that the operator named, as far as it is on this machine.
+    pub async fn check(&self, config: &Config) -> Result<()> {
+        let (trainer, model) = (self.trainer.clone(), config.model.clone());
+        let check = move || trainer.check_encoder(&model).map_err(|error| error.of_named().within("--model"));
+        tokio::task::spawn_blocking(check).await.map_err(crashed)?
+    }
+
     /// Computes on the device and with the threads that the operator chose.
     pub fn new(config: &Config) -> Result<Self> {
         let device = config.device.open()?;
@@ -94,23 +107,18 @@ impl Parts {
 }
 
 impl Daemon {
-    /// Takes the data folder, checks what can be checked, and starts to work off the queue.
+    /// Checks what the operator decided, takes the data folder, and starts to work off the queue.
     pub async fn open(config: &Config) -> Result<Self> {
-        let config_ = config.clone();
-        let compute =
-            tokio::task::spawn_blocking(move || Compute::new(&config_)).await.map_err(crashed)??;
+        let compute = Compute::open(config).await?;
+        compute.check(config).await?;
         Self::open_with(config, compute).await
     }
 
-    /// The same with something else that computes.
+    /// The same with something that computes, and a configuration that is checked.
     pub async fn open_with(config: &Config, compute: Compute) -> Result<Self> {
         let Compute { trainer, engine, pool, reader } = compute;
-        let (checker, model) = (trainer.clone(), config.model.clone());
         let (root, max_jobs) = (config.data_dir.clone(), config.max_jobs.get());
-        let parts = tokio::task::spawn_blocking(move || {
-            checker.check_encoder(&model).map_err(|error| error.within("--model"))?;
-            Parts::open(&root, max_jobs)
-        });
+        let parts = tokio::task::spawn_blocking(move || Parts::open(&root, max_jobs));
         let Parts { data, lock, store, jobs } = parts.await.map_err(crashed)??;
         let models = Arc::new(Models::new(data.clone(), store.clone(), engine, pool.clone()));
         let (health, stopping) = (Health::new().await, Stopping::default());

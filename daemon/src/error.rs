@@ -89,6 +89,16 @@ impl Error {
         &self.message
     }
 
+    /// The same failure as one of a thing that the caller named and may mend: damaged, missing and unreadable are all the
+    /// same to whoever has named the wrong folder.
+    #[must_use]
+    pub fn of_named(self) -> Self {
+        match self.kind {
+            Kind::Corrupt | Kind::NotFound | Kind::Internal => Self { kind: Kind::Precondition, ..self },
+            _ => self,
+        }
+    }
+
     /// The same failure, its message put behind `prefix` and a colon.
     #[must_use]
     pub fn within(self, prefix: impl fmt::Display) -> Self {

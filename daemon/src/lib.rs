@@ -14,7 +14,7 @@
 //! A module uses only what stands above it in this list:
 //!
 //! - [`error`]: the one error type; [`random`]: random numbers without state; [`digest`]: SHA-256;
-//!   [`nearest`]: names that are meant
+//!   [`nearest`]: names that are meant; [`model_file`]: files of a model's folder
 //! - [`data`]: labelled files to examples, tokens and packed batches
 //! - [`kernels`]: the operations of the model on the CPU, forward and backward, for several instruction sets
 //! - [`model`]: encoder, classifier, the checkpoint folder, names of encoders
@@ -39,6 +39,7 @@ pub mod error;
 pub mod jobs;
 pub mod kernels;
 pub mod model;
+pub mod model_file;
 pub mod nearest;
 pub mod random;
 pub mod rpc;

@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use clap::Parser as _;
 use hone_daemon::config::Config;
-use hone_daemon::daemon::Daemon;
+use hone_daemon::daemon::{Compute, Daemon};
 use hone_daemon::error::{Error, Kind, Result};
 use hone_daemon::kernels::{Isa, cuda};
 use hone_daemon::telemetry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The exit code of wrong arguments, as clap has it.
+/// The exit code of wrong arguments, as clap has it, and of an encoder (`--model`) that cannot be used.
 const USAGE: u8 = 2;
+
+/// The exit code of every other failure.
+const FAILED: u8 = 1;
 
 /// The exit code after a second Ctrl-C, as shells have it.
 const INTERRUPTED: i32 = 130;
@@ -27,14 +30,14 @@ fn main() -> ExitCode {
     }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return failed(&Error::internal(format!("cannot start the runtime: {error}")), 1),
+        Err(error) => return failed(&Error::internal(format!("cannot start the runtime: {error}")), FAILED),
     };
     let result = runtime.block_on(run(&config));
     // What still runs here was given its time in the library.
     runtime.shutdown_timeout(Duration::from_secs(1));
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error, 1),
+        Err((error, code)) => failed(&error, code),
     }
 }
 
@@ -43,19 +46,30 @@ fn failed(error: &Error, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-async fn run(config: &Config) -> Result<()> {
-    let (interrupt, terminate) = (listen_for(SignalKind::interrupt())?, listen_for(SignalKind::terminate())?);
+/// Runs the daemon; a failure comes with its exit code.
+async fn run(config: &Config) -> Result<(), (Error, u8)> {
+    let fault = |error| (error, FAILED);
+    let (interrupt, terminate) = (
+        listen_for(SignalKind::interrupt()).map_err(fault)?,
+        listen_for(SignalKind::terminate()).map_err(fault)?,
+    );
+    let compute = Compute::open(config).await.map_err(fault)?;
+    compute.check(config).await.map_err(|error| (error, USAGE))?;
+    serve(config, compute, stop(interrupt, terminate)).await.map_err(fault)
+}
+
+async fn serve(config: &Config, compute: Compute, stop: impl Future<Output = ()>) -> Result<()> {
     let listener = TcpListener::bind(&config.listen).await.map_err(|error| {
         Error::new(Kind::Unavailable, format!("cannot listen on {} (--listen): {error}", config.listen))
     })?;
     let address = listener
         .local_addr()
         .map_err(|error| Error::internal(format!("the listener has no address: {error}")))?;
-    let daemon = Daemon::open(config).await?;
+    let daemon = Daemon::open_with(config, compute).await?;
     let mut stdout = std::io::stdout();
     // A closed standard output is no reason not to serve.
     let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
-    daemon.serve(listener, stop(interrupt, terminate)).await
+    daemon.serve(listener, stop).await
 }
 
 fn listen_for(kind: SignalKind) -> Result<Signal> {

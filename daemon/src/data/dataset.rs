@@ -101,7 +101,7 @@ impl Format {
         let is_list = text.strip_prefix('[').is_some_and(|rest| rest.trim_start().starts_with('{'));
         match named {
             // A header may begin with a bracket, but not with an object.
-            Some(Self::Csv | Self::Tsv) if !is_list && !(is_object && first.contains("\":")) => {
+            Some(Self::Csv | Self::Tsv) if !(is_list || is_object && first.contains("\":")) => {
                 named.unwrap_or(Self::Csv)
             }
             _ if is_object || text.starts_with('[') => match Shape::of(head, false) {

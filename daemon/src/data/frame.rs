@@ -51,6 +51,15 @@ impl Frame {
         }
     }
 
+    /// The largest of the tokens that it adds.
+    pub(super) fn largest(&self) -> Option<u32> {
+        let special = |&(piece, _): &(Piece, u32)| match piece {
+            Piece::Special(id) => Some(id),
+            _ => None,
+        };
+        self.0.iter().filter_map(special).max()
+    }
+
     /// How many tokens it adds.
     pub(super) fn special_tokens(&self) -> usize {
         self.0.iter().filter(|(piece, _)| matches!(piece, Piece::Special(_))).count()

@@ -86,7 +86,8 @@ pub(super) struct JsonList {
     shape: Shape,
     object: String,
     bytes: Vec<u8>,
-    line: u64,
+    /// Of the next byte.
+    here: u64,
     /// The line that `object` starts in.
     object_line: u64,
     has_begun: bool,
@@ -102,7 +103,7 @@ impl JsonList {
             shape,
             object: String::new(),
             bytes: Vec::new(),
-            line: 1,
+            here: 1,
             object_line: 1,
             has_begun: false,
             has_ended: false,
@@ -198,20 +199,20 @@ impl JsonList {
             return Ok(());
         }
         Err(self.source.invalid(
-            self.line,
+            self.here,
             "the file has two lists of rows; write each into a file of its own (`jq -c '.train[]' FILE > train.jsonl`)",
         ))
     }
 
     fn take_object(&mut self) -> Result<bool> {
-        self.object_line = self.line;
+        self.object_line = self.here;
         self.bytes.clear();
         self.bytes.push(b'{');
         let mut scanner = Scanner { depth: 1, ..Scanner::default() };
         while scanner.depth > 0 {
             let Some(byte) = self.next()? else { return Err(self.incomplete()) };
             if byte == 0 {
-                return Err(self.source.invalid(self.line, zero_byte(self.bytes.len())));
+                return Err(self.source.invalid(self.here, zero_byte(self.bytes.len())));
             }
             scanner.step(byte);
             self.bytes.push(byte);
@@ -241,7 +242,7 @@ impl JsonList {
         let buffer = self.source.input.fill_buf();
         match buffer.map(|buffer| buffer.first().copied()) {
             Ok(byte) => Ok(byte),
-            Err(error) => Err(self.source.unreadable(self.line, &error)),
+            Err(error) => Err(self.source.unreadable(self.here, &error)),
         }
     }
 
@@ -249,13 +250,13 @@ impl JsonList {
         let byte = self.peek()?;
         if let Some(byte) = byte {
             self.source.input.consume(1);
-            self.line += u64::from(byte == b'\n');
+            self.here += u64::from(byte == b'\n');
         }
         Ok(byte)
     }
 
     fn incomplete(&self) -> Error {
-        self.source.invalid(self.line, "the file ends inside the list of rows: it is not complete")
+        self.source.invalid(self.here, "the file ends inside the list of rows: it is not complete")
     }
 
     fn unexpected(&self, byte: u8) -> Error {
@@ -273,7 +274,7 @@ impl JsonList {
             }
             _ => "no JSON where a row should begin".to_owned(),
         };
-        self.source.invalid(self.line, what)
+        self.source.invalid(self.here, what)
     }
 }
 

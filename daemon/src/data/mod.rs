@@ -1,7 +1,7 @@
 //! Labelled files: from bytes to text (`source`, `dialect`, `lines`), to rows (`row`, `delimited`, `json_rows` of
 //! `json_list` and `json_cells`, `fast_text`), to examples (`columns`, `dataset`), to labels (`label_reader` of
 //! `label_lists`, `missing` and `spelling`; `labels`, `targets`) and splits (`split`), to what is told of them (`summary`,
-//! `quality`), to tokens (`tokenizer_files`, `frame`, `truncation`, `tokenize`), to packed batches (`batch`).
+//! `quality`), to tokens (`tokenizer_files`, `vocabulary`, `frame`, `truncation`, `tokenize`), to packed batches (`batch`).
 
 pub mod batch;
 mod columns;
@@ -28,6 +28,7 @@ pub mod targets;
 pub mod tokenize;
 mod tokenizer_files;
 mod truncation;
+mod vocabulary;
 
 pub use dialect::Dialect;
 pub use missing::MissingLabel;

@@ -120,8 +120,8 @@ fn whole_number(label: &str) -> Option<String> {
 
 /// Labels that a person would take for one another: equal but for case, or for width, spaces and leading zeros.
 pub(super) fn look_alikes<'a>(labels: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let (mut by_case, mut by_look): (BTreeMap<String, BTreeSet<&str>>, BTreeMap<String, BTreeSet<&str>>) =
-        Default::default();
+    let mut by_case: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    let mut by_look: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for label in labels {
         by_case.entry(label.to_lowercase()).or_default().insert(label);
         by_look.entry(look(label)).or_default().insert(label);

@@ -48,11 +48,12 @@ struct Shared {
     max_length: usize,
     /// The token for what the vocabulary does not have, if there is one.
     unknown: Option<u32>,
+    notices: Vec<String>,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` from an encoder's or a checkpoint's folder; an old BERT folder may have `vocab.txt`
-    /// instead. `max_length` counts special tokens. Texts are cut on the side that the folder's files name, as the
+    /// Reads `tokenizer.json` from an encoder's or a checkpoint's folder; an old folder may have a vocabulary instead
+    /// (`vocab.txt`; `vocab.json` and `merges.txt`). `max_length` counts special tokens. Texts are cut on the side that the folder's files name, as the
     /// Python library would.
     pub fn from_folder(folder: &Path, max_length: usize) -> Result<Self> {
         let mut inner = tokenizer_files::read(folder)?;
@@ -65,11 +66,12 @@ impl Tokenizer {
                 single.special_tokens()
             )));
         }
+        let notices = tokenizer_files::notices(folder, &inner);
         let processor = inner.get_post_processor().cloned();
         inner.with_post_processor(None::<PostProcessorWrapper>);
         let truncation = tokenizer_files::truncation(folder)?;
         let unknown = unknown_token(&inner);
-        let shared = Shared { inner, processor, single, pair, max_length, unknown };
+        let shared = Shared { inner, processor, single, pair, max_length, unknown, notices };
         Ok(Self { shared: Arc::new(shared), truncation })
     }
 
@@ -88,9 +90,26 @@ impl Tokenizer {
         self.shared.max_length
     }
 
+    /// What is odd about the tokenizer, though it is as the Python library has it.
+    pub fn notices(&self) -> &[String] {
+        &self.shared.notices
+    }
+
     /// The smallest number of rows that an embedding of these tokens has: the largest token id and one.
     pub fn vocab_size(&self) -> usize {
-        self.shared.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+        let words = self.shared.inner.get_vocab(true).into_values().max();
+        // A post-processor has numbers of its own, which need not be those of any token.
+        let largest = words.max(self.shared.single.largest()).max(self.shared.pair.largest());
+        largest.map_or(0, |id| id as usize + 1)
+    }
+
+    /// The last of the tokens that an embedding of so many rows has no row for, at most so many.
+    pub fn beyond(&self, rows: usize, most: usize) -> Vec<String> {
+        let vocab = self.shared.inner.get_vocab(true).into_iter();
+        let mut tokens: Vec<(u32, String)> =
+            vocab.map(|(token, id)| (id, token)).filter(|(id, _)| *id as usize >= rows).collect();
+        tokens.sort();
+        tokens.into_iter().rev().take(most).map(|(_, token)| token).collect()
     }
 
     /// Whether a text has tokens, and each of them stands for what the vocabulary does not have.

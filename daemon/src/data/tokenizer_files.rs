@@ -4,21 +4,22 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
-use tokenizers::models::wordpiece::WordPiece;
-use tokenizers::normalizers::BertNormalizer;
-use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
-use tokenizers::processors::bert::BertProcessing;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{NormalizedString, Normalizer as _, Tokenizer};
 
 use super::truncation::Truncation;
+use super::vocabulary::{BERT_TOKENS, ROBERTA_TOKENS, Settings, byte_pairs, word_pieces};
 use crate::error::{Error, Result};
+use crate::model_file::read_text;
 
 const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
 const MODEL: &str = "config.json";
 const VOCAB: &str = "vocab.txt";
-const COPIED: [&str; 2] = ["special_tokens_map.json", VOCAB];
+const TOKENS: &str = "vocab.json";
+const MERGES: &str = "merges.txt";
+const SPECIAL: &str = "special_tokens_map.json";
+const ADDED: &str = "added_tokens.json";
+const COPIED: [&str; 2] = [SPECIAL, VOCAB];
 
 /// The side that is cut, as `tokenizer_config.json` names it.
 const SIDE: &str = "truncation_side";
@@ -27,34 +28,67 @@ const SIDE: &str = "truncation_side";
 const OWN_WAY: &str = "hone_truncation";
 const HEAD_TAIL: &str = "head_tail";
 
-/// The special tokens of BERT by their role in `tokenizer_config.json`.
-const BERT_TOKENS: [(&str, &str); 5] = [
-    ("pad_token", "[PAD]"),
-    ("unk_token", "[UNK]"),
-    ("cls_token", "[CLS]"),
-    ("sep_token", "[SEP]"),
-    ("mask_token", "[MASK]"),
-];
-
-/// Those of RoBERTa.
-const ROBERTA_TOKENS: [(&str, &str); 5] = [
-    ("pad_token", "<pad>"),
-    ("unk_token", "<unk>"),
-    ("cls_token", "<s>"),
-    ("sep_token", "</s>"),
-    ("mask_token", "<mask>"),
-];
+/// Tokens with capitals among a hundred from which on they are more than an oversight.
+const MANY_CAPITALS: usize = 1;
 
 /// Reads the tokenizer of a folder, without truncation and padding.
 pub(super) fn read(folder: &Path) -> Result<Tokenizer> {
-    if let Some(text) = read_text(&folder.join(TOKENIZER))? {
-        parse(&text).map_err(|error| unusable(&folder.join(TOKENIZER), &error))
-    } else if let Some(vocab) = read_text(&folder.join(VOCAB))? {
-        let config = read_config(folder)?.unwrap_or_default();
-        build(&vocab, &config).map_err(|error| unusable(&folder.join(VOCAB), &error))
-    } else {
-        Err(Error::not_found(format!("{} has neither {TOKENIZER} nor {VOCAB}", folder.display())))
+    let read = |name: &str| read_text(&folder.join(name));
+    if let Some(text) = read(TOKENIZER)? {
+        return parse(&text).map_err(|error| unusable(&folder.join(TOKENIZER), &error));
     }
+    if let Some(vocab) = read(VOCAB)? {
+        let built = word_pieces(&vocab, &settings(folder)?);
+        return built.map_err(|error| unusable(&folder.join(VOCAB), &error));
+    }
+    if let (Some(tokens), Some(merges)) = (read(TOKENS)?, read(MERGES)?) {
+        let built = byte_pairs(&tokens, &merges, &settings(folder)?);
+        return built.map_err(|error| unusable(&folder.join(TOKENS), &error));
+    }
+    Err(Error::not_found(format!("{} has neither {TOKENIZER} nor {VOCAB}", folder.display())))
+}
+
+fn settings(folder: &Path) -> Result<Settings> {
+    let read = |name: &str| Ok::<_, Error>(read_json(&folder.join(name))?.unwrap_or_default());
+    Ok(Settings { config: read(CONFIG)?, special: read(SPECIAL)?, added: read(ADDED)? })
+}
+
+/// What is odd about a folder's tokenizer, and yet as the Python library has it.
+pub(super) fn notices(folder: &Path, tokenizer: &Tokenizer) -> Vec<String> {
+    unused_capitals(folder, tokenizer).into_iter().collect()
+}
+
+/// Texts become lower case, but the vocabulary has tokens with capitals.
+fn unused_capitals(folder: &Path, tokenizer: &Tokenizer) -> Option<String> {
+    let mut probe = NormalizedString::from("A");
+    tokenizer.get_normalizer()?.normalize(&mut probe).ok()?;
+    let lowers = !probe.get().contains('A') && probe.get().contains('a');
+    if !lowers {
+        return None;
+    }
+    let added = tokenizer.get_added_tokens_decoder();
+    let is_added = |token: &str| added.values().any(|other| other.content == token);
+    let is_reserved = |token: &str| token.starts_with(['[', '<']);
+    let vocab = tokenizer.get_vocab(false);
+    let mut capitals: Vec<&String> = vocab
+        .keys()
+        .filter(|token| {
+            token.chars().any(|c| c.is_ascii_uppercase()) && !is_reserved(token) && !is_added(token)
+        })
+        .collect();
+    if capitals.len() * 100 <= vocab.len() * MANY_CAPITALS {
+        return None;
+    }
+    capitals.sort_by_key(|token| vocab.get(*token));
+    let some: Vec<String> = capitals.iter().take(3).map(|token| format!("\"{token}\"")).collect();
+    Some(format!(
+        "{} of {} tokens of the vocabulary in {} have capitals ({}…) and are never used, because texts become lower case; \
+         if the encoder knows capitals, write {{\"do_lower_case\": false}} into its {CONFIG}",
+        capitals.len(),
+        vocab.len(),
+        folder.display(),
+        some.join(", ")
+    ))
 }
 
 /// How a folder's tokenizer cuts long texts: what `tokenizer_config.json` says comes before the direction in
@@ -124,41 +158,6 @@ fn parse(text: &str) -> Result<Tokenizer, serde_json::Error> {
     serde_json::from_value(Value::Object(json))
 }
 
-/// Builds the tokenizer of an old BERT folder from its word pieces.
-fn build(vocab: &str, config: &Map<String, Value>) -> tokenizers::Result<Tokenizer> {
-    let [pad, unknown, class, separator, mask] = BERT_TOKENS.map(|(role, usual)| token(config, role, usual));
-    let vocab = WordPiece::read_bytes(vocab.as_bytes())?;
-    let id = |token: &str| vocab.get(token).copied().ok_or_else(|| format!("the token {token} is missing"));
-    id(&unknown)?;
-    let processor = BertProcessing::new((separator.clone(), id(&separator)?), (class.clone(), id(&class)?));
-    let known: Vec<AddedToken> = [&pad, &unknown, &class, &separator, &mask]
-        .into_iter()
-        .filter(|token| id(token).is_ok())
-        .map(|token| AddedToken::from(token.as_str(), true))
-        .collect();
-    let flag = |name: &str| config.get(name).and_then(Value::as_bool);
-    let normalizer = BertNormalizer::new(
-        true,
-        flag("tokenize_chinese_chars").unwrap_or(true),
-        flag("strip_accents"),
-        flag("do_lower_case").unwrap_or(true),
-    );
-    let mut tokenizer = Tokenizer::new(WordPiece::builder().vocab(vocab).unk_token(unknown).build()?);
-    tokenizer.with_normalizer(Some(normalizer))?;
-    tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
-    tokenizer.with_post_processor(Some(processor));
-    tokenizer.with_decoder(Some(WordPieceDecoder::default()));
-    tokenizer.add_special_tokens(known)?;
-    Ok(tokenizer)
-}
-
-/// A special token, which the configuration gives as a string or as an object.
-fn token(config: &Map<String, Value>, role: &str, usual: &str) -> String {
-    let value = config.get(role);
-    let value = value.and_then(|value| value.get("content")).or(value);
-    value.and_then(Value::as_str).unwrap_or(usual).to_owned()
-}
-
 /// A `tokenizer_config.json` that makes the Python library take `tokenizer.json` as it is, in versions 4 and 5, and give
 /// the model of `source` no token types unless it is BERT: the others have none, and some refuse them.
 fn new_config(tokenizer: &str, source: &Path) -> Result<Map<String, Value>> {
@@ -186,15 +185,6 @@ fn read_config(folder: &Path) -> Result<Option<Map<String, Value>>> {
 fn read_json(path: &Path) -> Result<Option<Map<String, Value>>> {
     let parsed = read_text(path)?.map(|text| serde_json::from_str(&text));
     parsed.transpose().map_err(|error| unusable(path, &error))
-}
-
-/// The text of a file; `None` when it is not there.
-fn read_text(path: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io("read", path, &error)),
-    }
 }
 
 fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Error {
@@ -234,6 +224,47 @@ mod tests {
     }
 
     #[test]
+    fn tokens_that_were_added_to_a_vocabulary_have_their_numbers() {
+        let vocab = TINY_VOCAB.join("\n");
+        let ids = |files: &[(&str, &str)]| {
+            let folder = folder(&[&[(VOCAB, vocab.as_str())], files].concat());
+            Ours::from_folder(folder.path(), 32)
+                .and_then(|ours| ours.encode("good <user> film", None))
+                .map(|of| of.ids)
+        };
+        let without = ids(&[]).unwrap();
+        let added = ids(&[(ADDED, r#"{"<user>": 16, "<url>": 17}"#)]).unwrap();
+        assert_eq!(added, [2, 7, 16, 6, 3]);
+        assert_ne!(without, added);
+        let described = r#"{"added_tokens_decoder": {"16": {"content": "<user>", "special": false}}}"#;
+        assert_eq!(ids(&[(CONFIG, described)]).unwrap(), added);
+        let error = ids(&[(ADDED, r#"{"<user>": 20}"#)]).unwrap_err();
+        assert!(error.message().contains("\"<user>\" shall have the number 20"), "{error}");
+    }
+
+    #[test]
+    fn special_tokens_are_those_that_their_map_names() {
+        let vocab = TINY_VOCAB.join("\n").replace("[SEP]", "[END]");
+        let special = r#"{"sep_token": {"content": "[END]", "lstrip": false}}"#;
+        let folder = folder(&[(VOCAB, &vocab), (SPECIAL, special)]);
+        let ours = Ours::from_folder(folder.path(), 32).unwrap();
+        assert_eq!(ours.encode("good", None).unwrap().ids, [2, 7, 3]);
+    }
+
+    #[test]
+    fn capitals_that_lower_case_never_reaches_are_told() {
+        let vocab = [&TINY_VOCAB[..], &["The", "[unused0]"]].concat().join("\n");
+        let notices = |config: &str| {
+            let folder = folder(&[(VOCAB, &vocab), (CONFIG, config)]);
+            Ours::from_folder(folder.path(), 32).unwrap().notices().to_vec()
+        };
+        let told = notices("{}");
+        assert!(told.len() == 1 && told[0].starts_with("1 of 18 tokens of the vocabulary"), "{told:?}");
+        assert!(told[0].contains("(\"The\"…)") && told[0].contains("do_lower_case"), "{told:?}");
+        assert_eq!(notices(r#"{"do_lower_case": false}"#), Vec::<String>::new());
+    }
+
+    #[test]
     fn a_folder_that_has_no_usable_tokenizer_is_named() {
         for (files, kind, expected) in [
             (&[][..], Kind::NotFound, "has neither tokenizer.json nor vocab.txt"),
@@ -245,6 +276,29 @@ mod tests {
                 "vocab.txt is no tokenizer that can be used: the token [UNK]",
             ),
             (&[(VOCAB, "[UNK]"), (CONFIG, "[]")], Kind::Corrupt, "tokenizer_config.json is no tokenizer"),
+            (&[(TOKENIZER, "version https://git-lfs.github.com/spec/v1\n")], Kind::Corrupt, "`git lfs pull`"),
+            (&[(VOCAB, "<html>")], Kind::Corrupt, "vocab.txt is a web page"),
+            (&[(VOCAB, "")], Kind::Corrupt, "vocab.txt is empty"),
+            (
+                &[
+                    (VOCAB, "[UNK]\n[CLS]\n[SEP]"),
+                    (CONFIG, r#"{"tokenizer_class": "BertJapaneseTokenizer"}"#),
+                ],
+                Kind::Corrupt,
+                "names the class BertJapaneseTokenizer",
+            ),
+            (&[(TOKENS, "{}"), (MERGES, "")], Kind::Corrupt, "merges.txt is empty"),
+            (&[(TOKENS, "{}"), (MERGES, "#version: 0.2\n")], Kind::Corrupt, "not made of bytes"),
+            (
+                &[(TOKENS, r#"{"<s>": 0, "</s>": 1, "Ġ": 2, "a": 3}"#), (MERGES, "#version: 0.2\nĠ a b\n")],
+                Kind::Corrupt,
+                "line 2 of merges.txt is not two tokens",
+            ),
+            (
+                &[(TOKENS, r#"{"<s>": 0, "</s>": 1, "Ġ": 2, "a": 3}"#), (MERGES, "#version: 0.2\nĠ a\n")],
+                Kind::Corrupt,
+                "vocab.json is no tokenizer that can be used: ",
+            ),
         ] {
             let folder = folder(files);
             let error = Ours::from_folder(folder.path(), 16).unwrap_err();

@@ -150,8 +150,10 @@ impl Datasets {
             check_id(id)?;
             return Ok(id.to_owned());
         }
-        let mut ids =
-            self.store.datasets()?.into_iter().map(|record| record.id).filter(|known| known.starts_with(id));
+        let Listing { records, unreadable } = self.store.datasets()?;
+        let ids =
+            records.into_iter().map(|record| record.id).chain(unreadable.into_iter().map(|record| record.id));
+        let mut ids = ids.filter(|known| known.starts_with(id));
         match (ids.next(), ids.count()) {
             (Some(only), 0) => Ok(only),
             (Some(_), more) => Err(Error::invalid(format!(

@@ -9,9 +9,10 @@ use candle_core::Device;
 use super::data_dir::DataDir;
 use super::device::Turns;
 use crate::error::{Error, Result};
-use crate::model::checkpoint::{self, Checkpoint};
+use crate::model::checkpoint::Checkpoint;
 use crate::model::hub::{self, EncoderName};
 use crate::train::event::Event;
+use crate::train::plan::read_encoder;
 use crate::train::rehearsal::Study;
 use crate::train::spec::Spec;
 use crate::train::{self, DryRun, Outcome, Plan};
@@ -50,20 +51,16 @@ impl DeviceTrainer {
 
 impl Trainer for DeviceTrainer {
     fn check_encoder(&self, name: &str) -> Result<()> {
-        match EncoderName::parse(name)? {
-            EncoderName::Folder(folder) => {
-                if let Some(missing) = hub::missing(&folder) {
-                    return Err(Error::precondition(format!(
-                        "the encoder's folder {} has no {missing}",
-                        folder.display()
-                    )));
-                }
-                checkpoint::check(&folder)?;
-                // A weight that is no number shall not wait for a job to be found.
-                Checkpoint::open(&folder).map(drop)
+        let name = EncoderName::parse(name)?;
+        if let (EncoderName::Folder(_), Some(folder)) = (&name, hub::find_local(&name)?) {
+            let (_, tokenizer) = read_encoder(&folder, None)?;
+            for notice in tokenizer.notices() {
+                tracing::warn!(encoder = %name, "{notice}");
             }
-            EncoderName::Hub { .. } => Ok(()),
+            // A weight that is no number shall not wait for a job to be found.
+            Checkpoint::open(&folder).map_err(Error::of_named)?;
         }
+        Ok(())
     }
 
     fn check(&self, spec: &Spec, data: &DataDir) -> Result<()> {
@@ -78,6 +75,9 @@ impl Trainer for DeviceTrainer {
         let was_here = hub::find_local(&name)?.is_some();
         let encoder = hub::resolve(&name, &mut |_| ())?;
         let mut study = self.beside_training(|| Study::new(plan(spec, &encoder, data)?, &self.device))?;
+        for notice in study.encoder_notices() {
+            study.note(notice);
+        }
         if !was_here {
             study.note(format!("the encoder {name} was downloaded"));
         }
@@ -103,6 +103,11 @@ impl Trainer for DeviceTrainer {
         let _turn = self.turns.take();
         self.pool.install(|| {
             let plan = plan(spec, &encoder, data)?;
+            for message in plan.tokenizer.notices().iter().cloned() {
+                if emit(Event::Notice { message }).is_break() {
+                    return Ok(Outcome::Stopped);
+                }
+            }
             train::run(&plan, &self.device, workspace, emit)
         })
     }

@@ -67,6 +67,7 @@ impl Architecture {
     /// From the fields of a `config.json` of this family; what is not given has the default of `transformers`.
     pub(super) fn parse(family: Family, fields: &Map<String, Value>) -> Result<Self> {
         let not_usable = |error| Error::precondition(format!("not a usable model configuration: {error}"));
+        check_kinds(family, fields)?;
         let fields = Value::Object(fields.clone());
         let (architecture, activation, positions) = match family {
             Family::Bert | Family::Roberta => {
@@ -78,7 +79,8 @@ impl Architecture {
                 given.into_architecture()
             }
         };
-        if activation != "gelu" {
+        // Two names of one function; the others are approximations of it.
+        if !["gelu", "gelu_python"].contains(&activation.as_str()) {
             return Err(Error::precondition(format!(
                 "the activation \"{activation}\" is not supported, only \"gelu\" is"
             )));
@@ -159,20 +161,32 @@ impl Architecture {
 
     fn check(&self) -> Result<()> {
         let types = usize::from(self.family != Family::DistilBert);
+        // What is built from these numbers is built before the weights are looked at, so they have bounds.
         let sizes = [
-            ("vocab_size", self.vocab_size, 1),
-            ("hidden_size", self.hidden_size, 1),
-            ("num_hidden_layers", self.num_hidden_layers, 1),
-            ("num_attention_heads", self.num_attention_heads, 1),
-            ("intermediate_size", self.intermediate_size, 1),
-            ("max_position_embeddings", self.max_position_embeddings, self.position_offset.saturating_add(1)),
-            ("type_vocab_size", self.type_vocab_size, types),
+            ("vocab_size", self.vocab_size, 1, 1 << 24),
+            ("hidden_size", self.hidden_size, 1, 1 << 16),
+            ("num_hidden_layers", self.num_hidden_layers, 1, 1 << 10),
+            ("num_attention_heads", self.num_attention_heads, 1, 1 << 16),
+            ("intermediate_size", self.intermediate_size, 1, 1 << 20),
+            (
+                "max_position_embeddings",
+                self.max_position_embeddings,
+                self.position_offset.saturating_add(1),
+                1 << 24,
+            ),
+            ("type_vocab_size", self.type_vocab_size, types, 1 << 16),
         ];
-        for (name, size, smallest) in sizes {
-            if !(smallest..=1 << 24).contains(&size) {
+        for (name, size, smallest, largest) in sizes {
+            if !(smallest..=largest).contains(&size) {
                 let name = self.family.field(name);
                 return Err(Error::precondition(format!("{name} is {size}, which no model has")));
             }
+        }
+        if !(0.0..1.0).contains(&self.layer_norm_eps) {
+            return Err(Error::precondition(format!(
+                "layer_norm_eps is {}; it must be at least 0 and less than 1",
+                self.layer_norm_eps
+            )));
         }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             let [hidden, heads] = ["hidden_size", "num_attention_heads"].map(|name| self.family.field(name));
@@ -191,6 +205,40 @@ impl Architecture {
             return Err(Error::precondition(format!("{name} is {p}; it must be at least 0 and less than 1")));
         }
         Ok(())
+    }
+}
+
+/// Names the field that is of the wrong kind, which a parser of the whole does not; and refuses decoders, whose tokens
+/// see only those before them.
+fn check_kinds(family: Family, fields: &Map<String, Value>) -> Result<()> {
+    let given = |name| {
+        let name = family.field(name);
+        fields.get(name).map(|value| (name, value))
+    };
+    for name in [
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "max_position_embeddings",
+        "type_vocab_size",
+    ] {
+        if let Some((name, value)) = given(name).filter(|(_, value)| value.as_u64().is_none()) {
+            return Err(Error::precondition(format!(
+                "{name} is {value}, which is no whole number from 0 on"
+            )));
+        }
+    }
+    for name in ["hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps"] {
+        if let Some((name, value)) = given(name).filter(|(_, value)| value.as_f64().is_none()) {
+            return Err(Error::precondition(format!("{name} is {value}, which is no number")));
+        }
+    }
+    let set = |name: &&&str| fields.get(**name).is_some_and(|value| value == true);
+    match ["is_decoder", "add_cross_attention"].iter().find(set) {
+        Some(name) => Err(Error::precondition(format!("{name} is true, but only encoders can be trained"))),
+        None => Ok(()),
     }
 }
 
@@ -421,6 +469,14 @@ mod tests {
             (Family::DistilBert, distilbert(), "hidden_dim", Value::Null, "hidden_dim"),
             (Family::DistilBert, distilbert(), "seq_classif_dropout", json!(-1), "seq_classif_dropout is -1"),
             (Family::DistilBert, distilbert(), "activation", json!("relu"), "relu"),
+            (Family::Bert, bert(), "hidden_act", json!("gelu_new"), "gelu_new"),
+            (Family::Bert, bert(), "is_decoder", json!(true), "is_decoder is true"),
+            (Family::Bert, bert(), "num_hidden_layers", json!(1_000_000), "num_hidden_layers is 1000000"),
+            (Family::Bert, bert(), "vocab_size", json!(1e300), "vocab_size is 1e+300, which is no whole"),
+            (Family::Bert, bert(), "hidden_size", json!("8"), "hidden_size is \"8\""),
+            (Family::Bert, bert(), "hidden_size", json!(-8), "hidden_size is -8"),
+            (Family::Bert, bert(), "layer_norm_eps", json!(-1), "layer_norm_eps is -1"),
+            (Family::DistilBert, distilbert(), "dropout", json!("0.1"), "dropout is \"0.1\""),
         ] {
             let error = parse(family, fields, &[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

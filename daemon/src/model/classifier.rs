@@ -76,7 +76,8 @@ impl Trainable {
     pub fn start(checkpoint: &Checkpoint, labels: &[String], setup: &Setup, device: &Device) -> Result<Self> {
         let config = checkpoint.config().clone();
         let architecture = &config.architecture;
-        let same_labels = config.labels().is_some_and(|known| known == labels);
+        let same_labels =
+            config.labels().is_some_and(|known| known == labels) && checkpoint.has_output_layer(labels.len());
         let output_layer = architecture.family.output_layer();
         let mut stored = |name: &str| match name.starts_with(output_layer) && !same_labels {
             true => Ok(None),

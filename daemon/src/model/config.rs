@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 pub use super::architecture::{Activation, Architecture, Family, Head};
 use crate::error::{Error, Result};
+use crate::model_file;
 
 /// A `config.json`: what Hone uses of it, and all of it, so that nothing is lost when a checkpoint is written.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,11 +20,12 @@ pub struct Config {
 
 /// What a `config.json` calls its kind of model, the family it belongs to, and the class of its classifier in
 /// `transformers`.
-const MODEL_TYPES: [(&str, Family, &str); 4] = [
+const MODEL_TYPES: [(&str, Family, &str); 5] = [
     ("bert", Family::Bert, "BertForSequenceClassification"),
     ("distilbert", Family::DistilBert, "DistilBertForSequenceClassification"),
     ("roberta", Family::Roberta, "RobertaForSequenceClassification"),
     ("xlm-roberta", Family::Roberta, "XLMRobertaForSequenceClassification"),
+    ("camembert", Family::Roberta, "CamembertForSequenceClassification"),
 ];
 
 /// What a checkpoint says of a classifier beside its weights.
@@ -45,11 +47,8 @@ impl Config {
     /// Reads `config.json` from an encoder's or a checkpoint's folder.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::precondition(format!("the model folder {} has no config.json", folder.display()))
-            }
-            _ => Error::io("read", &path, &error),
+        let text = model_file::read_text(&path)?.ok_or_else(|| {
+            Error::precondition(format!("the model folder {} has no config.json", folder.display()))
         })?;
         Self::parse(&text).map_err(|error| error.within(path.display()))
     }
@@ -108,16 +107,46 @@ impl Config {
     }
 }
 
-/// A folder that does not say is taken for BERT, which once was the only one.
+/// The kind of model. A folder that does not say is what the class says that it was saved from; without that it is BERT,
+/// which once was the only one, unless it has a number that only other families have.
 fn model_type(raw: &Map<String, Value>) -> Result<(&'static str, Family, &'static str)> {
-    let name = raw.get("model_type").map_or(Some("bert"), Value::as_str);
-    let known = MODEL_TYPES.into_iter().find(|(known, ..)| name == Some(known));
-    known.ok_or_else(|| {
-        let known: Vec<&str> = MODEL_TYPES.into_iter().map(|(known, ..)| known).collect();
+    let class = raw.get("architectures").and_then(|classes| classes.get(0)).and_then(Value::as_str);
+    let of_class = |class: &str| {
+        let is_of = |known: &str| class.split("For").next() == known.split("For").next();
+        let of_model = |known: &str| class.strip_suffix("Model") == known.split("For").next();
+        MODEL_TYPES.into_iter().find(|(.., known)| is_of(known) || of_model(known))
+    };
+    let known: Vec<&str> = MODEL_TYPES.into_iter().map(|(known, ..)| known).collect();
+    let known = known.join(", ");
+    let named = raw.get("model_type").filter(|name| !name.is_null());
+    let found = match (named, class) {
+        (Some(name), _) => MODEL_TYPES.into_iter().find(|(known, ..)| name == known),
+        (None, Some(class)) => of_class(class),
+        (None, None) => {
+            let other = ["dim", "n_layers", "embedding_size", "relative_attention"];
+            let has = |name: &&str| raw.contains_key(*name);
+            let one = |name: &str| raw.get(name).is_some_and(|value| value == 1);
+            if let Some(field) = other.iter().find(|name| has(name)) {
+                return Err(Error::precondition(format!(
+                    "there is no \"model_type\", and a model with {field} is no BERT; add one of these: {known}"
+                )));
+            }
+            if one("pad_token_id") && one("type_vocab_size") {
+                return Err(Error::precondition(
+                    "there is no \"model_type\", and BERT pads with token 0, not 1; add \"model_type\": \"roberta\" (or \
+                     xlm-roberta, camembert) if it is one",
+                ));
+            }
+            MODEL_TYPES.into_iter().next()
+        }
+    };
+    found.ok_or_else(|| {
+        let name = match (named, class) {
+            (Some(name), _) => format!("model type is {name}"),
+            (None, class) => format!("class is \"{}\"", class.unwrap_or_default()),
+        };
         Error::precondition(format!(
-            "the model type is \"{}\", which Hone cannot train; choose an encoder of one of these types: {}",
-            name.unwrap_or("not a text"),
-            known.join(", ")
+            "the {name}, which Hone cannot train; choose an encoder of one of these types: {known}"
         ))
     })
 }
@@ -165,6 +194,7 @@ mod tests {
                 "XLMRobertaForSequenceClassification",
                 "classifier_dropout",
             ),
+            (SMALL.replace("bert", "camembert"), "CamembertForSequenceClassification", "classifier_dropout"),
         ] {
             let json = Config::parse(&text)?.classifier_json(&head);
             assert_eq!((&json["architectures"][0], &json[dropout]), (&class.into(), &0.3.into()));
@@ -193,8 +223,31 @@ mod tests {
     fn other_models_are_refused_with_their_name_and_those_that_can_be_trained() {
         let refused = |text: &str| Config::parse(text).map(|_| ()).unwrap_err().to_string();
         let error = refused(&SMALL.replace("bert", "gpt2"));
-        assert!(error.contains("gpt2") && error.contains("distilbert, roberta, xlm-roberta"), "{error}");
+        assert!(
+            error.contains("\"gpt2\"") && error.contains("distilbert, roberta, xlm-roberta, camembert"),
+            "{error}"
+        );
         assert!(refused(&SMALL.replace("\"bert\"", "7")).contains("model type"));
         assert!(refused(&SMALL.replace('}', "")).contains("configuration"));
+        assert!(refused("[]").contains("configuration"));
+        for other in ["xlm-roberta-xl", "electra", "deberta-v2", "roberta-prelayernorm", "Bert"] {
+            assert!(refused(&SMALL.replace("\"bert\"", &format!("\"{other}\""))).contains(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_does_not_say_its_type_is_what_its_class_says() -> Result<()> {
+        let untyped = |more: &str| SMALL.replace("\"model_type\":\"bert\"", more);
+        let kind = |text: &str| Config::parse(text).map(|config| config.model_type);
+        assert_eq!(kind(&untyped("\"x\":1"))?, "bert");
+        assert_eq!(kind(&untyped("\"architectures\":[\"RobertaForMaskedLM\"]"))?, "roberta");
+        assert_eq!(kind(&untyped("\"architectures\":[\"XLMRobertaModel\"]"))?, "xlm-roberta");
+        let refused = |more: &str| kind(&untyped(more)).unwrap_err().to_string();
+        assert!(refused("\"architectures\":[\"ElectraModel\"]").contains("class is \"ElectraModel\""));
+        assert!(
+            refused("\"pad_token_id\":1,\"type_vocab_size\":1").contains("add \"model_type\": \"roberta\"")
+        );
+        assert!(refused("\"embedding_size\":8").contains("embedding_size is no BERT"));
+        Ok(())
     }
 }

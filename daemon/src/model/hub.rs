@@ -12,12 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::folder;
+use super::weights_file;
 use crate::error::{Error, Kind, Result};
-
-/// Files that an encoder needs, and one of the last two.
-const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "model.safetensors";
-const TOKENIZERS: [&str; 2] = ["tokenizer.json", "vocab.txt"];
 
 const DEFAULT_REVISION: &str = "main";
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
@@ -47,11 +44,27 @@ impl EncoderName {
         if !name.is_empty() && path.is_dir() {
             return Ok(Self::Folder(path.to_owned()));
         }
+        if path.is_file() {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new("."));
+            return Err(Error::precondition(format!(
+                "{name} is a file; an encoder is a folder with config.json, model.safetensors and a tokenizer: name the \
+                 folder, {} perhaps",
+                folder.display()
+            )));
+        }
         let is_path = ["/", "./", "../", "~"].iter().any(|start| name.starts_with(start))
-            || [".", ".."].contains(&name);
-        if is_path || path.is_file() {
-            return Err(Error::not_found(format!(
-                "there is no folder {name} on the daemon's machine; an encoder is a folder there, or an id of the \
+            || [".", ".."].contains(&name)
+            // A link that leads nowhere.
+            || path.is_symlink();
+        if is_path {
+            let meant = match folder::nearest(path) {
+                Some(meant) => format!("did you mean {}? An", meant.display()),
+                None if name.starts_with('~') => "~ is not replaced by the daemon; an".to_owned(),
+                None => "an".to_owned(),
+            };
+            return Err(Error::precondition(format!(
+                "there is no folder {name} on the daemon's machine; {meant} encoder is a folder there, or an id of the \
                  Hugging Face hub such as sentence-transformers/all-MiniLM-L6-v2"
             )));
         }
@@ -90,33 +103,9 @@ pub fn resolve(name: &EncoderName, progress: &mut dyn FnMut(String)) -> Result<P
     HubConfig::from_env()?.resolve(name, progress)
 }
 
-/// Whether the folder holds the files that an encoder needs.
-pub fn is_complete(folder: &Path) -> bool {
-    missing(folder).is_none()
-}
-
-/// Which of the files that an encoder needs the folder lacks, in words.
-pub fn missing(folder: &Path) -> Option<String> {
-    missing_of(|name| folder.join(name).is_file())
-}
-
-fn missing_of(has: impl Fn(&str) -> bool) -> Option<String> {
-    let mut missing = vec![];
-    if !has(CONFIG) {
-        missing.push(CONFIG.to_owned());
-    }
-    if !has(WEIGHTS) {
-        missing.push(
-            match ["pytorch_model.bin", "model.safetensors.index.json"].into_iter().find(|name| has(name)) {
-                Some(other) => format!("{WEIGHTS} ({other} cannot be read)"),
-                None => WEIGHTS.to_owned(),
-            },
-        );
-    }
-    if !TOKENIZERS.into_iter().any(&has) {
-        missing.push(TOKENIZERS.join(" or "));
-    }
-    (!missing.is_empty()).then(|| missing.join(", "))
+/// Whether the folder holds the files that an encoder needs, every file of its weights included.
+fn is_complete(folder: &Path) -> bool {
+    folder::is_complete(folder) && weights_file::are_there(folder)
 }
 
 /// Where encoders come from.
@@ -185,13 +174,16 @@ impl HubConfig {
     /// files.
     pub fn find_local(&self, name: &EncoderName) -> Result<Option<PathBuf>> {
         match name {
-            EncoderName::Folder(folder) => match missing(folder) {
-                None => Ok(Some(folder.clone())),
-                Some(missing) => Err(Error::precondition(format!(
-                    "the encoder's folder {} lacks {missing}",
-                    folder.display()
-                ))),
-            },
+            EncoderName::Folder(named) => {
+                let folder = folder::encoder_folder(named).map_err(Error::of_named)?;
+                match folder::lacking(&folder).map_err(Error::of_named)? {
+                    None => Ok(Some(folder)),
+                    Some(lacking) => Err(Error::precondition(format!(
+                        "the encoder's folder {} lacks {lacking}",
+                        folder.display()
+                    ))),
+                }
+            }
             EncoderName::Hub { id, revision } => {
                 let repository = Repository::new(&self.cache, id);
                 let revision = revision.as_deref().unwrap_or(DEFAULT_REVISION);
@@ -317,10 +309,10 @@ mod tests {
             assert_eq!(expected.to_string(), name);
         }
         for (name, kind) in [
-            (format!("{path}/nothing"), Kind::NotFound),
-            ("./nothing".to_owned(), Kind::NotFound),
-            ("../nothing".to_owned(), Kind::NotFound),
-            ("~/nothing".to_owned(), Kind::NotFound),
+            (format!("{path}/nothing"), Kind::Precondition),
+            ("./nothing".to_owned(), Kind::Precondition),
+            ("../nothing".to_owned(), Kind::Precondition),
+            ("~/nothing".to_owned(), Kind::Precondition),
             (String::new(), Kind::Invalid),
             ("a/b/c".to_owned(), Kind::Invalid),
             ("org/".to_owned(), Kind::Invalid),
@@ -337,6 +329,34 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_is_no_folder_is_told_what_it_is_and_what_is_near() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let refused = |path: &Path| EncoderName::parse(path.to_str().unwrap()).unwrap_err();
+        fs::create_dir(at("encoder")).unwrap();
+        fs::write(at("model.onnx"), "x").unwrap();
+        std::os::unix::fs::symlink(at("gone"), at("link")).unwrap();
+        for (name, expected) in [
+            (
+                "model.onnx",
+                format!(
+                    "is a file; an encoder is a folder with config.json, model.safetensors and a tokenizer: name the folder, {} perhaps",
+                    folder.path().display()
+                ),
+            ),
+            ("encodr", format!("did you mean {}?", at("encoder").display())),
+            ("something", "there is no folder".to_owned()),
+            ("link", "there is no folder".to_owned()),
+        ] {
+            let error = refused(&at(name));
+            assert_eq!(error.kind(), Kind::Precondition, "{error}");
+            assert!(error.message().contains(&expected), "{error}");
+        }
+        let error = EncoderName::parse("~/no such encoder").unwrap_err();
+        assert!(error.message().contains("~ is not replaced"), "{error}");
+    }
+
+    #[test]
     fn a_folder_that_lacks_files_is_told_which() {
         let folder = tempfile::tempdir().unwrap();
         let name = EncoderName::Folder(folder.path().to_owned());
@@ -344,12 +364,16 @@ mod tests {
         fill(folder.path(), &["pytorch_model.bin"]);
         let error = found().unwrap_err();
         assert_eq!(error.kind(), Kind::Precondition);
+        let message = error.message();
         assert!(
-            error.message().ends_with(
-                "lacks config.json, model.safetensors (pytorch_model.bin cannot be read), tokenizer.json or vocab.txt"
-            ),
+            message.contains("lacks config.json, model.safetensors (pytorch_model.bin is a pickle"),
             "{error}"
         );
+        assert!(
+            message.contains(&format!("AutoModel.from_pretrained('{}')", folder.path().display())),
+            "{error}"
+        );
+        assert!(message.ends_with("tokenizer.json or vocab.txt"), "{error}");
         fill(folder.path(), &["config.json", "model.safetensors", "vocab.txt"]);
         assert_eq!(found().unwrap().as_deref(), Some(folder.path()));
         assert!(is_complete(folder.path()));
@@ -369,8 +393,11 @@ mod tests {
         assert_eq!(found(None), None);
         fill(&snapshot, &["model.safetensors"]);
         assert_eq!(found(None), Some(snapshot.clone()));
-        assert_eq!(found(Some("abc123")), Some(snapshot));
+        assert_eq!(found(Some("abc123")), Some(snapshot.clone()));
         assert_eq!(found(Some("other")), None);
+        fs::remove_file(snapshot.join("tokenizer.json")).unwrap();
+        std::os::unix::fs::symlink("../../blobs/gone", snapshot.join("tokenizer.json")).unwrap();
+        assert_eq!(found(None), None);
         fs::write(repository.join("refs/main"), "../../..").unwrap();
         assert_eq!(found(None), None);
     }

@@ -1,7 +1,7 @@
 //! The encoder and its head (`architecture`, `config`, `declaration`, `parameters`, `gradients`), what computes them (on
 //! the CPU `noise`, `layer`, `encoder`, `head` and `network`; elsewhere `reference`; `engine` is either), the loss
-//! (`objective`), whether weights are `finite`, the classifier that learns or answers (`classifier`), the folder it lives in (`checkpoint`), and the
-//! way from names to folders (`hub`).
+//! (`objective`), whether weights are `finite`, the classifier that learns or answers (`classifier`), the folder it lives
+//! in (`folder`, `weights_file`, `naming`, `checkpoint`), and the way from names to folders (`hub`).
 
 pub mod architecture;
 pub mod checkpoint;
@@ -11,15 +11,18 @@ pub mod declaration;
 mod encoder;
 pub mod engine;
 pub mod finite;
+mod folder;
 pub mod gpu;
 pub mod gradients;
 mod head;
 pub mod hub;
 mod keep;
 mod layer;
+mod naming;
 pub mod network;
 pub mod noise;
 pub mod objective;
 pub mod parameters;
 pub mod reference;
 mod rows;
+mod weights_file;

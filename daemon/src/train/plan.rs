@@ -14,6 +14,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::data::{Columns, Example};
 use crate::error::{Error, Result};
 use crate::model::checkpoint;
+use crate::model::config::Config;
 use crate::model::objective::Objective;
 
 /// The shortest `--max-length`: two special tokens and one of the text.
@@ -61,18 +62,8 @@ impl Plan {
     /// Reads and checks everything that a job needs: the encoder's folder, and every data set of `spec` at the path
     /// that `path_of` gives for its digest.
     pub fn new(spec: Spec, encoder: &Path, path_of: &dyn Fn(&str) -> PathBuf) -> Result<Self> {
-        let config = checkpoint::check(encoder)?;
-        let max_length = max_length(spec.hyperparameters.max_length, config.architecture.max_length())?;
-        let tokenizer =
-            Tokenizer::from_folder(encoder, max_length)?.with_truncation(spec.hyperparameters.truncation);
-        if tokenizer.vocab_size() > config.architecture.vocab_size {
-            return Err(Error::precondition(format!(
-                "the tokenizer in {} has {} tokens, but the encoder has embeddings for {}: they do not belong together",
-                encoder.display(),
-                tokenizer.vocab_size(),
-                config.architecture.vocab_size
-            )));
-        }
+        let (config, tokenizer) = read_encoder(encoder, spec.hyperparameters.max_length)?;
+        let tokenizer = tokenizer.with_truncation(spec.hyperparameters.truncation);
         let read = |source: &Source, columns: &Columns, limit: Option<NonZeroU64>| {
             Dataset::read(&path_of(&source.dataset), &source.name, None, columns, limit.map(NonZeroU64::get))
         };
@@ -174,6 +165,28 @@ impl Plan {
     pub fn total_steps(&self) -> u64 {
         self.steps_per_epoch() * u64::from(self.spec.hyperparameters.epochs.get())
     }
+}
+
+/// The configuration and the tokenizer of an encoder's folder, which has all that training needs. `max_length` is that of
+/// the job.
+pub fn read_encoder(folder: &Path, asked: Option<NonZeroU32>) -> Result<(Config, Tokenizer)> {
+    let config = checkpoint::check(folder).map_err(Error::of_named)?;
+    let max_length = max_length(asked, config.architecture.max_length())?;
+    let tokenizer = Tokenizer::from_folder(folder, max_length).map_err(Error::of_named)?;
+    let (tokens, rows) = (tokenizer.vocab_size(), config.architecture.vocab_size);
+    if tokens > rows {
+        let folder = folder.display();
+        let some = tokenizer.beyond(rows, 3);
+        let some = if some.is_empty() { String::new() } else { format!(" (such as {})", some.join(", ")) };
+        return Err(Error::precondition(format!(
+            "the tokenizer in {folder} has {tokens} tokens, but the encoder has embeddings for {rows} (vocab_size){some}. \
+             If tokens were added to it, give them rows: python3 -c \"from transformers import AutoModel as M, \
+             AutoTokenizer as T; m = M.from_pretrained('{folder}'); \
+             m.resize_token_embeddings(len(T.from_pretrained('{folder}'))); m.save_pretrained('{folder}')\"; else they do \
+             not belong together"
+        )));
+    }
+    Ok((config, tokenizer))
 }
 
 fn max_length(asked: Option<NonZeroU32>, positions: usize) -> Result<usize> {

@@ -108,6 +108,11 @@ impl Study {
         }
     }
 
+    /// What is odd about the encoder.
+    pub fn encoder_notices(&self) -> Vec<String> {
+        self.plan.tokenizer.notices().to_vec()
+    }
+
     /// Adds something that the user should know.
     pub fn note(&mut self, notice: impl Into<String>) {
         self.report.notices.push(notice.into());

@@ -4,6 +4,7 @@
 //! answers. So its calls run on a thread that is given up when it falls silent, names are looked at first, and every
 //! file is compared with what the hub announced.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs;
 use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, StorageFull};
@@ -17,13 +18,24 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError, Metadata};
 use hf_hub::api::{Progress, RepoInfo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use super::{CONFIG, HubConfig, TOKENIZERS, WEIGHTS, is_revision, missing_of};
+use super::super::folder::{CONFIG, lacking_of};
+use super::super::weights_file::{INDEX, WEIGHTS, parse_index};
+use super::{HubConfig, is_revision};
 use crate::digest;
 use crate::error::{Error, Kind, Result};
 
 /// In this order: what is small tells early whether the repository can be used at all.
-const FILES: [&str; 6] =
-    [CONFIG, "tokenizer_config.json", "special_tokens_map.json", TOKENIZERS[0], TOKENIZERS[1], WEIGHTS];
+const FILES: [&str; 6] = [
+    CONFIG,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.json",
+    "vocab.txt",
+];
+
+/// What RoBERTa has where there is no `tokenizer.json`.
+const PAIRS: [&str; 2] = ["vocab.json", "merges.txt"];
 
 /// How often the progress of a file is told.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
@@ -62,10 +74,11 @@ impl<'a> Download<'a> {
     pub(super) fn run(mut self) -> Result<PathBuf> {
         (self.progress)(format!("looking for {} at {}", self.id, self.hub.endpoint));
         let info = self.info()?;
-        let has = |name: &str| info.siblings.iter().any(|file| file.rfilename == name);
-        if let Some(missing) = missing_of(has) {
+        let names: BTreeSet<String> = info.siblings.iter().map(|file| file.rfilename.clone()).collect();
+        let has = |name: &str| names.contains(name);
+        if let Some(lacking) = lacking_of(&names, self.id) {
             return Err(Error::precondition(format!(
-                "{} has no {missing}; choose a repository with safetensors weights and a tokenizer, or convert it \
+                "{} has no {lacking}; choose a repository with safetensors weights and a tokenizer, or convert it \
                  (transformers: save_pretrained) and pass the folder",
                 self.id
             )));
@@ -74,12 +87,39 @@ impl<'a> Download<'a> {
         let repo = self.repo(&info.sha);
         let snapshot = self.cache.repo(repo.clone()).pointer_path(&info.sha);
         fs::create_dir_all(&snapshot).map_err(|error| Error::io("create", &snapshot, &error))?;
-        for name in FILES.into_iter().filter(|name| has(name)) {
+        let pairs = PAIRS.into_iter().filter(|_| !has("tokenizer.json"));
+        for name in FILES.into_iter().chain(pairs).filter(|name| has(name)) {
             self.fetch(name, &repo)?;
+        }
+        for name in self.weights(&names, &repo, &snapshot)? {
+            self.fetch(&name, &repo)?;
         }
         let reference = self.cache.repo(self.repo(self.revision));
         reference.create_ref(&info.sha).map_err(|error| Error::io("write to", &self.hub.cache, &error))?;
         Ok(snapshot)
+    }
+
+    /// The files of the weights; the index says which they are where there are several.
+    fn weights(
+        &mut self,
+        names: &BTreeSet<String>,
+        repo: &Repo,
+        snapshot: &Path,
+    ) -> Result<BTreeSet<String>> {
+        if names.contains(WEIGHTS) {
+            return Ok(BTreeSet::from([WEIGHTS.to_owned()]));
+        }
+        self.fetch(INDEX, repo)?;
+        let path = snapshot.join(INDEX);
+        let text = fs::read_to_string(&path).map_err(|error| Error::io("read", &path, &error))?;
+        let index = parse_index(&text).map_err(|error| error.of_named().within(self.id))?;
+        let shards: BTreeSet<String> = index.into_values().collect();
+        match shards.difference(names).next() {
+            None => Ok(shards),
+            Some(missing) => {
+                Err(Error::precondition(format!("{} has no {missing}, which its {INDEX} names", self.id)))
+            }
+        }
     }
 
     fn repo(&self, revision: &str) -> Repo {
@@ -104,7 +144,7 @@ impl<'a> Download<'a> {
     }
 
     /// Brings a file into the snapshot, unless it is there.
-    fn fetch(&mut self, name: &'static str, repo: &Repo) -> Result<()> {
+    fn fetch(&mut self, name: &str, repo: &Repo) -> Result<()> {
         let (api, remote) = (self.api.clone(), self.api.repo(repo.clone()));
         let url = remote.url(name);
         let asked = url.clone();
@@ -130,7 +170,8 @@ impl<'a> Download<'a> {
         // A call that was given up holds its lock as long as it waits.
         let lock = blob.with_extension("lock");
         let give_up = || remove(&lock);
-        self.watch(name, give_up, move |pulse| remote.download_with_progress(name, pulse))?;
+        let asked = name.to_owned();
+        self.watch(name, give_up, move |pulse| remote.download_with_progress(&asked, pulse))?;
         check(&file, &announced).map_err(|fault| {
             remove(&file);
             remove(&blob);
@@ -512,6 +553,69 @@ mod tests {
             assert!(error.message().contains(expected), "{error}");
             assert!(error.message().contains("pass the folder"), "{error}");
         }
+    }
+
+    const INDEX_TEXT: &str = r#"{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#;
+
+    fn sharded() -> HashMap<&'static str, Served> {
+        let mut files = whole_repository();
+        files.remove("model.safetensors");
+        files.insert("model.safetensors.index.json", served(INDEX_TEXT));
+        files.insert("model-00001-of-00002.safetensors", weights("the first"));
+        files.insert("model-00002-of-00002.safetensors", weights("the second"));
+        files
+    }
+
+    #[test]
+    fn weights_in_several_files_are_downloaded_with_their_index() {
+        let hub = Hub::start(sharded());
+        let cache = tempfile::tempdir().unwrap();
+        let config = hub.config(cache.path());
+        let folder = config.resolve(&name("org/name"), &mut |_| ()).unwrap();
+        let shard = folder.join("model-00002-of-00002.safetensors");
+        assert_eq!(fs::read_to_string(&shard).unwrap(), "the second");
+        assert_eq!(config.find_local(&name("org/name")).unwrap(), Some(folder.clone()));
+        // A part that was lost is fetched again.
+        fs::remove_file(&shard).unwrap();
+        assert_eq!(config.find_local(&name("org/name")).unwrap(), None);
+        assert_eq!(config.resolve(&name("org/name"), &mut |_| ()).unwrap(), folder);
+        assert_eq!(fs::read_to_string(&shard).unwrap(), "the second");
+    }
+
+    #[test]
+    fn an_index_that_names_what_the_repository_lacks_or_leaves_the_folder_is_refused() {
+        let mut lacks = sharded();
+        lacks.remove("model-00002-of-00002.safetensors");
+        let mut leaves = sharded();
+        let index = INDEX_TEXT.replace("model-00002", "../../model-00002");
+        leaves.insert("model.safetensors.index.json", served(&index));
+        for (files, expected) in [
+            (
+                lacks,
+                "org/name has no model-00002-of-00002.safetensors, which its model.safetensors.index.json names",
+            ),
+            (leaves, "which is no safetensors file of this folder"),
+        ] {
+            let error = refusal(&Hub::start(files), "org/name");
+            assert_eq!(error.kind(), Kind::Precondition, "{error}");
+            assert!(error.message().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn byte_pairs_are_downloaded_where_there_is_no_other_tokenizer() {
+        let mut files = whole_repository();
+        files.insert("vocab.json", served("{}"));
+        files.insert("merges.txt", served("#version: 0.2"));
+        let download = |files| {
+            let cache = tempfile::tempdir().unwrap();
+            let hub = Hub::start(files);
+            let folder = hub.config(cache.path()).resolve(&name("org/name"), &mut |_| ()).unwrap();
+            ["vocab.json", "merges.txt"].map(|name| folder.join(name).exists())
+        };
+        assert_eq!(download(files.clone()), [false, false]);
+        files.remove("tokenizer.json");
+        assert_eq!(download(files), [true, true]);
     }
 
     #[test]
