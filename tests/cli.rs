@@ -139,7 +139,7 @@ async fn rows_with_several_labels_are_trained_on_and_every_label_that_is_set_is_
     std::fs::write(bench.path("train.csv"), toy_sets(300, 1)).expect("written");
     std::fs::write(bench.path("test.csv"), toy_sets(60, 2)).expect("written");
     let refused = bench.train("1", &[]).await;
-    refused.assert_fails("rows without a label", 5, &["the label is empty"]);
+    refused.assert_fails("rows without a label", 5, &["rows have no label (empty)", "--multi-label"]);
     let ran = bench.train("40", &["--multi-label", "--scheduler", "constant", "--precision", "fp32"]).await;
     ran.assert_shows(&["blame ", " · food ", " · praise ", "    micro ", "threshold"]);
     let texts = ["a warm coffee and the broken thing", "it was with the thing", "the warm thing"];
@@ -293,7 +293,7 @@ async fn a_mistake_ends_with_its_exit_code_and_names_its_cause() {
         (
             "no such encoder",
             &["train", "--train", &train, "--encoder", "/no/such"],
-            4,
+            5,
             &["/no/such", "on the daemon's machine"],
         ),
         ("no such job", &["show", "01x"], 4, &["\"01x\"", "`client jobs`"]),

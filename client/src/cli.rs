@@ -270,7 +270,7 @@ pub(crate) struct ColumnArgs {
     /// Names for labels that are written as 0, 1, … or as lists of 0 and 1, in this order.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', help_heading = "Data")]
     pub(crate) label_names: Vec<String>,
-    /// Rows whose label is empty, or a word such as NaN, None or N/A: refuse the file, leave them out, or keep the word
+    /// Rows whose label is empty, or a word such as NaN, null or N/A: refuse the file, leave them out, or keep the word
     /// as a label. Default: error
     #[arg(long, value_name = "WHAT", help_heading = "Data")]
     pub(crate) missing_label: Option<MissingLabel>,

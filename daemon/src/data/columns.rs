@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::Columns;
 use super::label_lists::indicator;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 
 /// Usual names of a text column; an earlier one is preferred.
 const TEXT_NAMES: [&str; 22] = [
@@ -172,7 +172,7 @@ impl Choice {
             _ => Error::invalid(format!(
                 "{file}: cannot tell which column is the label; {} hold 0 and 1: if each is a label, say --label-columns \
                  {} (with --multi-label when a row may have several of them or none), else name one with --label-column",
-                quoted(&names),
+                list(&names),
                 names.join(","),
             )),
         }
@@ -312,15 +312,15 @@ fn unclear(file: &str, columns: &[String], role: &str, flag: &str) -> Error {
 
 fn listed(columns: &[String]) -> String {
     const SHOWN: usize = 30;
-    let names: Vec<String> = columns.iter().take(SHOWN).map(|column| format!("\"{column}\"")).collect();
+    let names: Vec<String> = columns.iter().take(SHOWN).map(|column| quoted(column)).collect();
     match columns.len().checked_sub(SHOWN) {
         None | Some(0) => format!("the columns are {}", names.join(", ")),
         Some(more) => format!("the columns are {} and {more} more", names.join(", ")),
     }
 }
 
-fn quoted(names: &[&str]) -> String {
-    names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
+fn list(names: &[&str]) -> String {
+    names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
 }
 
 fn values(rows: &[Vec<Option<String>>], place: usize) -> impl Iterator<Item = Option<&str>> {

@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::dialect;
 use super::lines::Lines;
 use super::row::{Cell, Rows};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 
 pub(super) struct Delimited {
     lines: Lines,
@@ -79,8 +79,9 @@ impl Delimited {
         Err(self.lines.invalid(
             self.line,
             format!(
-                "the {what} has one column, {only:?}, but a text and a label are needed; fields are taken to be \
+                "the {what} has one column, {}, but a text and a label are needed; fields are taken to be \
                  separated by {}, and --delimiter names another character",
+                quoted(only),
                 dialect::in_words(self.delimiter)
             ),
         ))
@@ -166,7 +167,7 @@ impl Delimited {
     /// A failure in the field that is being scanned.
     fn failed(&self, line: u64, message: &str) -> Error {
         let place = self.fields.len();
-        let column = self.columns.get(place).map_or((place + 1).to_string(), |name| format!("{name:?}"));
+        let column = self.columns.get(place).map_or((place + 1).to_string(), |name| quoted(name));
         Error::invalid(format!("{}, line {line}, column {column}: {message}", self.lines.name()))
     }
 }

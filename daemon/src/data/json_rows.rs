@@ -112,7 +112,7 @@ impl JsonRows {
 
     fn fill(&mut self, may_add: bool) -> Result<()> {
         let raw = match &self.objects {
-            Objects::Lines { raw, .. } => raw,
+            Objects::Lines { raw, .. } => raw.trim_end(),
             Objects::List(list) => list.object(),
         };
         json_cells::fill(raw, &mut self.columns, &mut self.cells, may_add).map_err(|error| {

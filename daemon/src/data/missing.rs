@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 
 /// What becomes of a row whose label is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,9 +99,10 @@ impl MissingRows {
             }
         };
         Err(Error::invalid(format!(
-            "{file}, {} {}{more}, column {column:?}: {} no label ({}); with --missing-label drop such rows are left out{keep}",
+            "{file}, {} {}{more}, column {}: {} no label ({}); with --missing-label drop such rows are left out{keep}",
             if self.rows == 1 { "line" } else { "lines" },
             lines.join(", "),
+            quoted(column),
             rows(self.rows),
             self.what(),
         )))
@@ -109,8 +110,7 @@ impl MissingRows {
 
     /// What stands in the place of labels.
     fn what(&self) -> String {
-        let mut parts: Vec<String> =
-            self.words.iter().take(SHOWN).map(|word| format!("\"{word}\"")).collect();
+        let mut parts: Vec<String> = self.words.iter().take(SHOWN).map(|word| quoted(word)).collect();
         if self.empty > 0 {
             parts.push("empty".to_owned());
         }

@@ -8,6 +8,8 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 
+use crate::error::quoted;
+
 /// Special tokens by their role in `tokenizer_config.json`.
 type Roles = [(&'static str, &'static str); 5];
 
@@ -166,7 +168,8 @@ impl Settings {
             };
             if tokenizer.token_to_id(&content) != Some(id) {
                 return Err(format!(
-                    "the added token {content:?} shall have the number {id}, but the vocabulary leads to {:?}",
+                    "the added token {} shall have the number {id}, but the vocabulary leads to {}",
+                    quoted(&content),
                     tokenizer.token_to_id(&content).unwrap_or_default()
                 )
                 .into());
@@ -185,7 +188,10 @@ impl Settings {
                     let special = said.get("special").and_then(Value::as_bool).unwrap_or(false);
                     let token = with_flags(AddedToken::from(content.unwrap_or_default(), special), said);
                     (id.parse().ok()).zip(content.map(|_| token)).ok_or_else(|| {
-                        format!("added_tokens_decoder of tokenizer_config.json cannot be read at {id:?}")
+                        format!(
+                            "added_tokens_decoder of tokenizer_config.json cannot be read at {}",
+                            quoted(id)
+                        )
                     })
                 };
                 detailed.iter().map(token).collect::<Result<_, _>>()?
@@ -193,7 +199,8 @@ impl Settings {
             None => {
                 let token = |(content, id): (&String, &Value)| {
                     let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
-                    let id = id.ok_or_else(|| format!("added_tokens.json has no number for {content:?}"))?;
+                    let id =
+                        id.ok_or_else(|| format!("added_tokens.json has no number for {}", quoted(content)))?;
                     Ok::<_, String>((id, AddedToken::from(content.as_str(), false)))
                 };
                 self.added.iter().map(token).collect::<Result<_, _>>()?

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::folder;
 use super::weights_file;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, quoted};
 
 const DEFAULT_REVISION: &str = "main";
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
@@ -74,8 +74,9 @@ impl EncoderName {
         };
         if !is_hub_id(id) || revision.is_some_and(|revision| !is_revision(revision)) {
             return Err(Error::invalid(format!(
-                "{name:?} is neither a folder on the daemon's machine nor an id of the Hugging Face hub \
-                 ([organisation/]name[@revision])"
+                "{} is neither a folder on the daemon's machine nor an id of the Hugging Face hub \
+                 ([organisation/]name[@revision])",
+                quoted(name)
             )));
         }
         Ok(Self::Hub { id: id.to_owned(), revision: revision.map(str::to_owned) })

@@ -6,6 +6,7 @@
 
 use super::architecture::{Architecture, Family};
 use super::declaration::{Declared, Place, declare};
+use super::parameters::in_words;
 use super::weights_file::{Contents, Stored, shown};
 use crate::error::{Error, Result};
 
@@ -88,8 +89,9 @@ impl Naming {
                 if stored.shape != expected {
                     let size = size_of(name, architecture);
                     return Err(Error::precondition(format!(
-                        "{file}: {stored_name} has the shape {:?}, but config.json asks for {expected:?}{size}",
-                        stored.shape
+                        "{file}: {stored_name} has the shape {}, but config.json asks for {}{size}",
+                        in_words(&stored.shape),
+                        in_words(&expected)
                     )));
                 }
                 stored.check_type().map_err(|error| error.within(format!("{file}: {stored_name}")))?;

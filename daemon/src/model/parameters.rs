@@ -99,8 +99,9 @@ impl Parameters {
         for (name, part) in parameter.parts.iter().zip(parts) {
             if part.dims() != shape {
                 return Err(Error::precondition(format!(
-                    "{name} has the shape {:?}, but config.json asks for {shape:?}",
-                    part.dims()
+                    "{name} has the shape {}, but config.json asks for {}",
+                    in_words(part.dims()),
+                    in_words(&shape)
                 )));
             }
             let values =
@@ -161,4 +162,8 @@ impl Parameter {
         };
         self.parts.iter().zip(values.chunks(size.max(1))).map(part).collect()
     }
+}
+/// A shape for a message: `[30522, 384]`.
+pub(super) fn in_words(shape: &[usize]) -> String {
+    format!("[{}]", shape.iter().map(usize::to_string).collect::<Vec<_>>().join(", "))
 }

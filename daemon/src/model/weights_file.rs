@@ -132,7 +132,7 @@ impl Stored {
             Dtype::F32 => Ok(DType::F32),
             Dtype::F64 => Ok(DType::F64),
             other => Err(Error::precondition(format!(
-                "the weights are of type {other:?}; Hone trains float32 weights and reads F32, F16, BF16 and F64: take \
+                "the weights are of type {other}; Hone trains float32 weights and reads F32, F16, BF16 and F64: take \
                  the model before it was quantised"
             ))),
         }

@@ -22,7 +22,7 @@ use super::super::folder::{CONFIG, lacking_of};
 use super::super::weights_file::{INDEX, WEIGHTS, parse_index};
 use super::{HubConfig, is_revision};
 use crate::digest;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, quoted};
 
 /// In this order: what is small tells early whether the repository can be used at all.
 const FILES: [&str; 6] = [
@@ -138,7 +138,7 @@ impl<'a> Download<'a> {
         }
         let info: RepoInfo = response.body_mut().read_json().map_err(|error| self.not_a_hub(error))?;
         if !is_file_name(&info.sha) {
-            return Err(self.not_a_hub(format_args!("the commit is {:?}", info.sha)));
+            return Err(self.not_a_hub(format_args!("the commit is {}", quoted(&info.sha))));
         }
         Ok(info)
     }
@@ -151,9 +151,11 @@ impl<'a> Download<'a> {
         let announced = self.watch(name, || (), move |_pulse| api.metadata(&asked))?;
         let (etag, commit) = (announced.etag(), announced.commit_hash());
         if commit != repo.revision() || !is_file_name(etag.trim_start_matches("W/")) {
-            return Err(
-                self.not_a_hub(format_args!("{name} has the etag {etag:?} and the commit {commit:?}"))
-            );
+            return Err(self.not_a_hub(format_args!(
+                "{name} has the etag {} and the commit {}",
+                quoted(etag),
+                quoted(commit)
+            )));
         }
         let cached = self.cache.repo(repo.clone());
         let (blob, file) = (cached.blob_path(etag), cached.pointer_path(commit).join(name));
@@ -196,7 +198,10 @@ impl<'a> Download<'a> {
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
                     give_up();
-                    return Err(self.unavailable(format_args!("{name}: silence for {:?}", self.hub.patience)));
+                    return Err(self.unavailable(format_args!(
+                        "{name}: silence for {} s",
+                        self.hub.patience.as_secs_f64()
+                    )));
                 }
             }
             if told.elapsed() >= TOLD_EVERY {
@@ -232,7 +237,7 @@ impl<'a> Download<'a> {
         let (id, endpoint) = (self.id, &self.hub.endpoint);
         match (status, code) {
             (404, Some("RevisionNotFound")) => {
-                Error::not_found(format!("{id} at {endpoint} has no revision {:?}", self.revision))
+                Error::not_found(format!("{id} at {endpoint} has no revision {}", quoted(self.revision)))
             }
             (403, _) | (401, Some("GatedRepo")) => Error::precondition(format!(
                 "{endpoint} does not give {id} to everyone: accept its terms there and set HF_TOKEN on the daemon's \
@@ -653,7 +658,7 @@ mod tests {
         let config = HubConfig { patience: Duration::from_millis(500), ..hub.config(cache.path()) };
         let error = config.resolve(&name("org/name"), &mut |_| ()).unwrap_err();
         assert_eq!(error.kind(), Kind::Unavailable, "{error}");
-        assert!(error.message().contains("model.safetensors: silence for 500ms"), "{error}");
+        assert!(error.message().contains("model.safetensors: silence for 0.5 s"), "{error}");
         hub.asked();
         let folder = config.resolve(&name("org/name"), &mut |_| ()).unwrap();
         assert_eq!(fs::read_to_string(folder.join("model.safetensors")).unwrap(), "the weights");
