@@ -31,6 +31,10 @@ pub(crate) fn prepared(report: &v1::Prepared, width: Option<usize>, paint: Paint
         ]);
     }
     let mut lines = if table.is_empty() { Vec::new() } else { table.lines(width) };
+    for split in &report.splits {
+        let name = split_word(split.split);
+        lines.extend(split.notes.iter().map(|note| format!("note: {name}: {}", one_line(note))));
+    }
     for warning in warnings(report) {
         lines.push(format!("{} {warning}", paint.yellow("warning:")));
     }
@@ -79,7 +83,6 @@ fn warnings(report: &v1::Prepared) -> Vec<String> {
             "text has no token that the encoder knows",
             "texts have no token that the encoder knows",
         );
-        warnings.extend(split.notes.iter().map(|note| format!("{name}: {}", one_line(note))));
     }
     warnings.extend(absent(report));
     for overlap in report.overlaps.iter().filter(|overlap| overlap.rows > 0) {
@@ -210,18 +213,24 @@ mod tests {
             rows: 3,
             contradictions: 1,
         }];
-        report.splits[0].notes = vec!["read as UTF-16LE".into()];
         report.splits[1].labels[0].rows = 0;
         assert_eq!(
             warnings(&report),
             [
                 "train: 1,200 texts are longer than 512 tokens and are cut (30%)",
                 "train: 1 row repeats an earlier one (0.0%)",
-                "train: read as UTF-16LE",
                 "validation: no row of \"negative\", so its scores say nothing of it",
                 "validation: 3 rows stand in train too, 1 with another label",
             ]
         );
+    }
+
+    #[test]
+    fn what_was_found_of_how_a_file_is_written_is_a_note() {
+        let mut report = report();
+        report.splits[1].notes = vec!["read as UTF-16LE".into()];
+        let text = prepared(&report, None, Paint::default());
+        assert!(text.contains("\nnote: validation: read as UTF-16LE\n"), "{text}");
     }
 
     #[test]
