@@ -1,6 +1,7 @@
 //! What the daemon and the client share: the messages and services of `hone.v1`, compiled from `proto/hone/v1/*.proto`, and
-//! what they send, files of text.
+//! what they send, files of text, and say, messages.
 
+pub mod message;
 pub mod text_file;
 
 /// Version 1 of the protocol. The comments of the `.proto` files are the documentation of its items.

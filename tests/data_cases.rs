@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use hone::text_file::Encoding;
-use hone::v1::{DataSource, Dataset as Stored, GetDatasetRequest, JobSpec, Prepared, SplitReport};
+use hone::v1::event::Kind;
+use hone::v1::{DataSource, Dataset as Stored, GetDatasetRequest, JobSpec, JobState, Prepared, SplitReport};
 use hone_daemon::data::dataset::Dataset;
 use hone_daemon::data::{Columns, Dialect, MissingLabel};
 
@@ -282,6 +283,50 @@ async fn labels_that_cannot_be_learned_are_refused_before_training() {
     );
     let error = prepare(&daemon, "base.csv", None, Some("46-unseen-test.csv")).await.expect_err("unseen");
     assert!(error.contains("46-unseen-test.csv, line 2: the label \"good\""), "{error}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nine_rows_are_trained_on_in_nine_steps_and_the_rarer_label_is_not_forgotten() {
+    let data = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(data.path()).await;
+    let run = async |train: &str,
+                     validation: Option<&str>,
+                     change: &dyn Fn(&mut hone::v1::Hyperparameters)| {
+        let source =
+            async |name: &str| DataSource { dataset_id: upload(&daemon, name, name).await.id, name: None };
+        let mut spec = JobSpec { train: Some(source(train).await), ..JobSpec::default() };
+        if let Some(name) = validation {
+            spec.validation = Some(source(name).await);
+        }
+        change(spec.hyperparameters.get_or_insert_default());
+        let job = daemon.start_job(spec).await.expect("a job");
+        let events = daemon.watch(&job.id, 0).await.expect("events");
+        let notices: Vec<String> = events
+            .into_iter()
+            .filter_map(|event| match event.kind {
+                Some(Kind::Notice(notice)) => Some(notice.message),
+                _ => None,
+            })
+            .collect();
+        (daemon.job(&job.id).await, notices.join("; "))
+    };
+    let (job, notices) = run("64-nine-rows.csv", Some("64b-nine-rows-validation.csv"), &|of| {
+        (of.epochs, of.batch_size, of.gradient_accumulation) = (Some(3), Some(2), Some(2));
+    })
+    .await;
+    assert_eq!(job.state(), JobState::Succeeded, "{job:?}");
+    assert_eq!(job.epochs.iter().map(|epoch| epoch.step).collect::<Vec<_>>(), [3, 6, 9]);
+    assert!(notices.contains("only 9 optimizer steps"), "{notices}");
+
+    // Nine in ten rows have one label, and the model soon answers nothing else: that is told.
+    let (job, notices) = run("60-imbalanced.csv", None, &|of| of.epochs = Some(1)).await;
+    assert_eq!(job.state(), JobState::Succeeded, "{job:?}");
+    for words in
+        ["answers 'ok' for all 24 validation rows", "never predicted: 'fault'", "--class-weights balanced"]
+    {
+        assert!(notices.contains(words), "{notices}");
+    }
     daemon.stop().await;
 }
 

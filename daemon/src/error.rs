@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+pub use hone::message::quoted;
+
 /// What sort of failure it is. `rpc::status` holds the one table from kinds to gRPC status codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -106,23 +108,6 @@ impl Error {
     }
 }
 
-/// A name or label in a message: as it stands, in quotes, but for characters that would break the line.
-pub fn quoted(text: &str) -> String {
-    let mut quoted = String::with_capacity(text.len() + 2);
-    quoted.push('"');
-    for c in text.chars() {
-        match c {
-            '\n' => quoted.push_str("\\n"),
-            '\r' => quoted.push_str("\\r"),
-            '\t' => quoted.push_str("\\t"),
-            c if c.is_control() => quoted.push(' '),
-            c => quoted.push(c),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -140,16 +125,6 @@ impl From<candle_core::Error> for Error {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-
-    use super::quoted;
-
-    #[test]
-    fn a_name_in_quotes_is_shown_as_it_stands() {
-        for text in ["spam", "C:\\data", "say \"no\"", "e\u{301}", "\u{1f469}\u{200d}\u{1f52c}", "日本"] {
-            assert_eq!(quoted(text), format!("\"{text}\""));
-        }
-        assert_eq!(quoted("a\tb\x1bc"), "\"a\\tb c\"");
-    }
 
     /// The folder of the GPU, because an error of its driver has no other form.
     const ESCAPING: [&str; 1] = ["cuda"];

@@ -1,5 +1,6 @@
 //! Numbers, times and names as people read them.
 
+pub(crate) use hone::message::quoted;
 use prost_types::Timestamp;
 
 /// 1234567 as "1,234,567".
@@ -134,23 +135,6 @@ pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// A name or label in a sentence: as it stands, in quotes, with words for what would break the line.
-pub(crate) fn quoted(text: &str) -> String {
-    let mut quoted = String::with_capacity(text.len() + 2);
-    quoted.push('"');
-    for c in text.chars() {
-        match c {
-            '\n' => quoted.push_str("\\n"),
-            '\r' => quoted.push_str("\\r"),
-            '\t' => quoted.push_str("\\t"),
-            c if c.is_control() => quoted.push(' '),
-            c => quoted.push(c),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
 /// Bytes as lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
@@ -205,13 +189,5 @@ mod tests {
     #[test]
     fn nothing_but_characters_reaches_the_terminal() {
         assert_eq!(one_line("a\x1b[31mb\nc\td"), "a [31mb c d");
-    }
-
-    #[test]
-    fn a_name_in_quotes_is_shown_as_it_stands() {
-        for text in ["spam", "C:\\data", "say \"no\"", "e\u{301}", "\u{1f469}\u{200d}\u{1f52c}", "日本"] {
-            assert_eq!(quoted(text), format!("\"{text}\""));
-        }
-        assert_eq!(quoted("a\tb\x1bc"), "\"a\\tb c\"");
     }
 }
