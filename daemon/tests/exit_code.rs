@@ -24,7 +24,17 @@ fn harmed(harm: Harm) -> tempfile::TempDir {
 fn start(model: &str) -> (Option<i32>, String) {
     let data = tempfile::tempdir().expect("a folder");
     let output = Command::new(env!("CARGO_BIN_EXE_daemon"))
-        .args(["--listen", "127.0.0.1:0", "--device", "cpu", "--threads", "1", "--model", model, "--data-dir"])
+        .args([
+            "--listen",
+            "127.0.0.1:0",
+            "--device",
+            "cpu",
+            "--threads",
+            "1",
+            "--model",
+            model,
+            "--data-dir",
+        ])
         .arg(data.path())
         .env_remove("HONE_ISA")
         .output()
@@ -46,7 +56,8 @@ fn every_encoder_that_cannot_be_used_ends_the_daemon_with_the_same_code() {
             fs::write(folder.join("model.safetensors"), pointer).expect("written");
         }),
         ("truncated", |folder| {
-            let file = fs::File::options().write(true).open(folder.join("model.safetensors")).expect("a file");
+            let file =
+                fs::File::options().write(true).open(folder.join("model.safetensors")).expect("a file");
             file.set_len(5000).expect("cut");
         }),
         ("is not a file", |folder| {
