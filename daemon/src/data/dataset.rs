@@ -94,7 +94,7 @@ impl Format {
     }
 
     /// As the head of the file tells, where the name does not, or where it says something else that cannot be.
-    fn of_head(head: &str, named: Option<Self>) -> Self {
+    fn of_head(head: &str, is_whole: bool, named: Option<Self>) -> Self {
         let text = head.trim_start();
         let first = text.lines().next().unwrap_or_default();
         let is_object = text.starts_with('{');
@@ -104,11 +104,12 @@ impl Format {
             Some(Self::Csv | Self::Tsv) if !(is_list || is_object && first.contains("\":")) => {
                 named.unwrap_or(Self::Csv)
             }
-            _ if is_object || text.starts_with('[') => match Shape::of(head, false) {
+            _ if is_object || text.starts_with('[') => match Shape::of(head, is_whole) {
                 Shape::Lines => Self::JsonLines,
                 _ => Self::Json,
             },
-            Some(format @ (Self::JsonLines | Self::Json)) => format,
+            // What begins otherwise is told by the reader of lines.
+            Some(Self::JsonLines | Self::Json) => Self::JsonLines,
             _ if FastText::recognises(text) => Self::FastText,
             _ if first.contains('\t') => Self::Tsv,
             _ => Self::Csv,
@@ -135,23 +136,13 @@ impl Dataset {
             notes.push(format!("read as {}", source.encoding.name()));
         }
         let named = format.or_else(|| Format::of_name(name));
-        let format = Format::of_head(&source.head, named);
+        let format = Format::of_head(&source.head, source.head_is_whole, named);
         if let Some(named) = named.filter(|named| !named.is_like(format)) {
             notes.push(format!("read as {}, although its name says {}", format.in_words(), named.in_words()));
         }
         let reader = match format {
-            Format::Json if Shape::of(&source.head, source.head_is_whole) != Shape::Lines => {
-                Reader::new(name, columns, JsonRows::of_list(source)?)
-            }
-            Format::JsonLines | Format::Json => {
-                let shape = Shape::of(&source.head, source.head_is_whole);
-                if matches!(shape, Shape::Wrapped) {
-                    return Reader::new(name, columns, JsonRows::of_list(source)?)?.read(
-                        Format::Json,
-                        limit,
-                        notes,
-                    );
-                }
+            Format::Json => Reader::new(name, columns, JsonRows::of_list(source)?),
+            Format::JsonLines => {
                 let mut lines = Lines::of(source);
                 let first = lines.first()?;
                 Reader::new(name, columns, JsonRows::of_lines(lines, first)?)

@@ -65,7 +65,7 @@ pub(super) enum Indicators {
     /// No row was seen.
     #[default]
     Unknown,
-    /// Of so many labels, and whether any row has a label that is set twice or not at all, which names could not be.
+    /// Every row so far is one, of so many labels.
     Of(usize),
     /// Some row is none.
     No,
