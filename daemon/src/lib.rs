@@ -14,12 +14,13 @@
 //! A module uses only what stands above it in this list:
 //!
 //! - [`error`]: the one error type; [`random`]: random numbers without state; [`digest`]: SHA-256;
-//!   [`nearest`]: names that are meant; [`model_file`]: files of a model's folder
+//!   [`nearest`]: names that are meant; [`model_file`]: files of a model's folder; [`panic`]: what is left after one
 //! - [`data`]: labelled files to examples, tokens and packed batches
 //! - [`kernels`]: the operations of the model on the CPU, forward and backward, for several instruction sets
 //! - [`model`]: encoder, classifier, the checkpoint folder, names of encoders
 //! - [`train`]: the training loop; it emits events and knows nothing of jobs
-//! - [`jobs`]: the data folder and its database, data sets, the log of each job, the one thread that trains
+//! - [`storage`]: everything that outlives the process: records, the database, the data folder
+//! - [`jobs`]: data sets, the log of each job, the one thread that trains
 //! - [`serve`]: models by name, the threads that own them, the batching policy
 //! - [`rpc`]: the services of `hone.v1`: convert, delegate, convert
 //! - [`config`], [`telemetry`], [`daemon`]: what the operator decides, what is logged, start and stop
@@ -41,9 +42,11 @@ pub mod kernels;
 pub mod model;
 pub mod model_file;
 pub mod nearest;
+pub mod panic;
 pub mod random;
 pub mod rpc;
 pub mod serve;
+pub mod storage;
 pub mod telemetry;
 pub mod train;
 

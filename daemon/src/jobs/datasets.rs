@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::NamedTempFile;
 
-use super::data_dir::{self, DataDir};
-use super::store::{DatasetRecord, Listing, Store, unknown_dataset};
-use super::{Time, lock};
 use crate::data::Columns;
 use crate::data::dataset::{Dataset, Format, Summary};
 use crate::digest::{self, Hasher};
 use crate::error::{Error, Kind, Result, quoted};
+use crate::panic::lock;
+use crate::storage::data_dir::{self, DataDir};
+use crate::storage::{DatasetRecord, Listing, Store, Time, unknown_dataset};
 use crate::train::spec::Source;
 
 /// Digits of an id that name a data set at least.

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
-use super::store::Store;
-use super::{Entry, Version, lock};
 use crate::error::{Error, Result};
+use crate::panic::lock;
+use crate::storage::{Entry, Store, Version, unknown_job};
 use crate::train::event::Event;
 
 /// Entries that a cursor holds at most.
@@ -47,7 +47,7 @@ impl Log {
         let mut tails = lock(&self.tails);
         // With the map locked, a job that has not ended cannot lose its tail between the look and the insertion.
         // The log is read whether or not the rest of the job's record can be.
-        let found = self.store.events_after(job, 0, 0)?.ok_or_else(|| super::store::unknown_job(job))?;
+        let found = self.store.events_after(job, 0, 0)?.ok_or_else(|| unknown_job(job))?;
         let tail = if found.state.is_final() {
             watch::channel(found.last_event).1
         } else {
@@ -93,7 +93,7 @@ impl Cursor {
             let page = tokio::task::spawn_blocking(move || store.events_after(&job, after, PAGE))
                 .await
                 .map_err(|error| Error::internal(format!("reading the log failed: {error}")))??
-                .ok_or_else(|| super::store::unknown_job(&self.job))?;
+                .ok_or_else(|| unknown_job(&self.job))?;
             if !page.entries.is_empty() {
                 self.page = page.entries.into();
             } else if page.state.is_final() {

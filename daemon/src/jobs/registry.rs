@@ -8,10 +8,10 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::log::Log;
-use super::store::{Listing, Store, Unreadable, unknown_job};
-use super::{Job, Results, lock};
 use crate::error::{Error, Kind, Result, quoted};
 use crate::nearest::nearest;
+use crate::panic::lock;
+use crate::storage::{Job, Listing, Results, Store, Unreadable, unknown_job};
 use crate::train::event::{Event, Failure, State};
 use crate::train::spec::Spec;
 
@@ -257,6 +257,9 @@ pub fn failed(error: &Error) -> Event {
 fn going_down() -> Error {
     Error::new(Kind::Unavailable, "the daemon is going down; try again when it is back")
 }
+
+#[cfg(test)]
+mod damaged;
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use super::datasets::{DEMO_NAME, Datasets};
 use crate::data::Columns;
 use crate::error::{Error, Result};
+use crate::storage::names::{MAX_NAME, is_name_character};
 use crate::train::spec::{Hyperparameters, Source, Spec};
 
 /// A job as it is asked for.
@@ -86,9 +87,6 @@ impl JobRequest {
     }
 }
 
-/// Characters of a model's name at most.
-pub const MAX_NAME: usize = 64;
-
 /// A model's name from a file's: without folders and endings, other characters than a name may have as `-`.
 pub fn model_name(file: &str) -> String {
     let base = file.rsplit(['/', '\\']).next().unwrap_or_default();
@@ -97,11 +95,6 @@ pub fn model_name(file: &str) -> String {
         stem.chars().map(|c| if is_name_character(c) { c } else { '-' }).take(MAX_NAME).collect();
     let clean = clean.trim_matches('-');
     if clean.is_empty() { "model".to_owned() } else { clean.to_owned() }
-}
-
-/// Whether a name of a model or an alias may hold the character.
-pub fn is_name_character(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
 }
 
 #[cfg(test)]

@@ -1,19 +1,18 @@
 //! The one thread that has the device: takes the next job, trains it, publishes what it made.
 
-use std::any::Any;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::data_dir::{self, DataDir};
 use super::registry::{Reason, Registry, Stop, change, failed};
-use super::store::Store;
 use super::trainer::Trainer;
-use super::{Job, Time, Version};
 use crate::digest;
 use crate::error::{Error, Result};
+use crate::panic::words;
+use crate::storage::data_dir::{self, DataDir};
+use crate::storage::{Job, Store, Time, Version};
 use crate::train::event::{Event, Published, State};
 use crate::train::{Finished, Outcome, diagnosis};
 
@@ -174,13 +173,6 @@ fn folders(folder: &Path) -> Result<Vec<(String, std::path::PathBuf)>> {
         }
     }
     Ok(found)
-}
-
-/// What a panic said.
-pub(crate) fn words(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without words".to_owned())
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-use super::data_dir::DataDir;
 use super::device::Turns;
 use crate::error::{Error, Result};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::hub::{self, EncoderName};
+use crate::storage::DataDir;
 use crate::train::event::Event;
 use crate::train::plan::read_encoder;
 use crate::train::rehearsal::Study;

@@ -24,12 +24,12 @@ use tonic::transport::server::Router;
 use tower_layer::Stack;
 
 use crate::error::{Error, Result};
-use crate::jobs::data_dir::DataDir;
 use crate::jobs::datasets::Datasets;
 use crate::jobs::registry::Registry;
 use crate::jobs::trainer::Trainer;
 use crate::serve::classify::Serving;
 use crate::serve::registry::Models;
+use crate::storage::DataDir;
 use deadline::DeadlineLayer;
 use health::Health;
 use stopping::Stopping;

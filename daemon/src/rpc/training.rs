@@ -15,12 +15,12 @@ use tonic::{Request, Response, Status};
 use super::blocking;
 use super::convert::{all, dry_run, event};
 use super::stopping::Stopping;
-use crate::jobs::data_dir::DataDir;
 use crate::jobs::datasets::Datasets;
 use crate::jobs::log::Cursor;
 use crate::jobs::registry::Registry;
 use crate::jobs::request::JobRequest;
 use crate::jobs::trainer::Trainer;
+use crate::storage::DataDir;
 
 /// The service.
 pub struct Training {

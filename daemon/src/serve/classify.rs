@@ -10,7 +10,7 @@ use super::registry::Models;
 use super::worker::{Answer, Ready, Refused};
 use crate::data::tokenize::{MAX_TEXT_BYTES, Tokens};
 use crate::error::{Error, Kind, Result};
-use crate::jobs::Version;
+use crate::storage::Version;
 
 /// Texts of a request at most.
 pub const MAX_INPUTS: usize = 1024;

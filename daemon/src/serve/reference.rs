@@ -1,7 +1,7 @@
 //! How a caller names a model: `name`, `name@3` or `name@alias`.
 
 use crate::error::{Error, Result, quoted};
-use crate::jobs::request::{MAX_NAME, is_name_character};
+use crate::storage::names::{MAX_NAME, is_name_character};
 
 /// A model as a caller names it.
 #[derive(Clone, Debug, PartialEq, Eq)]

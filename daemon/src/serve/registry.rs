@@ -9,10 +9,9 @@ use super::reference::{At, Reference, check_alias};
 use super::worker::Worker;
 use crate::digest::FileDigest;
 use crate::error::{Error, Kind, Result, quoted};
-use crate::jobs::data_dir::DataDir;
-use crate::jobs::store::{Listing, RecordKind, Store, Unreadable};
-use crate::jobs::{LATEST, Model, Version, lock};
 use crate::nearest::{few, nearest};
+use crate::panic::lock;
+use crate::storage::{DataDir, LATEST, Listing, Model, RecordKind, Store, Unreadable, Version};
 
 /// Loaded models at most; the one that was not used for longest is unloaded first.
 const MAX_LOADED: usize = 4;

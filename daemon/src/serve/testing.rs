@@ -11,10 +11,9 @@ use crate::data::batch::Batch;
 use crate::data::tokenize::Tokens;
 use crate::digest;
 use crate::error::{Error, Kind, Result};
-use crate::jobs::data_dir::{self, DataDir};
-use crate::jobs::store::Store;
-use crate::jobs::testing::{Home, spec, version};
-use crate::jobs::{Version, lock};
+use crate::panic::lock;
+use crate::storage::testing::{Home, spec, version};
+use crate::storage::{DataDir, Store, Version, data_dir};
 
 /// Each word becomes a token; what the first word of a text is decides what happens.
 #[derive(Clone, Default)]

@@ -12,8 +12,7 @@ use super::queue::{Limits, Queue};
 use crate::data::batch::Batch;
 use crate::data::tokenize::Tokens;
 use crate::error::{Error, Kind, Result};
-use crate::jobs::lock;
-use crate::jobs::runner::words;
+use crate::panic::{lock, words};
 
 /// Sequences that wait for one model at most.
 const CAPACITY: usize = 8192;

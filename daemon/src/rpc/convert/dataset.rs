@@ -7,8 +7,8 @@ use crate::data::dataset::{Format, Summary};
 use crate::digest;
 use crate::error::{Error, Result};
 use crate::jobs::datasets::Header;
-use crate::jobs::store::DatasetRecord;
 use crate::serve::reference::shown;
+use crate::storage::DatasetRecord;
 
 /// Bytes of a file's name at most.
 const MAX_FILE_NAME: usize = 1024;

@@ -4,8 +4,8 @@ use hone::v1;
 use hone::v1::event::Kind;
 
 use super::all;
-use crate::jobs::Entry;
 use crate::rpc::status::code;
+use crate::storage::Entry;
 use crate::train::event::{
     Average, EpochMetrics, Event, Failure, LabelMetrics, Metrics, Overlap, Prepared, Published, Split,
     SplitReport, State, StepMetrics, TestMetrics,

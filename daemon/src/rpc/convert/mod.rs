@@ -15,7 +15,7 @@ use hone::v1;
 
 use crate::data::{LabelCount, Quantiles};
 use crate::error::{Error, Result};
-use crate::jobs::Time;
+use crate::storage::Time;
 
 impl From<Time> for prost_types::Timestamp {
     fn from(time: Time) -> Self {

@@ -3,8 +3,8 @@
 use hone::v1;
 use hone::v1::download_model_response::Part;
 
-use crate::jobs::{Model, Version};
 use crate::serve::download::Piece;
+use crate::storage::{Model, Version};
 
 impl From<&Model> for v1::Model {
     fn from(model: &Model) -> Self {

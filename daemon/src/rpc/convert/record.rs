@@ -2,7 +2,7 @@
 
 use hone::v1;
 
-use crate::jobs::store::{RecordKind, Unreadable};
+use crate::storage::{RecordKind, Unreadable};
 
 impl From<&Unreadable> for v1::UnreadableRecord {
     fn from(record: &Unreadable) -> Self {

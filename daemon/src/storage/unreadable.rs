@@ -70,6 +70,3 @@ impl Unreadable {
         tracing::warn!(kind = self.kind.name(), id = %self.id, why = %self.why, "a record cannot be read; set aside");
     }
 }
-
-#[cfg(test)]
-mod tests;

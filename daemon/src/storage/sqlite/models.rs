@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
-use super::{Listing, RecordKind, Store, Unreadable, decode, encode, text_of};
+use super::fault::Fault;
+use super::{Store, decode, encode, text_of};
 use crate::error::{Error, Result, quoted};
-use crate::jobs::{Alias, LATEST, Model, Version};
+use crate::storage::{Alias, LATEST, Listing, Model, RecordKind, Unreadable, Version};
 use crate::train::event::Event;
 
 impl Store {
@@ -100,7 +101,8 @@ impl Store {
                     "{name}@{version} cannot be deleted: the alias {} points at it; point the alias at another \
                      version first",
                     quoted(&alias.name)
-                )));
+                ))
+                .into());
             }
             let remaining: Option<u32> = tx
                 .prepare_cached("SELECT max(version) FROM versions WHERE model = ?1 AND version <> ?2")?
@@ -137,16 +139,16 @@ impl Store {
     }
 }
 
-fn require(tx: &Transaction<'_>, name: &str, version: u32) -> Result<()> {
+fn require(tx: &Transaction<'_>, name: &str, version: u32) -> Result<(), Fault> {
     let there = tx
         .prepare_cached("SELECT 1 FROM versions WHERE model = ?1 AND version = ?2")?
         .query_row(params![name, version], |_| Ok(()))
         .optional()?;
-    there.ok_or_else(|| Error::not_found(format!("there is no model {name}@{version}")))
+    Ok(there.ok_or_else(|| Error::not_found(format!("there is no model {name}@{version}")))?)
 }
 
 /// Every version, by model, the newest first.
-fn versions(tx: &Transaction<'_>) -> Result<Listing<Arc<Version>>> {
+fn versions(tx: &Transaction<'_>) -> Result<Listing<Arc<Version>>, Fault> {
     let mut statement =
         tx.prepare_cached("SELECT model, version, record FROM versions ORDER BY model, version DESC")?;
     let mut rows = statement.query([])?;
@@ -173,7 +175,7 @@ fn versions(tx: &Transaction<'_>) -> Result<Listing<Arc<Version>>> {
 }
 
 /// Aliases that point at a version that is not there.
-fn dangling(tx: &Transaction<'_>) -> Result<Vec<Unreadable>> {
+fn dangling(tx: &Transaction<'_>) -> Result<Vec<Unreadable>, Fault> {
     let mut statement = tx.prepare_cached(
         "SELECT a.model, a.name, a.version FROM aliases a LEFT JOIN versions v \
          ON v.model = a.model AND v.version = a.version WHERE v.model IS NULL ORDER BY a.model, a.name",
@@ -188,13 +190,13 @@ fn dangling(tx: &Transaction<'_>) -> Result<Vec<Unreadable>> {
     Ok(aliases.collect::<Result<_, _>>()?)
 }
 
-fn point(tx: &Transaction<'_>, name: &str, alias: &str, version: u32) -> Result<()> {
+fn point(tx: &Transaction<'_>, name: &str, alias: &str, version: u32) -> Result<(), Fault> {
     tx.prepare_cached("INSERT OR REPLACE INTO aliases (model, name, version) VALUES (?1, ?2, ?3)")?
         .execute(params![name, alias, version])?;
     Ok(())
 }
 
-fn aliases(tx: &Transaction<'_>, name: &str) -> Result<Vec<Alias>> {
+fn aliases(tx: &Transaction<'_>, name: &str) -> Result<Vec<Alias>, Fault> {
     let mut statement =
         tx.prepare_cached("SELECT name, version FROM aliases WHERE model = ?1 ORDER BY name")?;
     let aliases: Vec<(String, i64)> =
@@ -206,9 +208,8 @@ fn aliases(tx: &Transaction<'_>, name: &str) -> Result<Vec<Alias>> {
 #[cfg(test)]
 mod tests {
     use crate::error::Kind;
-    use crate::jobs::Alias;
-    use crate::jobs::store::Store;
-    use crate::jobs::testing::{self, spec, version};
+    use crate::storage::testing::{self, spec, version};
+    use crate::storage::{Alias, Store};
 
     fn store_with(versions: u32) -> testing::TestStore {
         let store = testing::store();

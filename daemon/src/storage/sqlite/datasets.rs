@@ -1,33 +1,12 @@
 //! The records of data sets.
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
-use serde::{Deserialize, Serialize};
 
-use super::{Listing, RecordKind, Store, Unreadable, decode, encode, text_of};
-use crate::data::Columns;
-use crate::data::dataset::{Format, Summary};
+use super::fault::Fault;
+use super::{Store, decode, encode, text_of};
 use crate::error::{Error, Result};
-use crate::jobs::Time;
+use crate::storage::{DatasetRecord, Listing, RecordKind, Time, Unreadable};
 use crate::train::event::State;
-
-/// A stored file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DatasetRecord {
-    /// SHA-256 of the file's bytes, lower-case hexadecimal.
-    pub id: String,
-    /// The name that it was uploaded with.
-    pub name: String,
-    /// Bytes.
-    pub size: u64,
-    /// When it was uploaded first.
-    pub created: Time,
-    /// How it is written.
-    pub format: Format,
-    /// The columns that the upload named.
-    pub columns: Columns,
-    /// What is told of the file, with these columns.
-    pub summary: Summary,
-}
 
 impl Store {
     /// Keeps a record; one of the same file keeps its time.
@@ -75,7 +54,7 @@ impl Store {
         self.write(|tx| {
             let there = tx.prepare_cached("SELECT 1 FROM datasets WHERE id = ?1")?.exists([id])?;
             if !there {
-                return Err(unknown_dataset(id));
+                return Err(unknown_dataset(id).into());
             }
             for state in [State::Queued, State::Running] {
                 for job in super::jobs::jobs_in(tx, state)?.records {
@@ -85,7 +64,8 @@ impl Store {
                         return Err(Error::precondition(format!(
                             "the data set {} ({}) is needed by job {}; cancel the job or wait for its end",
                             source.name, id, job.id
-                        )));
+                        ))
+                        .into());
                     }
                 }
             }
@@ -96,21 +76,24 @@ impl Store {
 }
 
 /// The record, or the error that it is not there.
-pub(super) fn require(tx: &Transaction<'_>, id: &str) -> Result<DatasetRecord> {
-    get(tx, id)?.ok_or_else(|| unknown_dataset(id))
+pub(super) fn require(tx: &Transaction<'_>, id: &str) -> Result<DatasetRecord, Fault> {
+    Ok(get(tx, id)?.ok_or_else(|| unknown_dataset(id))?)
 }
 
 /// The error for a data set that does not exist.
-pub(crate) fn unknown_dataset(id: &str) -> Error {
+pub fn unknown_dataset(id: &str) -> Error {
     Error::not_found(format!("there is no data set {id}; upload the file"))
 }
 
-fn get(tx: &Transaction<'_>, id: &str) -> Result<Option<DatasetRecord>> {
+fn get(tx: &Transaction<'_>, id: &str) -> Result<Option<DatasetRecord>, Fault> {
     let text: Option<String> = tx
         .prepare_cached("SELECT record FROM datasets WHERE id = ?1")?
         .query_row([id], |row| row.get(0))
         .optional()?;
-    text.as_deref().map(|text| decode(text).map_err(|error| unreadable_dataset(id, &error))).transpose()
+    Ok(text
+        .as_deref()
+        .map(|text| decode(text).map_err(|error| unreadable_dataset(id, &error)))
+        .transpose()?)
 }
 
 /// The error for a data set whose record is damaged: the same file, sent again, makes a new one.
@@ -124,7 +107,7 @@ fn unreadable_dataset(id: &str, error: &Error) -> Error {
 #[cfg(test)]
 mod tests {
     use crate::error::Kind;
-    use crate::jobs::testing::{self, spec};
+    use crate::storage::testing::{self, spec};
     use crate::train::event::{Event, State};
 
     #[test]

@@ -3,28 +3,28 @@
 //! A write is on the disk when its function returns. Readers have a connection of their own, so that they never wait
 //! for a writer's disk.
 
+#[cfg(test)]
+mod damaged;
 mod datasets;
+mod fault;
 mod jobs;
 mod models;
-mod unreadable;
 
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, Row, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Row, Transaction, TransactionBehavior};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::lock;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
+use crate::panic::lock;
+use fault::Fault;
 
-pub use datasets::DatasetRecord;
-pub(crate) use datasets::unknown_dataset;
-pub use jobs::Page;
-pub(crate) use jobs::unknown_job;
-pub use unreadable::{Listing, RecordKind, Unreadable};
+pub use datasets::unknown_dataset;
+pub use jobs::unknown_job;
 
 /// One statement list a version of the schema. Never changed, only added to.
 const MIGRATIONS: &[&str] = &["
@@ -83,7 +83,7 @@ pub struct Store {
 impl Store {
     /// Opens the database, creates it when it is not there, and brings an older one up to date.
     pub fn open(path: &Path) -> Result<Self> {
-        let open = || -> Result<Self> {
+        let open = || -> Result<Self, Fault> {
             let mut writer = connect(path)?;
             migrate(&mut writer)?;
             let reader = connect(path)?;
@@ -94,7 +94,9 @@ impl Store {
                 models_generation: AtomicU64::new(0),
             })
         };
-        open().map_err(|error| error.within(format!("cannot open the database {}", path.display())))
+        open().map_err(|fault| {
+            Error::from(fault).within(format!("cannot open the database {}", path.display()))
+        })
     }
 
     /// Changes whenever a model, version or alias does, so that readers can keep what they read.
@@ -107,23 +109,24 @@ impl Store {
     }
 
     /// Reads one state of the database.
-    fn read<T>(&self, read: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+    fn read<T>(&self, read: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>) -> Result<T> {
         let mut connection = lock(&self.reader);
-        let transaction = connection.transaction()?;
-        read(&transaction)
+        let transaction = connection.transaction().map_err(Fault::from)?;
+        Ok(read(&transaction)?)
     }
 
     /// Does all of it, durably, or nothing.
-    fn write<T>(&self, write: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+    fn write<T>(&self, write: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>) -> Result<T> {
         let mut connection = lock(&self.writer);
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let transaction = begun.map_err(Fault::from)?;
         let written = write(&transaction)?;
-        transaction.commit()?;
+        transaction.commit().map_err(Fault::from)?;
         Ok(written)
     }
 }
 
-fn connect(path: &Path) -> Result<Connection> {
+fn connect(path: &Path) -> Result<Connection, Fault> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(10))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -132,31 +135,21 @@ fn connect(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-fn migrate(connection: &mut Connection) -> Result<()> {
+fn migrate(connection: &mut Connection) -> Result<(), Fault> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let newest = MIGRATIONS.len() as u32;
     if version > newest {
         return Err(Error::precondition(format!(
             "a newer version of Hone wrote it (schema {version}, this one knows {newest}); use that version"
-        )));
+        ))
+        .into());
     }
     for statements in MIGRATIONS.iter().skip(version as usize) {
         transaction.execute_batch(statements)?;
     }
     transaction.pragma_update(None, "user_version", newest)?;
     Ok(transaction.commit()?)
-}
-
-impl From<rusqlite::Error> for Error {
-    fn from(error: rusqlite::Error) -> Self {
-        let kind = match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => Kind::Exhausted,
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Kind::Corrupt,
-            _ => Kind::Internal,
-        };
-        Self::new(kind, format!("a database operation failed: {error}"))
-    }
 }
 
 /// The text that a value is stored as. One that could not be read back, because a number in it is not finite, is
@@ -178,7 +171,7 @@ fn decode<T: DeserializeOwned>(text: &str) -> Result<T> {
 
 /// The text of a column, if it is one.
 fn text_of(row: &Row<'_>, column: usize) -> Result<String> {
-    let value = row.get_ref(column)?;
+    let value = row.get_ref(column).map_err(Fault::from)?;
     let text = value.as_str().map(str::to_owned);
     text.map_err(|_| Error::corrupt("a record of the database cannot be read: it is not text"))
 }
@@ -196,6 +189,7 @@ fn unsigned(number: i64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn a_database_of_a_newer_version_is_refused_and_left_as_it_is() {

@@ -1,20 +1,19 @@
-//! Each kind of record, damaged by hand.
+//! Tests: each kind of record, damaged by hand.
 
 use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::*;
+use super::Store;
 use crate::error::Kind;
-use crate::jobs::log::Log;
-use crate::jobs::registry::Registry;
-use crate::jobs::testing::{Home, dataset, metrics, spec, step, version};
+use crate::storage::testing::{Home, dataset, metrics, spec, step, version};
+use crate::storage::{Listing, RecordKind};
 use crate::train::event::{Event, State};
 
 /// A store with a job that has ended and two versions of a model, and a hand in its database.
 struct Bench {
     home: Home,
-    store: Arc<super::super::Store>,
+    store: Arc<Store>,
 }
 
 impl Bench {
@@ -35,10 +34,6 @@ impl Bench {
         let connection = Connection::open(self.home.path().join("hone.db")).unwrap();
         connection.pragma_update(None, "foreign_keys", false).unwrap();
         assert!(connection.execute(statement, []).unwrap() > 0, "{statement}");
-    }
-
-    fn registry(&self) -> Registry {
-        Registry::open(self.store.clone(), Log::new(self.store.clone()), 8).unwrap()
     }
 }
 
@@ -105,53 +100,6 @@ fn an_event_that_is_damaged_leaves_a_notice_under_its_number() {
     let Event::Notice { message } = &page.entries[1].event else { panic!("{page:?}") };
     assert!(message.starts_with("this entry of the log is lost"), "{message}");
     assert_eq!(page.entries[2].event, step(2));
-}
-
-#[test]
-fn a_damaged_result_of_a_job_is_told_in_the_list_of_jobs() {
-    let bench = Bench::new();
-    bench.sql("UPDATE events SET kind = 'epoch', body = '[]' WHERE number = 2");
-    let listing = bench.registry().list().unwrap();
-    assert_eq!(listing.records.len(), 1);
-    assert_eq!(
-        (listing.unreadable[0].kind, listing.unreadable[0].id.as_str()),
-        (RecordKind::Event, "01a event 2")
-    );
-}
-
-#[test]
-fn a_job_that_is_damaged_in_any_of_its_parts_hides_no_other_is_watched_if_possible_and_deleted() {
-    for (column, value) in [("spec", "{}"), ("failure", "null"), ("state", "asleep")] {
-        let bench = Bench::new();
-        bench.store.insert_job("01b", &spec("topics"), 8).unwrap();
-        bench.sql(&format!("UPDATE jobs SET {column} = '{value}' WHERE id = '01a'"));
-        let registry = bench.registry();
-        let listing = registry.list().unwrap();
-        assert_eq!((listing.records.len(), listing.unreadable.len()), (1, 1), "{column}");
-        assert_eq!((listing.unreadable[0].kind, listing.unreadable[0].id.as_str()), (RecordKind::Job, "01a"));
-        let error = registry.get("01a").unwrap_err();
-        assert_eq!(error.kind(), Kind::Corrupt, "{column}");
-        assert!(error.message().contains("client jobs delete 01a"), "{error}");
-        assert_eq!(registry.log().read("01a", 0).is_ok(), column != "state");
-        registry.delete("01a").unwrap();
-        assert_eq!(registry.list().unwrap().unreadable, []);
-        assert_eq!(registry.delete("01a").unwrap_err().kind(), Kind::NotFound);
-        let error = registry.delete("01b").unwrap_err();
-        assert_eq!(error.kind(), Kind::Precondition);
-        assert!(error.message().contains("client cancel 01b"), "{error}");
-    }
-}
-
-#[test]
-fn a_queued_job_that_is_damaged_fails_and_the_next_one_runs() {
-    let bench = Bench::new();
-    bench.store.insert_job("01b", &spec("topics"), 8).unwrap();
-    bench.store.insert_job("01c", &spec("topics"), 8).unwrap();
-    bench.sql("UPDATE jobs SET spec = '{}' WHERE id = '01b'");
-    let registry = bench.registry();
-    assert_eq!(registry.take().unwrap().0.id, "01c");
-    let page = bench.store.events_after("01b", 0, 10).unwrap().unwrap();
-    assert_eq!(page.state, State::Failed);
 }
 
 #[test]

@@ -4,23 +4,13 @@ use std::collections::HashMap;
 
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
-use super::{Listing, RecordKind, Store, Unreadable, decode, encode, signed, text_of, unsigned};
+use super::fault::Fault;
+use super::{Store, decode, encode, signed, text_of, unsigned};
 use crate::error::{Error, Kind, Result, quoted};
-use crate::jobs::{Entry, Job, Results, Time};
+use crate::storage::{Entry, Job, Listing, Page, RecordKind, Results, Time, Unreadable};
 use crate::train::diagnosis;
 use crate::train::event::{Event, State};
 use crate::train::spec::Spec;
-
-/// A part of a job's log, and how the job stood when it was read.
-#[derive(Debug)]
-pub struct Page {
-    /// In order.
-    pub entries: Vec<Entry>,
-    /// The job's state.
-    pub state: State,
-    /// The number of its newest event.
-    pub last_event: u64,
-}
 
 const COLUMNS: &str = "id, state, spec, created, started, ended, failure, last_event";
 
@@ -39,7 +29,8 @@ impl Store {
                         "the queue is full (at most {bound} wait); wait for one to end, cancel one, or start the daemon \
                          with a higher --max-jobs"
                     ),
-                ));
+                )
+                .into());
             }
             for source in [Some(&spec.train), spec.validation.as_ref(), spec.test.as_ref()].into_iter().flatten() {
                 super::datasets::require(tx, &source.dataset)?;
@@ -49,7 +40,7 @@ impl Store {
             )?
             .execute(params![id, state_name(State::Queued), encode(spec)?, Time::now().0])?;
             append(tx, id, &[Event::StateChanged { state: State::Queued, failure: None }])?;
-            job(tx, id)?.ok_or_else(|| Error::internal("a new job is missing"))
+            Ok(job(tx, id)?.ok_or_else(|| Error::internal("a new job is missing"))?)
         })
     }
 
@@ -112,7 +103,7 @@ impl Store {
         self.write(|tx| {
             tx.execute("DELETE FROM events WHERE job = ?1", [id])?;
             match tx.execute("DELETE FROM jobs WHERE id = ?1", [id])? {
-                0 => Err(unknown_job(id)),
+                0 => Err(unknown_job(id).into()),
                 _ => Ok(()),
             }
         })
@@ -148,13 +139,13 @@ impl Store {
     }
 }
 
-pub(super) fn jobs_in(tx: &Transaction<'_>, state: State) -> Result<Listing<Job>> {
+pub(super) fn jobs_in(tx: &Transaction<'_>, state: State) -> Result<Listing<Job>, Fault> {
     let mut statement =
         tx.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs WHERE state = ?1 ORDER BY id"))?;
     collect(statement.query([state_name(state)])?)
 }
 
-pub(super) fn append(tx: &Transaction<'_>, job: &str, events: &[Event]) -> Result<u64> {
+pub(super) fn append(tx: &Transaction<'_>, job: &str, events: &[Event]) -> Result<u64, Fault> {
     let time = Time::now();
     let mut number: i64 = tx
         .prepare_cached("SELECT last_event FROM jobs WHERE id = ?1")?
@@ -182,7 +173,7 @@ pub(super) fn append(tx: &Transaction<'_>, job: &str, events: &[Event]) -> Resul
 }
 
 /// The error for a job that does not exist.
-pub(crate) fn unknown_job(id: &str) -> Error {
+pub fn unknown_job(id: &str) -> Error {
     Error::not_found(format!("there is no job {}", quoted(id)))
 }
 
@@ -228,16 +219,17 @@ fn in_words(event: &Event) -> String {
     }
 }
 
-fn job(tx: &Transaction<'_>, id: &str) -> Result<Option<Job>> {
+fn job(tx: &Transaction<'_>, id: &str) -> Result<Option<Job>, Fault> {
     let mut statement = tx.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs WHERE id = ?1"))?;
     let mut rows = statement.query([id])?;
-    rows.next()?.map(job_of).transpose().map_err(|error| match error.kind() {
+    let job = rows.next()?.map(job_of).transpose().map_err(|error| match error.kind() {
         Kind::Corrupt => unreadable_job(id, &error),
         _ => error,
-    })
+    });
+    Ok(job?)
 }
 
-fn collect(mut rows: rusqlite::Rows<'_>) -> Result<Listing<Job>> {
+fn collect(mut rows: rusqlite::Rows<'_>) -> Result<Listing<Job>, Fault> {
     let mut jobs = Listing::default();
     while let Some(row) = rows.next()? {
         match job_of(row) {
@@ -253,7 +245,12 @@ fn collect(mut rows: rusqlite::Rows<'_>) -> Result<Listing<Job>> {
 }
 
 fn job_of(row: &Row<'_>) -> Result<Job> {
-    let text = |column: &str| text_of(row, row.as_ref().column_index(column)?);
+    Ok(columns_of(row)?)
+}
+
+fn columns_of(row: &Row<'_>) -> Result<Job, Fault> {
+    let text =
+        |column: &str| -> Result<String, Fault> { Ok(text_of(row, row.as_ref().column_index(column)?)?) };
     let has_failure = row.get_ref("failure")? != rusqlite::types::ValueRef::Null;
     let failure = has_failure.then(|| text("failure")).transpose()?;
     Ok(Job {
@@ -289,7 +286,7 @@ fn parse_state(name: &str) -> Result<State> {
 #[cfg(test)]
 mod tests {
     use crate::error::Kind;
-    use crate::jobs::testing::{self, spec, step};
+    use crate::storage::testing::{self, spec, step};
     use crate::train::event::{Event, State};
 
     #[test]
