@@ -23,8 +23,8 @@ use hone_daemon::model::classifier::{Setup, Trainable};
 use hone_daemon::model::config::Architecture;
 use hone_daemon::model::engine::Engine;
 use hone_daemon::model::noise::{Mode, Noise};
+use hone_daemon::model::optimizer::{Optimizer, Settings};
 use hone_daemon::train::event::Event;
-use hone_daemon::train::optimizer::Optimizer;
 use hone_daemon::train::spec::{self, Hyperparameters, Source, Spec};
 use hone_daemon::train::{Outcome, Plan, run};
 use serde_json::{Value, json};
@@ -285,7 +285,7 @@ fn gpu_memory(model: &mut Trainable) -> Option<usize> {
 fn step(common: &Common, batch: u32, length: u32, steps: usize) -> Result<Value> {
     let mut model = model(common)?;
     let architecture = model.config.architecture.clone();
-    let mut optimizer = Optimizer::new(&Hyperparameters::default(), model.parameters());
+    let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
     let mut times: [Vec<f64>; 4] = Default::default();
     for step in 0..steps + 2 {
         let packed = sequences(&architecture, batch, length, step as u32);

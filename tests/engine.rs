@@ -9,12 +9,10 @@ use hone_daemon::model::classifier::{Setup, Trainable};
 use hone_daemon::model::declaration::Place;
 use hone_daemon::model::engine::Engine;
 use hone_daemon::model::gradients::Gradients;
+use hone_daemon::model::memory::{Memory, Workload};
 use hone_daemon::model::objective::Objective;
+use hone_daemon::model::optimizer::{Optimizer, Settings};
 use hone_daemon::model::reference::Reference;
-use hone_daemon::train::memory::Memory;
-use hone_daemon::train::methods::Methods;
-use hone_daemon::train::optimizer::Optimizer;
-use hone_daemon::train::spec::Hyperparameters;
 
 use crate::harness::model::{
     FAMILIES, batch, bits, classifier, computes, far, gradients_of, largest, learn, noise, on_threads,
@@ -32,7 +30,7 @@ fn simplest() -> Compute {
 
 /// Four steps of two micro-batches each, with dropout.
 fn train(model: &mut Trainable) {
-    let mut optimizer = Optimizer::new(&Hyperparameters::default(), model.parameters());
+    let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
     for position in 0..4 {
         let micro_batches = [batch(2 * position, 40), batch(2 * position + 1, 7)];
         step(model, &mut optimizer, &micro_batches, noise(position), 1e-2);
@@ -236,7 +234,7 @@ fn a_step_takes_no_more_memory_than_the_ones_before() {
     for compute in all_computes() {
         for checkpointing in [false, true] {
             let mut model = classifier("bert", &Setup { checkpointing, ..Setup::new(1, compute) });
-            let mut optimizer = Optimizer::new(&Hyperparameters::default(), model.parameters());
+            let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
             let mut after = Vec::new();
             for position in 0..30 {
                 // The same tokens: which words a batch has decides how much their gradients take.
@@ -258,17 +256,22 @@ fn the_estimated_memory_is_what_a_step_takes() {
         for (compute, checkpointing) in all_computes().flat_map(|compute| [(compute, false), (compute, true)])
         {
             let setup = Setup { checkpointing, ..Setup::new(1, compute) };
-            let methods = Methods { gradient_checkpointing: checkpointing, ..Methods::default() };
-            let batch_size = 40.try_into().expect("40");
-            let of = Hyperparameters { methods, batch_size, ..Hyperparameters::default() };
+            let workload = Workload {
+                batch_size: 40,
+                passes: 1,
+                average: false,
+                checkpointing,
+                freeze_embeddings: false,
+                freeze_layers: 0,
+            };
             let mut model = classifier(family, &setup);
-            let mut optimizer = Optimizer::new(&of, model.parameters());
+            let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
             for position in 0..3 {
                 let micro = [(batch.clone(), targets.clone())];
                 step(&mut model, &mut optimizer, &micro, noise(position), 1e-3);
             }
             let architecture = &model.config.architecture;
-            let memory = Memory::of(architecture, 3, &of, compute, lengths.iter().copied());
+            let memory = Memory::of(architecture, 3, &workload, compute, lengths.iter().copied());
             let expected = (memory.parameters + memory.gradients + memory.activations) as f64;
             let ratio = expected / model.bytes() as f64;
             assert!((0.9..1.1).contains(&ratio), "{family}, {compute:?}, {checkpointing}: {ratio}");

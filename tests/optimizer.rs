@@ -8,9 +8,7 @@ use hone_daemon::model::classifier::{Setup, Trainable};
 use hone_daemon::model::declaration::Place;
 use hone_daemon::model::gradients::Gradients;
 use hone_daemon::model::noise::Mode;
-use hone_daemon::train::methods::Methods;
-use hone_daemon::train::optimizer::Optimizer;
-use hone_daemon::train::spec::{self, Hyperparameters};
+use hone_daemon::model::optimizer::{Optimizer, Rule, Settings};
 
 use crate::harness::model::{
     batch, bits, classifier, far, gradients_of, learn, noise, settle, step, values_of,
@@ -27,7 +25,7 @@ fn model() -> Trainable {
 
 /// The same updates over every value in every step.
 struct Dense {
-    hyperparameters: Hyperparameters,
+    settings: Settings,
     values: Vec<Vec<f32>>,
     m: Vec<Vec<f32>>,
     v: Vec<Vec<f32>>,
@@ -35,14 +33,14 @@ struct Dense {
 }
 
 impl Dense {
-    fn new(hyperparameters: &Hyperparameters, model: &Trainable) -> Self {
+    fn new(settings: &Settings, model: &Trainable) -> Self {
         let values = values_of(model.parameters());
         let zeros: Vec<Vec<f32>> = values.iter().map(|values| vec![0.0; values.len()]).collect();
-        Self { hyperparameters: hyperparameters.clone(), values, m: zeros.clone(), v: zeros, step: 0 }
+        Self { settings: *settings, values, m: zeros.clone(), v: zeros, step: 0 }
     }
 
     fn step(&mut self, model: &Trainable, gradients: &[Vec<f32>], norm: f64, rate: f64) {
-        let of = &self.hyperparameters;
+        let of = &self.settings;
         self.step += 1;
         for (index, parameter) in model.parameters().iter().enumerate() {
             let by = Update {
@@ -51,7 +49,7 @@ impl Dense {
                 beta2: of.beta2,
                 epsilon: of.epsilon,
                 decay: if parameter.decays { of.weight_decay } else { 0.0 },
-                decoupled: of.optimizer == spec::Optimizer::AdamW,
+                decoupled: of.rule == Rule::AdamW,
                 step: self.step,
                 scale: of.max_grad_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0)),
             };
@@ -89,10 +87,8 @@ fn assert_same_bits(model: &Trainable, optimizer: &Optimizer, dense: &Dense) {
 /// Words that no batch has lag behind by up to 1024 updates; the run is longer than that.
 #[test]
 fn words_that_wait_end_where_updating_all_of_them_ends_to_the_bit() {
-    for (optimizer, weight_decay) in
-        [(spec::Optimizer::AdamW, 0.01), (spec::Optimizer::Adam, 0.01), (spec::Optimizer::Adam, 0.0)]
-    {
-        let of = Hyperparameters { optimizer, weight_decay, ..Hyperparameters::default() };
+    for (rule, weight_decay) in [(Rule::AdamW, 0.01), (Rule::Adam, 0.01), (Rule::Adam, 0.0)] {
+        let of = Settings { rule, weight_decay, ..Settings::default() };
         let mut model = model();
         let (mut lazy, mut dense) = (Optimizer::new(&of, model.parameters()), Dense::new(&of, &model));
         for position in 1..=1100 {
@@ -120,7 +116,7 @@ fn words_that_wait_end_where_updating_all_of_them_ends_to_the_bit() {
 
 #[test]
 fn words_lag_by_more_than_a_thousand_updates_without_a_stop_between() {
-    let of = Hyperparameters::default();
+    let of = Settings::default();
     let mut model = model();
     let (mut lazy, mut dense) = (Optimizer::new(&of, model.parameters()), Dense::new(&of, &model));
     for position in 1..=1030 {
@@ -138,7 +134,7 @@ fn words_lag_by_more_than_a_thousand_updates_without_a_stop_between() {
 #[test]
 fn the_norm_is_that_of_all_gradients_together_before_clipping() {
     let mut model = model();
-    let mut optimizer = Optimizer::new(&Hyperparameters::default(), model.parameters());
+    let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
     // Both micro-batches have words in common.
     for position in 1..3 {
         learn(&mut model, &batch(position, 5), noise(position), 0.5);
@@ -153,7 +149,7 @@ fn the_norm_is_that_of_all_gradients_together_before_clipping() {
 #[test]
 fn a_gradient_that_is_not_finite_moves_nothing() {
     let mut model = model();
-    let mut optimizer = Optimizer::new(&Hyperparameters::default(), model.parameters());
+    let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
     let before = bits(model.parameters().values());
     let (batch, _) = batch(1, 2);
     model.forward(&batch, Mode::Evaluate).expect("logits");
@@ -168,9 +164,8 @@ fn a_gradient_that_is_not_finite_moves_nothing() {
 #[test]
 fn each_layer_learns_at_its_share_of_the_rate() {
     let (decay, rate) = (0.5, 1e-3);
-    let methods = Methods { layer_decay: Some(decay), ..Methods::default() };
     let of =
-        Hyperparameters { methods, weight_decay: 0.0, max_grad_norm: None, ..Hyperparameters::default() };
+        Settings { layer_decay: Some(decay), weight_decay: 0.0, max_grad_norm: None, ..Settings::default() };
     let mut model = model();
     let mut optimizer = Optimizer::new(&of, model.parameters());
     let before = values_of(model.parameters());
@@ -191,7 +186,7 @@ fn each_layer_learns_at_its_share_of_the_rate() {
 fn what_is_frozen_counts_in_no_norm() {
     let setup = Setup { freeze_layers: 1, ..Setup::new(1, Compute::new(isa(), Precision::Fp32)) };
     let mut model = classifier("bert", &setup);
-    let mut optimizer = Optimizer::new(&Hyperparameters::default(), model.parameters());
+    let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
     let micro = batch(1, 9);
     learn(&mut model, &micro, Mode::Evaluate, 1.0);
     let all = gradients_of(model.parameters(), model.gradients());

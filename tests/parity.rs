@@ -13,7 +13,7 @@ use hone_daemon::model::classifier::{Setup, Trainable};
 use hone_daemon::model::network::Network;
 use hone_daemon::model::noise::Mode;
 use hone_daemon::model::objective::Objective;
-use hone_daemon::train::optimizer::Optimizer;
+use hone_daemon::model::optimizer::{Optimizer, Settings};
 use hone_daemon::train::schedule::Schedule;
 use hone_daemon::train::spec::{self, Hyperparameters, Scheduler, Warmup};
 use serde_json::Value;
@@ -221,7 +221,7 @@ fn curve(name: &str) -> (Hyperparameters, u64) {
 fn a_training_curve_is_that_of_pytorch(mut fixture: Fixture) {
     let (hyperparameters, steps) = curve("adamw");
     let schedule = Schedule::new(&hyperparameters, steps, steps);
-    let mut optimizer = Optimizer::new(&hyperparameters, fixture.model.parameters());
+    let mut optimizer = Optimizer::new(&hyperparameters.optimizer_settings(), fixture.model.parameters());
     let (losses, norms, rates) = (
         fixture.numbers("adamw", "losses"),
         fixture.numbers("adamw", "grad_norms"),
@@ -254,7 +254,7 @@ fn a_training_curve_is_that_of_pytorch(mut fixture: Fixture) {
 
 fn adam_with_gradient_accumulation_is_that_of_pytorch(mut fixture: Fixture) {
     let (hyperparameters, steps) = curve("adam_accumulation");
-    let mut optimizer = Optimizer::new(&hyperparameters, fixture.model.parameters());
+    let mut optimizer = Optimizer::new(&hyperparameters.optimizer_settings(), fixture.model.parameters());
     let losses = fixture.numbers("adam_accumulation", "losses");
     assert_eq!(losses.len() as u64, steps);
     for (index, expected) in losses.iter().enumerate() {
@@ -268,7 +268,7 @@ fn adam_with_gradient_accumulation_is_that_of_pytorch(mut fixture: Fixture) {
 
 fn every_parameter_moves_in_one_step(mut fixture: Fixture) {
     let before = values_of(fixture.model.parameters());
-    let mut optimizer = Optimizer::new(&Hyperparameters::default(), fixture.model.parameters());
+    let mut optimizer = Optimizer::new(&Settings::default(), fixture.model.parameters());
     let batch = [fixture.batch(0)];
     step(&mut fixture.model, &mut optimizer, &batch, Mode::Evaluate, 1e-3);
     let after = values_of(fixture.model.parameters());

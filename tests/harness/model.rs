@@ -11,9 +11,9 @@ use hone_daemon::model::classifier::{Setup, Trainable};
 use hone_daemon::model::gradients::Gradients;
 use hone_daemon::model::noise::{Mode, Noise};
 use hone_daemon::model::objective::Objective;
+use hone_daemon::model::optimizer::Optimizer;
 use hone_daemon::model::parameters::Parameters;
 use hone_daemon::random::{Purpose, Stream};
-use hone_daemon::train::optimizer::Optimizer;
 
 /// One of each family, and XLM-R, which differs from RoBERTa in its tokens.
 pub(crate) const FAMILIES: [&str; 4] = ["bert", "distilbert", "roberta", "xlm_roberta"];

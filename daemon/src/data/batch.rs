@@ -1,7 +1,17 @@
-//! Packed batches: sequences one behind the other, without padding.
+//! The tokens of a text, and packed batches: sequences one behind the other, without padding.
 
-use super::tokenize::Tokens;
 use crate::random::{Purpose, Stream};
+
+/// The tokens of one text or pair, special tokens included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// Token ids, at most the tokenizer's maximum length.
+    pub ids: Vec<u32>,
+    /// 0 for the first text, 1 for the second.
+    pub types: Vec<u32>,
+    /// How many there were before truncation.
+    pub full_length: usize,
+}
 
 /// Sequences one behind the other. Sequence `i` is `ids[offsets[i]..offsets[i + 1]]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use super::Example;
 use super::frame::Frame;
 use super::tokenizer_files;
 use super::truncation::Truncation;
+pub use crate::data::batch::Tokens;
 use crate::error::{Error, Result};
 
 /// Bytes that a text may have: tokens are counted before truncation, so a longer one would cost its whole length.
@@ -17,17 +18,6 @@ pub const MAX_TEXT_BYTES: usize = 1 << 20;
 
 /// Examples that a thread takes at once.
 const CHUNK: usize = 64;
-
-/// The tokens of one text or pair, special tokens included.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tokens {
-    /// Token ids, at most the tokenizer's maximum length.
-    pub ids: Vec<u32>,
-    /// 0 for the first text, 1 for the second.
-    pub types: Vec<u32>,
-    /// How many there were before truncation.
-    pub full_length: usize,
-}
 
 /// A `tokenizer.json` with truncation at a set length and no padding, whatever the file says. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -7,10 +7,10 @@ use crate::data::Columns;
 use crate::data::dataset::{Format, Summary};
 use crate::digest;
 use crate::error::{Error, Kind, Result};
+use crate::model::memory::Memory;
 use crate::storage::DataDir;
 pub(crate) use crate::storage::testing::*;
 use crate::train::event::{Event, Prepared};
-use crate::train::memory::Memory;
 use crate::train::spec::Spec;
 use crate::train::{DryRun, Finished, Outcome};
 

@@ -9,7 +9,6 @@ use candle_core::Device;
 
 use super::diagnosis;
 use super::event::{Prepared, Split};
-use super::memory::{Count, Memory};
 use super::plan::Plan;
 use super::prepare::prepare;
 use super::run::Rehearsal;
@@ -17,6 +16,7 @@ use crate::data::batch::epoch_order;
 use crate::error::Result;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::gpu;
+use crate::model::memory::{Count, Memory};
 
 /// How long the steps may take, all together, as far as the ones before tell.
 const BUDGET: Duration = Duration::from_secs(4);
@@ -78,15 +78,16 @@ impl Study {
         let encoder = Checkpoint::open(&plan.encoder)?;
         let architecture = &encoder.config().architecture;
         let labels = plan.labels.names().len();
-        let learning = Count::of(architecture, labels, &of.methods).learning;
+        let workload = of.workload();
+        let learning = Count::of(architecture, labels, &workload).learning;
         let schedule = plan.schedule();
         let prepared = prepare(&plan, &encoder, learning, schedule.warmup_steps(), device)?;
         let lengths: Vec<usize> = prepared.train.tokens.iter().map(|tokens| tokens.ids.len()).collect();
         let compute = of.precision.compute(device)?;
         let rows = lengths.iter().copied();
         let memory = match gpu::computes_on(device)? {
-            true => Memory::on_gpu(architecture, labels, of, compute.precision(), rows),
-            false => Memory::of(architecture, labels, of, compute, rows),
+            true => Memory::on_gpu(architecture, labels, &workload, compute.precision(), rows),
+            false => Memory::of(architecture, labels, &workload, compute, rows),
         };
         let report = DryRun {
             prepared: prepared.report,

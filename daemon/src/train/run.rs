@@ -9,12 +9,10 @@ use candle_core::Device;
 use serde_json::json;
 
 use super::ahead::{MicroBatch, ahead};
-use super::average::Average;
 use super::diagnosis::{self, Evidence, Finding, Norms, loss_of_guessing};
 use super::evaluate::{evaluate, in_rows};
 use super::event::{EpochMetrics, Event, Metrics, Split, StepMetrics, TestMetrics};
 use super::metrics::{Tally, is_better};
-use super::optimizer::Optimizer;
 use super::pace::Pace;
 use super::plan::Plan;
 use super::prepare::{Prepared, prepare};
@@ -25,6 +23,7 @@ use crate::data::batch::{Batch, epoch_order};
 use crate::data::targets::Targets;
 use crate::digest;
 use crate::error::{Error, Kind, Result};
+use crate::model::average::Average;
 use crate::model::checkpoint::{self, Checkpoint};
 use crate::model::classifier::{Classifier, Setup, Trainable};
 use crate::model::config::HeadConfig;
@@ -113,7 +112,7 @@ impl<'a> Run<'a> {
             Some(saved) => saved,
             None => (
                 Position::start(&plan.spec, Tally::new(plan.objective.kind, plan.labels.names().len())),
-                Optimizer::new(of, model.parameters()),
+                Optimizer::new(&of.optimizer_settings(), model.parameters()),
                 of.methods.ema_decay.map(|decay| Average::new(decay, model.parameters())),
             ),
         };

@@ -11,6 +11,8 @@ pub use crate::data::Truncation;
 use crate::error::Result;
 use crate::kernels::{self, Compute, Isa, fastest_precision};
 use crate::model::gpu;
+use crate::model::memory::Workload;
+use crate::model::optimizer::{self, Rule};
 
 /// A whole job. It is stored with the job and, as part of `hone.json`, with the checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -210,6 +212,37 @@ impl Default for Hyperparameters {
             precision: Precision::Auto,
             truncation: Truncation::Head,
             methods: Methods::default(),
+        }
+    }
+}
+
+impl Hyperparameters {
+    /// How parameters move.
+    pub fn optimizer_settings(&self) -> optimizer::Settings {
+        optimizer::Settings {
+            rule: match self.optimizer {
+                Optimizer::Adam => Rule::Adam,
+                Optimizer::AdamW => Rule::AdamW,
+            },
+            beta1: self.beta1,
+            beta2: self.beta2,
+            epsilon: self.epsilon,
+            weight_decay: self.weight_decay,
+            max_grad_norm: self.max_grad_norm,
+            layer_decay: self.methods.layer_decay,
+        }
+    }
+
+    /// What a job asks of the memory.
+    pub fn workload(&self) -> Workload {
+        let methods = &self.methods;
+        Workload {
+            batch_size: self.batch_size.get() as usize,
+            passes: if methods.r_drop.is_some() { 2 } else { 1 },
+            average: methods.ema_decay.is_some(),
+            checkpointing: methods.gradient_checkpointing,
+            freeze_embeddings: methods.freeze_embeddings,
+            freeze_layers: methods.freeze_layers as usize,
         }
     }
 }

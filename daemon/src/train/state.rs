@@ -11,14 +11,14 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::average::Average;
 use super::event::EpochMetrics;
 use super::metrics::Tally;
-use super::optimizer::Optimizer;
 use super::spec::Spec;
 use crate::error::{Error, Result};
+use crate::model::average::Average;
 use crate::model::checkpoint::{serialize, write_file};
 use crate::model::classifier::Trainable;
+use crate::model::optimizer::Optimizer;
 use crate::model::parameters::Parameters;
 
 /// The version of the format.
@@ -129,7 +129,12 @@ pub(super) fn load(
         }
         Ok::<_, Error>(())
     })?;
-    let optimizer = Optimizer::restore(&spec.hyperparameters, model.parameters(), position.step, &tensors)?;
+    let optimizer = Optimizer::restore(
+        &spec.hyperparameters.optimizer_settings(),
+        model.parameters(),
+        position.step,
+        &tensors,
+    )?;
     let decay = spec.hyperparameters.methods.ema_decay;
     let average = decay.map(|decay| Average::restore(decay, model.parameters(), &tensors)).transpose()?;
     Ok(Some((position, optimizer, average)))

@@ -12,14 +12,12 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::classifier::{Setup, Trainable};
 use crate::model::declaration::Place;
 use crate::model::engine::Engine;
+use crate::model::memory::{Memory, Workload};
 use crate::model::noise::Noise;
 use crate::model::objective::Objective;
+use crate::model::optimizer::{Optimizer, Settings};
 use crate::model::reference::Reference;
 use crate::random::{Purpose, Stream as Random};
-use crate::train::memory::Memory;
-use crate::train::methods::Methods;
-use crate::train::optimizer::Optimizer;
-use crate::train::spec::Hyperparameters;
 
 const FAMILIES: [&str; 4] = ["bert", "distilbert", "roberta", "xlm_roberta"];
 
@@ -105,7 +103,7 @@ fn train(model: &mut Trainable, optimizer: &mut Optimizer, steps: std::ops::Rang
 }
 
 fn trained(model: &mut Trainable) -> Vec<f32> {
-    let mut optimizer = Optimizer::new(&Hyperparameters::default(), model.parameters());
+    let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
     train(model, &mut optimizer, 0..3);
     model.parameters().values().to_vec()
 }
@@ -236,10 +234,10 @@ fn what_is_frozen_does_not_move_and_everything_else_does() {
 
 #[test]
 fn a_run_that_was_saved_continues_to_the_same_bits() {
-    let hyperparameters = Hyperparameters::default();
+    let settings = Settings::default();
     for stream in every_stream() {
         let mut whole = on_gpu("bert", &plain(), &stream);
-        let mut optimizer = Optimizer::new(&hyperparameters, whole.parameters());
+        let mut optimizer = Optimizer::new(&settings, whole.parameters());
         train(&mut whole, &mut optimizer, 0..2);
         let state = optimizer.state().expect("moments").into_iter().collect();
         let saved = whole.parameters().values().to_vec();
@@ -248,7 +246,7 @@ fn a_run_that_was_saved_continues_to_the_same_bits() {
         let mut resumed = on_gpu("bert", &plain(), &stream);
         resumed.change(false, |parameters, _| parameters.values_mut().copy_from_slice(&saved));
         let mut optimizer =
-            Optimizer::restore(&hyperparameters, resumed.parameters(), 2, &state).expect("an optimizer");
+            Optimizer::restore(&settings, resumed.parameters(), 2, &state).expect("an optimizer");
         train(&mut resumed, &mut optimizer, 2..4);
         let (whole, resumed) = (whole.parameters().values(), resumed.parameters().values());
         assert!(whole[..] == resumed[..], "{stream:?}");
@@ -307,7 +305,7 @@ fn a_batch_that_does_not_fit_is_an_error_that_says_what_to_lower_and_a_smaller_o
 fn a_step_in_its_steady_state_takes_no_memory_waits_twice_and_launches_35_times_a_layer() {
     let (stream, counts) = emulated(Precision::Bf16, usize::MAX);
     let mut model = on_gpu("bert", &plain(), &stream);
-    let mut optimizer = Optimizer::new(&Hyperparameters::default(), model.parameters());
+    let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
     let layers = model.config.architecture.num_hidden_layers;
     let largest = batch(1, 20);
     // Two arrays that change places have both grown after the second step.
@@ -324,12 +322,17 @@ fn a_step_in_its_steady_state_takes_no_memory_waits_twice_and_launches_35_times_
 #[test]
 fn the_memory_of_a_job_is_known_from_its_shapes() {
     for stream in every_stream() {
-        for gradient_checkpointing in [false, true] {
-            let methods = Methods { gradient_checkpointing, ..Methods::default() };
-            let of = Hyperparameters { methods, ..Hyperparameters::default() };
-            let mut model =
-                on_gpu("bert", &Setup { checkpointing: gradient_checkpointing, ..plain() }, &stream);
-            let mut optimizer = Optimizer::new(&of, model.parameters());
+        for checkpointing in [false, true] {
+            let workload = Workload {
+                batch_size: 16,
+                passes: 1,
+                average: false,
+                checkpointing,
+                freeze_embeddings: false,
+                freeze_layers: 0,
+            };
+            let mut model = on_gpu("bert", &Setup { checkpointing, ..plain() }, &stream);
+            let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
             let largest = batch(1, 16);
             for _ in 0..2 {
                 learn(&mut model, &largest, noise(1), 1.0);
@@ -337,7 +340,7 @@ fn the_memory_of_a_job_is_known_from_its_shapes() {
             }
             let architecture = model.config.architecture.clone();
             let lengths = largest.0.lengths();
-            let expected = Memory::on_gpu(&architecture, 3, &of, stream.precision(), lengths).total();
+            let expected = Memory::on_gpu(&architecture, 3, &workload, stream.precision(), lengths).total();
             let found = model.gpu().expect("a network").0.bytes() as u64;
             let share = found as f64 / expected as f64;
             assert!((0.95..1.05).contains(&share), "{stream:?}: {found} bytes, not {expected}");

@@ -2,7 +2,7 @@
 
 use hone::v1;
 
-use crate::train::memory::Memory;
+use crate::model::memory::Memory;
 use crate::train::rehearsal::{DryRun, Time};
 use crate::train::spec::Spec;
 

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::parameters::Parameters;
 use crate::error::{Error, Result};
 use crate::kernels::{Buffer, Isa, adam};
-use crate::model::parameters::Parameters;
 
 /// Values that one task takes.
 const PIECE: usize = 1 << 14;
@@ -17,19 +17,19 @@ const PIECE: usize = 1 << 14;
 const PREFIX: &str = "average.";
 
 /// The average of all parameters.
-pub(super) struct Average {
+pub struct Average {
     decay: f32,
     values: Buffer,
 }
 
 impl Average {
     /// Before the first step: the weights themselves.
-    pub(super) fn new(decay: f64, parameters: &Parameters) -> Self {
+    pub fn new(decay: f64, parameters: &Parameters) -> Self {
         Self { decay: decay as f32, values: parameters.values().clone() }
     }
 
     /// Takes the weights of a step in. They must be up to date, those of all words too.
-    pub(super) fn add(&mut self, parameters: &Parameters) -> Result<()> {
+    pub fn add(&mut self, parameters: &Parameters) -> Result<()> {
         let isa = Isa::chosen()?;
         let values = parameters.values().par_chunks(PIECE);
         self.values.par_chunks_mut(PIECE).zip(values).for_each(|(average, values)| {
@@ -39,12 +39,12 @@ impl Average {
     }
 
     /// Puts the average in the place of the weights, and the weights in its place; a second time puts both back.
-    pub(super) fn swap(&mut self, parameters: &mut Parameters) {
+    pub fn swap(&mut self, parameters: &mut Parameters) {
         std::mem::swap(&mut self.values, parameters.values_mut());
     }
 
     /// The average as tensors to be saved.
-    pub(super) fn state(&self, parameters: &Parameters) -> Result<Vec<(String, Tensor)>> {
+    pub fn state(&self, parameters: &Parameters) -> Result<Vec<(String, Tensor)>> {
         let mut state = Vec::new();
         for parameter in parameters.iter() {
             let parts = parameter.split(&self.values[parameter.range.clone()])?;
@@ -54,11 +54,7 @@ impl Average {
     }
 
     /// The average that `state` was taken from.
-    pub(super) fn restore(
-        decay: f64,
-        parameters: &Parameters,
-        state: &HashMap<String, Tensor>,
-    ) -> Result<Self> {
+    pub fn restore(decay: f64, parameters: &Parameters, state: &HashMap<String, Tensor>) -> Result<Self> {
         let mut averaged = parameters.clone();
         for parameter in parameters.iter() {
             let part = |name: &String| {

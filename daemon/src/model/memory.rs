@@ -1,11 +1,9 @@
 //! The memory that training takes, estimated from shapes alone: what a run holds all the time, and what it keeps of
 //! the largest batch for the backward pass. The program itself, the texts and short-lived buffers come on top.
 
-use super::methods::Methods;
-use super::spec::Hyperparameters;
+use super::config::Architecture;
+use super::declaration::{Declared, Place, declare};
 use crate::kernels::{Compute, Precision};
-use crate::model::config::Architecture;
-use crate::model::declaration::{Declared, Place, declare};
 
 /// Bytes of a float32.
 const FLOAT: u64 = 4;
@@ -26,21 +24,37 @@ pub struct Memory {
     pub batch_tokens: u64,
 }
 
+/// What a job asks of the memory, beside the shapes of its model and its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Sequences in a micro-batch.
+    pub batch_size: usize,
+    /// Times that each sequence passes in a micro-batch.
+    pub passes: u64,
+    /// Whether there is a moving average of the weights.
+    pub average: bool,
+    /// Whether activations are computed again in the backward pass.
+    pub checkpointing: bool,
+    /// Whether the embeddings stay as they are.
+    pub freeze_embeddings: bool,
+    /// Lowest layers that stay as they are; with one or more, so do the embeddings.
+    pub freeze_layers: usize,
+}
+
 impl Memory {
     /// Of a job, with the length of each training row after truncation.
     pub fn of(
         architecture: &Architecture,
         labels: usize,
-        hyperparameters: &Hyperparameters,
+        workload: &Workload,
         compute: Compute,
         lengths: impl Iterator<Item = usize>,
     ) -> Self {
-        let methods = &hyperparameters.methods;
-        let count = Count::of(architecture, labels, methods);
-        let (rows, batch_tokens) = longest(lengths, hyperparameters.batch_size.get() as usize);
-        let passes = if methods.r_drop.is_some() { 2 } else { 1 };
+        let count = Count::of(architecture, labels, workload);
+        let (rows, batch_tokens) = longest(lengths, workload.batch_size);
+        let passes = workload.passes;
         let packed = compute.packed_bytes() as u64;
-        let average = if methods.ema_decay.is_some() { FLOAT } else { 0 };
+        let average = if workload.average { FLOAT } else { 0 };
         let (hidden, words) = (architecture.hidden_size as u64, architecture.vocab_size as u64);
         // The weight at work, and those of the head, lie there once more for each direction.
         let largest = hidden * (2 * hidden).max(architecture.intermediate_size as u64);
@@ -55,7 +69,7 @@ impl Memory {
                     false => count.learning,
                 },
             moments: 2 * FLOAT * count.all,
-            activations: activations(architecture, methods, packed, passes * rows, passes * batch_tokens),
+            activations: activations(architecture, workload, packed, passes * rows, passes * batch_tokens),
             batch_tokens,
         }
     }
@@ -64,14 +78,13 @@ impl Memory {
     pub fn on_gpu(
         architecture: &Architecture,
         labels: usize,
-        hyperparameters: &Hyperparameters,
+        workload: &Workload,
         precision: Precision,
         lengths: impl Iterator<Item = usize>,
     ) -> Self {
-        let methods = &hyperparameters.methods;
-        let all = Count::of(architecture, labels, methods).all;
-        let (rows, batch_tokens) = longest(lengths, hyperparameters.batch_size.get() as usize);
-        let passes = if methods.r_drop.is_some() { 2 } else { 1 };
+        let all = Count::of(architecture, labels, workload).all;
+        let (rows, batch_tokens) = longest(lengths, workload.batch_size);
+        let passes = workload.passes;
         let real = match precision {
             Precision::Fp32 => FLOAT,
             Precision::Bf16 => FLOAT / 2,
@@ -83,7 +96,7 @@ impl Memory {
             moments: 2 * FLOAT * all,
             activations: activations_on_gpu(
                 architecture,
-                methods,
+                workload,
                 real,
                 passes * rows,
                 passes * batch_tokens,
@@ -100,28 +113,30 @@ impl Memory {
 
 /// How many numbers the parameters have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Count {
-    pub(super) all: u64,
+pub struct Count {
+    /// All of them.
+    pub all: u64,
     /// Those that are not frozen.
-    pub(super) learning: u64,
+    pub learning: u64,
 }
 
 impl Count {
-    pub(super) fn of(architecture: &Architecture, labels: usize, methods: &Methods) -> Self {
+    /// Of a classifier with so many labels.
+    pub fn of(architecture: &Architecture, labels: usize, workload: &Workload) -> Self {
         let mut count = Self { all: 0, learning: 0 };
         for declared in declare(architecture, labels) {
             let size = declared.shape.iter().map(|&side| side as u64).product::<u64>();
             count.all += size;
-            count.learning += if is_frozen(&declared, methods) { 0 } else { size };
+            count.learning += if is_frozen(&declared, workload) { 0 } else { size };
         }
         count
     }
 }
 
-fn is_frozen(declared: &Declared, methods: &Methods) -> bool {
+fn is_frozen(declared: &Declared, workload: &Workload) -> bool {
     match declared.place {
-        Place::Embeddings => methods.freeze_embeddings || methods.freeze_layers > 0,
-        Place::Layer(layer) => layer < methods.freeze_layers as usize,
+        Place::Embeddings => workload.freeze_embeddings || workload.freeze_layers > 0,
+        Place::Layer(layer) => layer < workload.freeze_layers,
         Place::Head => false,
     }
 }
@@ -137,12 +152,12 @@ fn longest(lengths: impl Iterator<Item = usize>, rows: usize) -> (u64, u64) {
 /// For each token a layer keeps its input, queries, keys and values, the attention's result, both norms, the hidden
 /// state between them, and the inner layer before and after its activation. The last layer keeps keys and values of all
 /// tokens, and the rest for the first token of each sequence. A layer that is computed again keeps its input alone.
-fn activations(architecture: &Architecture, methods: &Methods, packed: u64, rows: u64, tokens: u64) -> u64 {
+fn activations(architecture: &Architecture, workload: &Workload, packed: u64, rows: u64, tokens: u64) -> u64 {
     let (hidden, inner) = (architecture.hidden_size as u64, architecture.intermediate_size as u64);
     let layers = architecture.num_hidden_layers as u64;
     let layer = |asked: u64| tokens * 2 * hidden + asked * (5 * hidden + 2 * inner + 2);
     let last = layer(rows) + rows * hidden;
-    let kept = match methods.gradient_checkpointing {
+    let kept = match workload.checkpointing {
         true if layers > 1 => layer(tokens) + rows * hidden,
         _ => layers.saturating_sub(1) * layer(tokens) + last,
     };
@@ -157,7 +172,7 @@ fn activations(architecture: &Architecture, methods: &Methods, packed: u64, rows
 /// of the words is summed in float32 before it goes to its rows.
 fn activations_on_gpu(
     architecture: &Architecture,
-    methods: &Methods,
+    workload: &Workload,
     real: u64,
     rows: u64,
     tokens: u64,
@@ -168,7 +183,7 @@ fn activations_on_gpu(
     let asked = |asked: u64| real * asked * (4 * hidden + 2 * inner) + FLOAT * asked * (2 + heads);
     let layer = asked(tokens) + real * tokens * 3 * hidden;
     let last = asked(rows) + real * (2 * tokens + 2 * rows) * hidden;
-    let kept = match methods.gradient_checkpointing {
+    let kept = match workload.checkpointing {
         true if layers > 1 => layer + real * 2 * rows * hidden,
         _ => layers.saturating_sub(1) * layer + last,
     };
@@ -181,9 +196,9 @@ fn activations_on_gpu(
 
 #[cfg(test)]
 mod tests {
+    use super::super::config::Config;
     use super::*;
     use crate::kernels::Isa;
-    use crate::model::config::Config;
 
     fn architecture() -> Architecture {
         let text = r#"{"model_type":"bert","vocab_size":100,"hidden_size":8,"num_hidden_layers":2,
@@ -196,15 +211,23 @@ mod tests {
     const LAYER: u64 = 4 * (64 + 8) + (128 + 16) + (128 + 8) + 2 * 16;
     const HEAD: u64 = (64 + 8) + (16 + 2);
 
-    fn with(methods: Methods) -> Memory {
-        let hyperparameters = Hyperparameters { methods, ..Hyperparameters::default() };
+    const PLAIN: Workload = Workload {
+        batch_size: 16,
+        passes: 1,
+        average: false,
+        checkpointing: false,
+        freeze_embeddings: false,
+        freeze_layers: 0,
+    };
+
+    fn with(workload: Workload) -> Memory {
         let compute = Compute::new(Isa::Portable, Precision::Fp32);
-        Memory::of(&architecture(), 2, &hyperparameters, compute, [5, 9, 7].into_iter())
+        Memory::of(&architecture(), 2, &workload, compute, [5, 9, 7].into_iter())
     }
 
     #[test]
     fn the_weight_at_work_is_there_three_times_and_words_have_gradients_by_row() {
-        let memory = with(Methods::default());
+        let memory = with(PLAIN);
         let count = EMBEDDINGS + 2 * LAYER + HEAD;
         let linear = 128 + 64 + 16;
         assert_eq!(memory.parameters, 4 * count + 2 * 4 * linear);
@@ -217,9 +240,9 @@ mod tests {
 
     #[test]
     fn what_is_frozen_does_not_learn() {
-        let count = |methods| Count::of(&architecture(), 2, &methods).learning;
-        let frozen = |freeze_layers| Methods { freeze_layers, ..Methods::default() };
-        let embeddings = Methods { freeze_embeddings: true, ..Methods::default() };
+        let count = |workload| Count::of(&architecture(), 2, &workload).learning;
+        let frozen = |freeze_layers| Workload { freeze_layers, ..PLAIN };
+        let embeddings = Workload { freeze_embeddings: true, ..PLAIN };
         assert_eq!(count(embeddings), 2 * LAYER + HEAD);
         assert_eq!(count(frozen(1)), LAYER + HEAD);
         assert_eq!(count(frozen(2)), HEAD);
@@ -234,14 +257,11 @@ mod tests {
 
     #[test]
     fn methods_have_their_price() {
-        let plain = with(Methods::default());
-        let again = with(Methods { gradient_checkpointing: true, ..Methods::default() });
+        let plain = with(PLAIN);
+        let again = with(Workload { checkpointing: true, ..PLAIN });
         assert!(again.activations < plain.activations);
-        assert_eq!(
-            with(Methods { r_drop: Some(1.0), ..Methods::default() }).activations,
-            2 * plain.activations
-        );
-        let average = with(Methods { ema_decay: Some(0.9), ..Methods::default() });
+        assert_eq!(with(Workload { passes: 2, ..PLAIN }).activations, 2 * plain.activations);
+        let average = with(Workload { average: true, ..PLAIN });
         assert_eq!(average.parameters - plain.parameters, average.moments / 2);
     }
 }

@@ -13,23 +13,64 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::spec::{self, Hyperparameters};
+use super::classifier::Trainable;
+use super::declaration::Place;
+use super::gradients::Gradients;
+use super::parameters::{Parameter, Parameters};
 use crate::error::{Error, Result};
 use crate::kernels::adam::{self, Coefficients, State, Update};
 use crate::kernels::{Buffer, Isa};
-use crate::model::classifier::Trainable;
-use crate::model::declaration::Place;
-use crate::model::gradients::Gradients;
-use crate::model::parameters::{Parameter, Parameters};
 
 /// Updates that a row of the words may lag behind.
 const MOST_BEHIND: usize = 1024;
+
+/// How parameters move.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Which update rule.
+    pub rule: Rule,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled for AdamW, added to the gradient for Adam; never on biases and layer-norm parameters.
+    pub weight_decay: f64,
+    /// Bound of the gradient's global norm; `None` does not clip.
+    pub max_grad_norm: Option<f64>,
+    /// The rate of each layer is that of the layer above times this (Sun et al. 2019).
+    pub layer_decay: Option<f64>,
+}
+
+/// Which update rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Kingma and Ba 2015; weight decay is added to the gradient.
+    Adam,
+    /// Loshchilov and Hutter 2019; weight decay is decoupled.
+    AdamW,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            rule: Rule::AdamW,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+            max_grad_norm: Some(1.0),
+            layer_decay: None,
+        }
+    }
+}
 
 /// The moments of every parameter, and how to use them.
 ///
 /// Parameters are in two groups: those that weight decay applies to, and biases and layer-norm parameters.
 pub struct Optimizer {
-    hyperparameters: Hyperparameters,
+    settings: Settings,
     list: Arc<[Parameter]>,
     layers: usize,
     m: Buffer,
@@ -58,7 +99,7 @@ impl Lag {
 
 impl Optimizer {
     /// Before the first step: all moments are 0.
-    pub fn new(hyperparameters: &Hyperparameters, parameters: &Parameters) -> Self {
+    pub fn new(settings: &Settings, parameters: &Parameters) -> Self {
         let list = parameters.list().clone();
         let (rows, width) = match list.first().map(|words| words.shape.as_slice()) {
             Some(&[rows, width]) => (rows, width),
@@ -69,7 +110,7 @@ impl Optimizer {
             _ => 0,
         };
         Self {
-            hyperparameters: hyperparameters.clone(),
+            settings: *settings,
             layers: list.iter().map(layer).max().unwrap_or(0),
             m: Buffer::zeros(parameters.values().len()),
             v: Buffer::zeros(parameters.values().len()),
@@ -158,7 +199,7 @@ impl Optimizer {
         self.step += 1;
         let by: Vec<Coefficients> =
             self.list.iter().map(|parameter| self.update(parameter, rate, 1.0).coefficients()).collect();
-        let norm = network.step(&by, self.hyperparameters.max_grad_norm)?;
+        let norm = network.step(&by, self.settings.max_grad_norm)?;
         if !norm.is_finite() {
             self.step -= 1;
         }
@@ -175,7 +216,7 @@ impl Optimizer {
             self.settle_words(parameters)?;
         }
         self.step += 1;
-        let clip = self.hyperparameters.max_grad_norm;
+        let clip = self.settings.max_grad_norm;
         let scale = clip.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
         let list = self.list.clone();
         for (index, parameter) in list.iter().enumerate().filter(|(index, _)| gradients.is_trainable(*index))
@@ -229,14 +270,14 @@ impl Optimizer {
     }
 
     fn update(&self, parameter: &Parameter, rate: f64, scale: f64) -> Update {
-        let of = &self.hyperparameters;
+        let of = &self.settings;
         Update {
             rate: rate * self.share(parameter.place),
             beta1: of.beta1,
             beta2: of.beta2,
             epsilon: of.epsilon,
             decay: if parameter.decays { of.weight_decay } else { 0.0 },
-            decoupled: of.optimizer == spec::Optimizer::AdamW,
+            decoupled: of.rule == Rule::AdamW,
             step: self.step,
             scale,
         }
@@ -244,7 +285,7 @@ impl Optimizer {
 
     /// The share of the rate that a place learns at: layer-wise decay (Sun et al. 2019).
     fn share(&self, place: Place) -> f64 {
-        let Some(decay) = self.hyperparameters.methods.layer_decay else { return 1.0 };
+        let Some(decay) = self.settings.layer_decay else { return 1.0 };
         let below_top = match place {
             Place::Head => 0,
             Place::Layer(layer) => self.layers - 1 - layer,
@@ -278,12 +319,12 @@ impl Optimizer {
 
     /// The optimizer that `state` was taken from.
     pub fn restore(
-        hyperparameters: &Hyperparameters,
+        settings: &Settings,
         parameters: &Parameters,
         step: u64,
         state: &HashMap<String, Tensor>,
     ) -> Result<Self> {
-        let mut restored = Self { step, ..Self::new(hyperparameters, parameters) };
+        let mut restored = Self { step, ..Self::new(settings, parameters) };
         restored.words.start = step;
         restored.words.seen.fill(step);
         let list = restored.list.clone();
