@@ -13,8 +13,8 @@
 //!
 //! A module uses only what stands above it in this list:
 //!
-//! - [`error`]: the one error type; [`random`]: random numbers without state; [`digest`]: SHA-256;
-//!   [`nearest`]: names that are meant; [`model_file`]: files of a model's folder; [`panic`]: what is left after one
+//! - [`error`]: the one error type; [`cancel`]: the wish that work ends early; [`random`]: random numbers without
+//!   state; [`digest`]: SHA-256; [`nearest`]: names that are meant; [`model_file`]: files of a model's folder
 //! - [`data`]: labelled files to examples, tokens and packed batches
 //! - [`kernels`]: the operations of the model on the CPU, forward and backward, for several instruction sets
 //! - [`model`]: encoder, classifier, the checkpoint folder, names of encoders
@@ -32,6 +32,7 @@
 //! The runtime's threads only move messages. Files and the database are read on its blocking threads. One thread runs
 //! jobs, one thread owns each loaded model, and one pool of `--threads` threads computes for all of them.
 
+pub mod cancel;
 pub mod config;
 pub mod daemon;
 pub mod data;
