@@ -3,16 +3,16 @@
 
 use std::time::Instant;
 
-use hone_daemon::error::Result;
-use hone_daemon::kernels::adam::Update;
-use hone_daemon::kernels::cuda::adam::{Pieces, Values};
-use hone_daemon::kernels::cuda::attention::{Attention, Gradients, Sequences};
-use hone_daemon::kernels::cuda::embedding::{Lookups, Scatter};
-use hone_daemon::kernels::cuda::layer_norm::{LayerNorm, Normal};
-use hone_daemon::kernels::cuda::linear::{add_bias, add_columns, gelu_backward, gelu_forward};
-use hone_daemon::kernels::cuda::{Array, Real, Stream};
-use hone_daemon::kernels::{Dropout, Precision};
-use hone_daemon::random::{Purpose, Stream as Random};
+use hone_base::error::Result;
+use hone_base::random::{Purpose, Stream as Random};
+use hone_engine::kernels::adam::Update;
+use hone_engine::kernels::cuda::adam::{Pieces, Values};
+use hone_engine::kernels::cuda::attention::{Attention, Gradients, Sequences};
+use hone_engine::kernels::cuda::embedding::{Lookups, Scatter};
+use hone_engine::kernels::cuda::layer_norm::{LayerNorm, Normal};
+use hone_engine::kernels::cuda::linear::{add_bias, add_columns, gelu_backward, gelu_forward};
+use hone_engine::kernels::cuda::{Array, Real, Stream};
+use hone_engine::kernels::{Dropout, Precision};
 use serde_json::{Value, json};
 
 /// Launches that are timed together.
@@ -82,7 +82,7 @@ fn reals(stream: &Stream, count: usize) -> Result<Array<Real>> {
     let (mut from, mut to) = (Array::new(stream), Array::new(stream));
     from.put(&values)?;
     to.reserve(count)?;
-    hone_daemon::kernels::cuda::linear::convert(stream, from.start(), to.start(), count)?;
+    hone_engine::kernels::cuda::linear::convert(stream, from.start(), to.start(), count)?;
     Ok(to)
 }
 

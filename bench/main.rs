@@ -12,21 +12,21 @@ use std::time::Instant;
 
 use candle_core::Device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hone_base::error::{Error, Result};
 use hone_daemon::config::DeviceChoice;
-use hone_daemon::data::batch::{Batch, by_tokens};
-use hone_daemon::data::dataset::Dataset;
-use hone_daemon::data::tokenize::{Tokenizer, Tokens};
-use hone_daemon::error::{Error, Result};
-use hone_daemon::kernels::{Compute, Isa};
-use hone_daemon::model::checkpoint::Checkpoint;
-use hone_daemon::model::classifier::{Setup, Trainable};
-use hone_daemon::model::config::Architecture;
-use hone_daemon::model::engine::Engine;
-use hone_daemon::model::noise::{Mode, Noise};
-use hone_daemon::model::optimizer::{Optimizer, Settings};
-use hone_daemon::train::event::Event;
-use hone_daemon::train::spec::{self, Hyperparameters, Source, Spec};
-use hone_daemon::train::{Outcome, Plan, run};
+use hone_data::dataset::Dataset;
+use hone_data::tokenize::{Tokenizer, Tokens};
+use hone_engine::batch::{Batch, by_tokens};
+use hone_engine::kernels::{Compute, Isa};
+use hone_engine::model::checkpoint::Checkpoint;
+use hone_engine::model::classifier::{Setup, Trainable};
+use hone_engine::model::config::Architecture;
+use hone_engine::model::engine::Engine;
+use hone_engine::model::noise::{Mode, Noise};
+use hone_engine::model::optimizer::{Optimizer, Settings};
+use hone_train::event::Event;
+use hone_train::spec::{self, Hyperparameters, Source, Spec};
+use hone_train::{Outcome, Plan, run};
 use serde_json::{Value, json};
 
 #[derive(Parser)]
@@ -229,7 +229,7 @@ fn measure(what: &What) -> Result<Value> {
             let candle_core::DeviceLocation::Cuda { gpu_id } = device.location() else {
                 return Err(Error::invalid("--device must be a GPU"));
             };
-            let stream = hone_daemon::kernels::cuda::card::open(gpu_id, compute.precision())?;
+            let stream = hone_engine::kernels::cuda::card::open(gpu_id, compute.precision())?;
             let of = Checkpoint::open(&common.model)?.config().architecture.clone();
             let shape = kernels::Shape {
                 batch: *batch,

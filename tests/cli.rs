@@ -335,7 +335,7 @@ async fn a_daemon_that_is_not_there_is_said_with_how_to_start_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_daemon_on_the_same_folder_is_refused_and_the_first_goes_on() {
-    async fn run_on(data: &Path) -> hone_daemon::error::Result<()> {
+    async fn run_on(data: &Path) -> hone_base::error::Result<()> {
         let (data, model) = (data.to_string_lossy(), tiny_encoder().to_string_lossy());
         let arguments =
             ["daemon", "--device", "cpu", "--threads", "1", "--data-dir", &data, "--model", &model];

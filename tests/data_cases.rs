@@ -6,8 +6,8 @@ use std::path::Path;
 use hone::text_file::Encoding;
 use hone::v1::event::Kind;
 use hone::v1::{DataSource, Dataset as Stored, GetDatasetRequest, JobSpec, JobState, Prepared, SplitReport};
-use hone_daemon::data::dataset::Dataset;
-use hone_daemon::data::{Columns, Dialect, MissingLabel};
+use hone_data::dataset::Dataset;
+use hone_data::{Columns, Dialect, MissingLabel};
 
 use crate::harness::daemon::Daemon;
 

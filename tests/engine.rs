@@ -2,17 +2,17 @@
 //! options and threads change of it, and what they do not.
 
 use candle_core::Device;
-use hone_daemon::data::batch::Batch;
-use hone_daemon::data::targets::Targets;
-use hone_daemon::kernels::{Compute, Isa, Precision};
-use hone_daemon::model::classifier::{Setup, Trainable};
-use hone_daemon::model::declaration::Place;
-use hone_daemon::model::engine::Engine;
-use hone_daemon::model::gradients::Gradients;
-use hone_daemon::model::memory::{Memory, Workload};
-use hone_daemon::model::objective::Objective;
-use hone_daemon::model::optimizer::{Optimizer, Settings};
-use hone_daemon::model::reference::Reference;
+use hone_engine::batch::Batch;
+use hone_engine::kernels::{Compute, Isa, Precision};
+use hone_engine::model::classifier::{Setup, Trainable};
+use hone_engine::model::declaration::Place;
+use hone_engine::model::engine::Engine;
+use hone_engine::model::gradients::Gradients;
+use hone_engine::model::memory::{Memory, Workload};
+use hone_engine::model::objective::Objective;
+use hone_engine::model::optimizer::{Optimizer, Settings};
+use hone_engine::model::reference::Reference;
+use hone_engine::targets::Targets;
 
 use crate::harness::model::{
     FAMILIES, batch, bits, classifier, computes, far, gradients_of, largest, learn, noise, on_threads,

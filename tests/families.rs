@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use hone_daemon::data::batch::Batch;
-use hone_daemon::data::tokenize::Tokenizer;
-use hone_daemon::model::classifier::Classifier;
+use hone_data::tokenize::Tokenizer;
+use hone_engine::batch::Batch;
+use hone_engine::model::classifier::Classifier;
 use serde_json::{Value, json};
 
 use crate::harness::encoder::make_like;

@@ -7,15 +7,16 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use hone_daemon::data::tokenize::Tokenizer;
-use hone_daemon::digest;
-use hone_daemon::error::{Error, Kind, Result};
-use hone_daemon::kernels::{Compute, Isa, Precision};
-use hone_daemon::model::checkpoint::Checkpoint;
-use hone_daemon::model::classifier::{Setup, Trainable};
-use hone_daemon::model::declaration::{Place, declare};
-use hone_daemon::model::hub::{self, EncoderName};
-use hone_daemon::train::plan::read_encoder;
+use hone_base::digest;
+use hone_base::error::{Error, Kind, Result};
+use hone_data::tokenize::Tokenizer;
+use hone_engine::kernels::{Compute, Isa, Precision};
+use hone_engine::model::checkpoint::Checkpoint;
+use hone_engine::model::classifier::{Setup, Trainable};
+use hone_engine::model::declaration::{Place, declare};
+use hone_hub as hub;
+use hone_hub::EncoderName;
+use hone_train::plan::read_encoder;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -5,15 +5,15 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use hone_daemon::data::batch::Batch;
-use hone_daemon::data::tokenize::Tokenizer;
-use hone_daemon::kernels::{Compute, Isa, Precision};
-use hone_daemon::model::checkpoint::Checkpoint;
-use hone_daemon::model::classifier::{Classifier, Setup, Trainable};
-use hone_daemon::train::event::{Event, Metrics};
-use hone_daemon::train::methods::{ClassWeights, Methods};
-use hone_daemon::train::spec::{self, Keep, Metric, Spec};
-use hone_daemon::train::{Outcome, run};
+use hone_data::tokenize::Tokenizer;
+use hone_engine::batch::Batch;
+use hone_engine::kernels::{Compute, Isa, Precision};
+use hone_engine::model::checkpoint::Checkpoint;
+use hone_engine::model::classifier::{Classifier, Setup, Trainable};
+use hone_train::event::{Event, Metrics};
+use hone_train::methods::{ClassWeights, Methods};
+use hone_train::spec::{self, Keep, Metric, Spec};
+use hone_train::{Outcome, run};
 
 use crate::harness::toy_sets;
 use crate::training::Job;

@@ -1,14 +1,14 @@
 //! The optimizer by itself: rows of the words that wait for their updates, the global norm, and rates by layer.
 
-use hone_daemon::data::batch::Batch;
-use hone_daemon::data::targets::Targets;
-use hone_daemon::kernels::adam::{State, Update, update};
-use hone_daemon::kernels::{Compute, Isa, Precision};
-use hone_daemon::model::classifier::{Setup, Trainable};
-use hone_daemon::model::declaration::Place;
-use hone_daemon::model::gradients::Gradients;
-use hone_daemon::model::noise::Mode;
-use hone_daemon::model::optimizer::{Optimizer, Rule, Settings};
+use hone_engine::batch::Batch;
+use hone_engine::kernels::adam::{State, Update, update};
+use hone_engine::kernels::{Compute, Isa, Precision};
+use hone_engine::model::classifier::{Setup, Trainable};
+use hone_engine::model::declaration::Place;
+use hone_engine::model::gradients::Gradients;
+use hone_engine::model::noise::Mode;
+use hone_engine::model::optimizer::{Optimizer, Rule, Settings};
+use hone_engine::targets::Targets;
 
 use crate::harness::model::{
     batch, bits, classifier, far, gradients_of, learn, noise, settle, step, values_of,

@@ -5,17 +5,17 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use hone_daemon::data::batch::Batch;
-use hone_daemon::data::targets::Targets;
-use hone_daemon::kernels::{Compute, Precision};
-use hone_daemon::model::checkpoint::Checkpoint;
-use hone_daemon::model::classifier::{Setup, Trainable};
-use hone_daemon::model::network::Network;
-use hone_daemon::model::noise::Mode;
-use hone_daemon::model::objective::Objective;
-use hone_daemon::model::optimizer::{Optimizer, Settings};
-use hone_daemon::train::schedule::Schedule;
-use hone_daemon::train::spec::{self, Hyperparameters, Scheduler, Warmup};
+use hone_engine::batch::Batch;
+use hone_engine::kernels::{Compute, Precision};
+use hone_engine::model::checkpoint::Checkpoint;
+use hone_engine::model::classifier::{Setup, Trainable};
+use hone_engine::model::network::Network;
+use hone_engine::model::noise::Mode;
+use hone_engine::model::objective::Objective;
+use hone_engine::model::optimizer::{Optimizer, Settings};
+use hone_engine::targets::Targets;
+use hone_train::schedule::Schedule;
+use hone_train::spec::{self, Hyperparameters, Scheduler, Warmup};
 use serde_json::Value;
 
 use crate::harness::model::{
@@ -348,7 +348,7 @@ fn compare_with_candle_transformers(folder: &Path, batch: &Batch) {
 
 #[test]
 fn hidden_states_are_those_of_candle_transformers() {
-    let any = Compute::new(hone_daemon::kernels::Isa::Portable, Precision::Fp32);
+    let any = Compute::new(hone_engine::kernels::Isa::Portable, Precision::Fp32);
     compare_with_candle_transformers(&fixture("bert"), &Fixture::new("bert", any).batch(0).0);
 }
 

@@ -5,14 +5,14 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use hone_daemon::data::batch::Batch;
-use hone_daemon::data::tokenize::Tokenizer;
-use hone_daemon::error::{Kind, Result};
-use hone_daemon::kernels::{self, Isa, fastest_precision};
-use hone_daemon::model::classifier::Classifier;
-use hone_daemon::train::event::{Event, Split};
-use hone_daemon::train::spec::{Hyperparameters, Keep, Precision, Source, Spec};
-use hone_daemon::train::{Finished, Outcome, Plan, run};
+use hone_base::error::{Kind, Result};
+use hone_data::tokenize::Tokenizer;
+use hone_engine::batch::Batch;
+use hone_engine::kernels::{self, Isa, fastest_precision};
+use hone_engine::model::classifier::Classifier;
+use hone_train::event::{Event, Split};
+use hone_train::spec::{Hyperparameters, Keep, Precision, Source, Spec};
+use hone_train::{Finished, Outcome, Plan, run};
 
 use crate::harness::encoder::tiny_encoder;
 use crate::harness::toy_rows;

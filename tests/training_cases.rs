@@ -5,10 +5,10 @@ use std::num::NonZeroU32;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use hone_daemon::error::Kind;
-use hone_daemon::model::checkpoint::Checkpoint;
-use hone_daemon::train::event::{EpochMetrics, Event, StepMetrics};
-use hone_daemon::train::spec::{Hyperparameters, Metric, Spec, Warmup};
+use hone_base::error::Kind;
+use hone_engine::model::checkpoint::Checkpoint;
+use hone_train::event::{EpochMetrics, Event, StepMetrics};
+use hone_train::spec::{Hyperparameters, Metric, Spec, Warmup};
 
 use crate::harness::encoder::make;
 use crate::harness::toy_rows;

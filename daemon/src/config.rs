@@ -7,7 +7,7 @@ use std::str::FromStr;
 use candle_core::Device;
 use clap::Parser;
 
-use crate::error::{Error, Result};
+use hone_base::error::{Error, Result};
 
 /// The daemon of Hone: fine-tunes text classifiers and serves them over gRPC.
 #[derive(Clone, Debug, Parser)]

@@ -10,21 +10,21 @@ use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::Config;
-use crate::error::{Error, Result};
 use crate::jobs::datasets::{Datasets, READER, Reader};
 use crate::jobs::log::Log;
 use crate::jobs::registry::Registry;
 use crate::jobs::runner::{self, Runner};
 use crate::jobs::trainer::{DeviceTrainer, Trainer};
-use crate::kernels::Isa;
 use crate::rpc::health::Health;
 use crate::rpc::stopping::Stopping;
 use crate::rpc::{HoneRouter, Services, router};
 use crate::serve::classify::Serving;
 use crate::serve::engine::{DeviceEngine, Engine};
 use crate::serve::registry::Models;
-use crate::storage::data_dir::{DataDir, Lock};
-use crate::storage::{Store, Unreadable};
+use hone_base::error::{Error, Result};
+use hone_engine::kernels::Isa;
+use hone_storage::data_dir::{DataDir, Lock};
+use hone_storage::{Store, Unreadable};
 
 /// How long calls may go on, and a job may take to its next step, when the daemon stops.
 const GRACE: Duration = Duration::from_secs(30);

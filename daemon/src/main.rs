@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
+use hone_base::error::{Error, Kind, Result};
 use hone_daemon::config::Config;
 use hone_daemon::daemon::{Compute, Daemon};
-use hone_daemon::error::{Error, Kind, Result};
-use hone_daemon::kernels::{Isa, cuda};
 use hone_daemon::telemetry;
+use hone_engine::kernels::{Isa, cuda};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 

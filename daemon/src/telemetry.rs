@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::error::{Error, Result, quoted};
+use hone_base::error::{Error, Result, quoted};
 
 /// Starts to log what passes the filter.
 pub fn start(filter: &str) -> Result<()> {

@@ -28,7 +28,7 @@ pub(crate) struct Daemon {
     pub(crate) channel: Channel,
     data: PathBuf,
     shutdown: oneshot::Sender<()>,
-    task: JoinHandle<hone_daemon::error::Result<()>>,
+    task: JoinHandle<hone_base::error::Result<()>>,
 }
 
 impl Daemon {

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use candle_core::{Device, Tensor};
-use hone_daemon::model::config::Config;
-use hone_daemon::model::declaration::{Place, declare};
-use hone_daemon::random::{Purpose, Stream};
+use hone_base::random::{Purpose, Stream};
+use hone_engine::model::config::Config;
+use hone_engine::model::declaration::{Place, declare};
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::bert::BertNormalizer;

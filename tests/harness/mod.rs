@@ -4,7 +4,7 @@ pub(crate) mod daemon;
 pub(crate) mod encoder;
 pub(crate) mod model;
 
-use hone_daemon::random::{Purpose, Stream};
+use hone_base::random::{Purpose, Stream};
 
 /// A CSV of rows that a tiny encoder can learn: a word of praise or of blame among words that say nothing.
 pub(crate) fn toy_rows(rows: u64, seed: u64) -> String {

@@ -3,17 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use hone_daemon::data::batch::Batch;
-use hone_daemon::data::targets::Targets;
-use hone_daemon::kernels::{Compute, Isa, Precision};
-use hone_daemon::model::checkpoint::Checkpoint;
-use hone_daemon::model::classifier::{Setup, Trainable};
-use hone_daemon::model::gradients::Gradients;
-use hone_daemon::model::noise::{Mode, Noise};
-use hone_daemon::model::objective::Objective;
-use hone_daemon::model::optimizer::Optimizer;
-use hone_daemon::model::parameters::Parameters;
-use hone_daemon::random::{Purpose, Stream};
+use hone_base::random::{Purpose, Stream};
+use hone_engine::batch::Batch;
+use hone_engine::kernels::{Compute, Isa, Precision};
+use hone_engine::model::checkpoint::Checkpoint;
+use hone_engine::model::classifier::{Setup, Trainable};
+use hone_engine::model::gradients::Gradients;
+use hone_engine::model::noise::{Mode, Noise};
+use hone_engine::model::objective::Objective;
+use hone_engine::model::optimizer::Optimizer;
+use hone_engine::model::parameters::Parameters;
+use hone_engine::targets::Targets;
 
 /// One of each family, and XLM-R, which differs from RoBERTa in its tokens.
 pub(crate) const FAMILIES: [&str; 4] = ["bert", "distilbert", "roberta", "xlm_roberta"];

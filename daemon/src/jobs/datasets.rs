@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::NamedTempFile;
 
-use crate::data::Columns;
-use crate::data::dataset::{Dataset, Format, Summary};
-use crate::digest::{self, Hasher};
-use crate::error::{Error, Kind, Result, quoted};
-use crate::panic::lock;
-use crate::storage::data_dir::{self, DataDir};
-use crate::storage::{DatasetRecord, Listing, Store, Time, unknown_dataset};
-use crate::train::spec::Source;
+use hone_base::digest::{self, Hasher};
+use hone_base::error::{Error, Kind, Result, quoted};
+use hone_base::panic::lock;
+use hone_data::Columns;
+use hone_data::dataset::{Dataset, Format, Summary};
+use hone_storage::data_dir::{self, DataDir};
+use hone_storage::{DatasetRecord, Listing, Store, Time, unknown_dataset};
+use hone_train::spec::Source;
 
 /// Digits of an id that name a data set at least.
 const SHORTEST_BEGINNING: usize = 6;

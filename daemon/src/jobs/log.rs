@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
-use crate::error::{Error, Result};
-use crate::panic::lock;
-use crate::storage::{Entry, Store, Version, unknown_job};
-use crate::train::event::Event;
+use hone_base::error::{Error, Result};
+use hone_base::panic::lock;
+use hone_storage::{Entry, Store, Version, unknown_job};
+use hone_train::event::Event;
 
 /// Entries that a cursor holds at most.
 const PAGE: usize = 256;
@@ -110,7 +110,7 @@ impl Cursor {
 mod tests {
     use super::*;
     use crate::jobs::testing::{self, spec, step};
-    use crate::train::event::State;
+    use hone_train::event::State;
 
     fn ended() -> Event {
         Event::StateChanged { state: State::Succeeded, failure: None }

@@ -8,12 +8,12 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::log::Log;
-use crate::error::{Error, Kind, Result, quoted};
-use crate::nearest::nearest;
-use crate::panic::lock;
-use crate::storage::{Job, Listing, Results, Store, Unreadable, unknown_job};
-use crate::train::event::{Event, Failure, State};
-use crate::train::spec::Spec;
+use hone_base::error::{Error, Kind, Result, quoted};
+use hone_base::nearest::nearest;
+use hone_base::panic::lock;
+use hone_storage::{Job, Listing, Results, Store, Unreadable, unknown_job};
+use hone_train::event::{Event, Failure, State};
+use hone_train::spec::Spec;
 
 /// All jobs.
 #[derive(Debug)]

@@ -3,10 +3,10 @@
 use std::num::NonZeroU64;
 
 use super::datasets::{DEMO_NAME, Datasets};
-use crate::data::Columns;
-use crate::error::{Error, Result};
-use crate::storage::names::{MAX_NAME, is_name_character};
-use crate::train::spec::{Hyperparameters, Source, Spec};
+use hone_base::error::{Error, Result};
+use hone_data::Columns;
+use hone_storage::names::{MAX_NAME, is_name_character};
+use hone_train::spec::{Hyperparameters, Source, Spec};
 
 /// A job as it is asked for.
 #[derive(Clone, Debug, PartialEq)]

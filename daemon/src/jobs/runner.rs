@@ -8,13 +8,13 @@ use std::thread::JoinHandle;
 
 use super::registry::{Reason, Registry, Stop, change, failed};
 use super::trainer::Trainer;
-use crate::digest;
-use crate::error::{Error, Result};
-use crate::panic::words;
-use crate::storage::data_dir::{self, DataDir};
-use crate::storage::{Job, Store, Time, Version};
-use crate::train::event::{Event, Published, State};
-use crate::train::{Finished, Outcome, diagnosis};
+use hone_base::digest;
+use hone_base::error::{Error, Result};
+use hone_base::panic::words;
+use hone_storage::data_dir::{self, DataDir};
+use hone_storage::{Job, Store, Time, Version};
+use hone_train::event::{Event, Published, State};
+use hone_train::{Finished, Outcome, diagnosis};
 
 /// What the runner works with.
 pub struct Runner {
@@ -178,9 +178,9 @@ fn folders(folder: &Path) -> Result<Vec<(String, std::path::PathBuf)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
     use crate::jobs::log::Log;
     use crate::jobs::testing::{FakeTrainer, Home, spec};
+    use hone_base::error::Kind;
 
     struct Bench {
         registry: Arc<Registry>,

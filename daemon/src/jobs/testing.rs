@@ -3,16 +3,16 @@
 use std::path::Path;
 
 use super::trainer::{Emit, Trainer};
-use crate::data::Columns;
-use crate::data::dataset::{Format, Summary};
-use crate::digest;
-use crate::error::{Error, Kind, Result};
-use crate::model::memory::Memory;
-use crate::storage::DataDir;
-pub(crate) use crate::storage::testing::*;
-use crate::train::event::{Event, Prepared};
-use crate::train::spec::Spec;
-use crate::train::{DryRun, Finished, Outcome};
+use hone_base::digest;
+use hone_base::error::{Error, Kind, Result};
+use hone_data::Columns;
+use hone_data::dataset::{Format, Summary};
+use hone_engine::model::memory::Memory;
+use hone_storage::DataDir;
+pub(crate) use hone_storage::testing::*;
+use hone_train::event::{Event, Prepared};
+use hone_train::spec::Spec;
+use hone_train::{DryRun, Finished, Outcome};
 
 /// A reader of files that needs no parser: refuses what starts with `bad`, and counts lines.
 pub(crate) fn read(

@@ -7,15 +7,17 @@ use std::sync::Arc;
 use candle_core::Device;
 
 use super::device::Turns;
-use crate::error::{Error, Result};
-use crate::model::checkpoint::Checkpoint;
-use crate::model::hub::{self, EncoderName};
-use crate::storage::DataDir;
-use crate::train::event::Event;
-use crate::train::plan::read_encoder;
-use crate::train::rehearsal::Study;
-use crate::train::spec::Spec;
-use crate::train::{self, DryRun, Outcome, Plan};
+use hone_base::error::{Error, Result};
+use hone_engine::model::checkpoint::Checkpoint;
+use hone_hub as hub;
+use hone_hub::EncoderName;
+use hone_storage::DataDir;
+use hone_train as train;
+use hone_train::event::Event;
+use hone_train::plan::read_encoder;
+use hone_train::rehearsal::Study;
+use hone_train::spec::Spec;
+use hone_train::{DryRun, Outcome, Plan};
 
 /// Takes a job's events; breaks when the job shall stop.
 pub type Emit<'a> = dyn FnMut(Event) -> ControlFlow<()> + Send + 'a;

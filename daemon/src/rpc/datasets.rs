@@ -14,9 +14,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::blocking;
 use super::convert::all;
 use super::convert::dataset::file_name;
-use crate::data::Columns;
-use crate::error::Error;
 use crate::jobs::datasets::{Datasets, Header};
+use hone_base::error::Error;
+use hone_data::Columns;
 
 /// Bytes of a chunk at most.
 const MAX_CHUNK: usize = 1 << 20;
@@ -43,7 +43,7 @@ impl DatasetService for DatasetRpc {
     ) -> Result<Response<Dataset>, Status> {
         let mut messages = request.into_inner();
         let header = match messages.message().await?.and_then(|message| message.part) {
-            Some(Part::Header(header)) => Header::try_from(header)?,
+            Some(Part::Header(header)) => Header::parse(header)?,
             Some(Part::Chunk(_)) | None => {
                 return Err(Error::invalid("the first message of an upload must be the header").into());
             }
@@ -59,7 +59,7 @@ impl DatasetService for DatasetRpc {
                     Incoming::End => return datasets.finish(upload),
                 }
             }
-            Err(Error::new(crate::error::Kind::Cancelled, "the upload was given up before its end"))
+            Err(Error::new(hone_base::error::Kind::Cancelled, "the upload was given up before its end"))
         });
         let sent = async move {
             while let Some(message) = messages.message().await? {
@@ -87,7 +87,7 @@ impl DatasetService for DatasetRpc {
     async fn get(&self, request: Request<GetDatasetRequest>) -> Result<Response<Dataset>, Status> {
         let GetDatasetRequest { id, columns, name } = request.into_inner();
         let name = name.map(file_name).transpose()?;
-        let (datasets, columns) = (self.datasets.clone(), columns.map(Columns::try_from).transpose()?);
+        let (datasets, columns) = (self.datasets.clone(), columns.map(Columns::parse).transpose()?);
         let record = blocking(move || datasets.get(&id, columns.as_ref(), name)).await?;
         Ok(Response::new((&record).into()))
     }

@@ -23,15 +23,15 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tower_layer::Stack;
 
-use crate::error::{Error, Result};
 use crate::jobs::datasets::Datasets;
 use crate::jobs::registry::Registry;
 use crate::jobs::trainer::Trainer;
 use crate::serve::classify::Serving;
 use crate::serve::registry::Models;
-use crate::storage::DataDir;
 use deadline::DeadlineLayer;
 use health::Health;
+use hone_base::error::{Error, Result};
+use hone_storage::DataDir;
 use stopping::Stopping;
 
 /// A message that is received, where a service does not need more.

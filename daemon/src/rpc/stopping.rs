@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::error::{Error, Kind};
+use hone_base::error::{Error, Kind};
 
 /// Hears that the daemon goes down.
 #[derive(Clone, Debug)]

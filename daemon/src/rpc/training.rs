@@ -20,7 +20,7 @@ use crate::jobs::log::Cursor;
 use crate::jobs::registry::Registry;
 use crate::jobs::request::JobRequest;
 use crate::jobs::trainer::Trainer;
-use crate::storage::DataDir;
+use hone_storage::DataDir;
 
 /// The service.
 pub struct Training {
@@ -37,7 +37,7 @@ pub struct Training {
 #[tonic::async_trait]
 impl TrainingService for Training {
     async fn start(&self, request: Request<StartJobRequest>) -> Result<Response<Job>, Status> {
-        let request = JobRequest::try_from(request.into_inner().spec.unwrap_or_default())?;
+        let request = JobRequest::parse(request.into_inner().spec.unwrap_or_default())?;
         let (jobs, datasets, trainer) = (self.jobs.clone(), self.datasets.clone(), self.trainer.clone());
         let (data, encoder) = (self.data.clone(), self.encoder.clone());
         let job = blocking(move || {
@@ -49,7 +49,7 @@ impl TrainingService for Training {
     }
 
     async fn dry_run(&self, request: Request<StartJobRequest>) -> Result<Response<DryRunResponse>, Status> {
-        let request = JobRequest::try_from(request.into_inner().spec.unwrap_or_default())?;
+        let request = JobRequest::parse(request.into_inner().spec.unwrap_or_default())?;
         let (datasets, trainer) = (self.datasets.clone(), self.trainer.clone());
         let (data, encoder) = (self.data.clone(), self.encoder.clone());
         let turn = tokio::select! {
@@ -85,7 +85,7 @@ impl TrainingService for Training {
         let jobs = self.jobs.clone();
         let found = blocking(move || jobs.list()).await?;
         let unreadable = all(&found.unreadable);
-        let jobs = found.records.into_iter().map(Job::from).collect();
+        let jobs = found.records.into_iter().map(Job::convert).collect();
         Ok(Response::new(ListJobsResponse { jobs, unreadable }))
     }
 

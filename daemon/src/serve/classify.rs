@@ -8,9 +8,9 @@ use tokio::sync::Semaphore;
 
 use super::registry::Models;
 use super::worker::{Answer, Ready, Refused};
-use crate::data::tokenize::{MAX_TEXT_BYTES, Tokens};
-use crate::error::{Error, Kind, Result};
-use crate::storage::Version;
+use hone_base::error::{Error, Kind, Result};
+use hone_data::tokenize::{MAX_TEXT_BYTES, Tokens};
+use hone_storage::Version;
 
 /// Texts of a request at most.
 pub const MAX_INPUTS: usize = 1024;

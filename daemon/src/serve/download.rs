@@ -6,8 +6,8 @@ use std::path::Path;
 
 use tokio::sync::mpsc;
 
-use crate::digest::{FileDigest, Hasher};
-use crate::error::{Error, Result};
+use hone_base::digest::{FileDigest, Hasher};
+use hone_base::error::{Error, Result};
 
 /// Bytes of a chunk.
 const CHUNK: usize = 256 << 10;
@@ -75,8 +75,8 @@ fn send(folder: &Path, file: FileDigest, pieces: &mpsc::Sender<Result<Piece>>) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest;
-    use crate::error::Kind;
+    use hone_base::digest;
+    use hone_base::error::Kind;
 
     async fn all(mut pieces: mpsc::Receiver<Result<Piece>>) -> Result<Vec<(String, Vec<u8>)>> {
         let mut files: Vec<(String, Vec<u8>)> = Vec::new();

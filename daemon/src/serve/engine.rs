@@ -5,10 +5,10 @@ use std::path::Path;
 use candle_core::Device;
 
 use super::queue::Limits;
-use crate::data::batch::Batch;
-use crate::data::tokenize::{Tokenizer, Tokens};
-use crate::error::Result;
-use crate::model::classifier::Classifier;
+use hone_base::error::Result;
+use hone_data::tokenize::{Tokenizer, Tokens};
+use hone_engine::batch::Batch;
+use hone_engine::model::classifier::Classifier;
 
 /// Loads checkpoint folders. Blocking.
 pub trait Engine: Send + Sync + 'static {

@@ -1,7 +1,7 @@
 //! How a caller names a model: `name`, `name@3` or `name@alias`.
 
-use crate::error::{Error, Result, quoted};
-use crate::storage::names::{MAX_NAME, is_name_character};
+use hone_base::error::{Error, Result, quoted};
+use hone_storage::names::{MAX_NAME, is_name_character};
 
 /// A model as a caller names it.
 #[derive(Clone, Debug, PartialEq, Eq)]

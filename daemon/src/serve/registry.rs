@@ -7,11 +7,11 @@ use std::thread::JoinHandle;
 use super::engine::Engine;
 use super::reference::{At, Reference, check_alias};
 use super::worker::Worker;
-use crate::digest::FileDigest;
-use crate::error::{Error, Kind, Result, quoted};
-use crate::nearest::{few, nearest};
-use crate::panic::lock;
-use crate::storage::{DataDir, LATEST, Listing, Model, RecordKind, Store, Unreadable, Version};
+use hone_base::digest::FileDigest;
+use hone_base::error::{Error, Kind, Result, quoted};
+use hone_base::nearest::{few, nearest};
+use hone_base::panic::lock;
+use hone_storage::{DataDir, LATEST, Listing, Model, RecordKind, Store, Unreadable, Version};
 
 /// Loaded models at most; the one that was not used for longest is unloaded first.
 const MAX_LOADED: usize = 4;

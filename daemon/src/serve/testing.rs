@@ -7,13 +7,13 @@ use super::classify::{Input, Serving};
 use super::engine::{Engine, Loaded, Score, Tokenize};
 use super::queue::Limits;
 use super::registry::Models;
-use crate::data::batch::Batch;
-use crate::data::tokenize::Tokens;
-use crate::digest;
-use crate::error::{Error, Kind, Result};
-use crate::panic::lock;
-use crate::storage::testing::{Home, spec, version};
-use crate::storage::{DataDir, Store, Version, data_dir};
+use hone_base::digest;
+use hone_base::error::{Error, Kind, Result};
+use hone_base::panic::lock;
+use hone_data::tokenize::Tokens;
+use hone_engine::batch::Batch;
+use hone_storage::testing::{Home, spec, version};
+use hone_storage::{DataDir, Store, Version, data_dir};
 
 /// Each word becomes a token; what the first word of a text is decides what happens.
 #[derive(Clone, Default)]

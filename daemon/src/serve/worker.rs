@@ -9,10 +9,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::engine::{Loaded, Score, Tokenize};
 use super::queue::{Limits, Queue};
-use crate::data::batch::Batch;
-use crate::data::tokenize::Tokens;
-use crate::error::{Error, Kind, Result};
-use crate::panic::{lock, words};
+use hone_base::error::{Error, Kind, Result};
+use hone_base::panic::{lock, words};
+use hone_data::tokenize::Tokens;
+use hone_engine::batch::Batch;
 
 /// Sequences that wait for one model at most.
 const CAPACITY: usize = 8192;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::Registry;
-use crate::error::Kind;
 use crate::jobs::log::Log;
 use crate::jobs::testing::{Home, spec, step};
-use crate::storage::{RecordKind, Store};
-use crate::train::event::{Event, State};
+use hone_base::error::Kind;
+use hone_storage::{RecordKind, Store};
+use hone_train::event::{Event, State};
 
 /// A store with a job that has ended, and a hand in its database.
 struct Bench {

@@ -4,17 +4,15 @@ use hone::text_file::Encoding;
 use hone::v1;
 
 use super::known;
-use crate::data::{Columns, Dialect, MissingLabel};
-use crate::error::{Error, Result};
 use crate::serve::reference::shown;
+use hone_base::error::{Error, Result};
+use hone_data::{Columns, Dialect, MissingLabel};
 
 /// Label columns and names at most; as many as labels.
 const MAX_NAMES: usize = 1000;
 
-impl TryFrom<v1::Columns> for Columns {
-    type Error = Error;
-
-    fn try_from(wire: v1::Columns) -> Result<Self> {
+impl Parse<v1::Columns> for Columns {
+    fn parse(wire: v1::Columns) -> Result<Self> {
         // An empty name is a flag without a value: nothing was named.
         let named = |name: Option<String>| name.filter(|name| !name.is_empty());
         Ok(Self {
@@ -29,15 +27,13 @@ impl TryFrom<v1::Columns> for Columns {
                 Some(v1::MissingLabel::Keep) => MissingLabel::Keep,
                 Some(v1::MissingLabel::Error | v1::MissingLabel::Unspecified) | None => MissingLabel::Error,
             },
-            dialect: wire.dialect.map(Dialect::try_from).transpose()?.unwrap_or_default(),
+            dialect: wire.dialect.map(Dialect::parse).transpose()?.unwrap_or_default(),
         })
     }
 }
 
-impl TryFrom<v1::Dialect> for Dialect {
-    type Error = Error;
-
-    fn try_from(wire: v1::Dialect) -> Result<Self> {
+impl Parse<v1::Dialect> for Dialect {
+    fn parse(wire: v1::Dialect) -> Result<Self> {
         let encoding = |name: String| {
             Encoding::named(&name).ok_or_else(|| {
                 Error::invalid(format!(
@@ -82,8 +78,8 @@ fn distinct(flag: &str, names: Vec<String>) -> Result<Vec<String>> {
     Ok(names)
 }
 
-impl From<&Columns> for v1::Columns {
-    fn from(columns: &Columns) -> Self {
+impl Convert<&Columns> for v1::Columns {
+    fn convert(columns: &Columns) -> Self {
         let missing_label = match columns.missing_label {
             MissingLabel::Error => v1::MissingLabel::Unspecified,
             MissingLabel::Drop => v1::MissingLabel::Drop,
@@ -129,14 +125,14 @@ mod tests {
             ..Columns::default()
         };
         for columns in [columns, Columns::default()] {
-            assert_eq!(Columns::try_from(v1::Columns::from(&columns)).unwrap(), columns);
+            assert_eq!(Columns::parse(v1::Columns::convert(&columns)).unwrap(), columns);
         }
     }
 
     #[test]
     fn nonsense_is_refused_with_the_flag() {
         let refused = |flag: &str, wire: v1::Columns| {
-            let error = Columns::try_from(wire).unwrap_err();
+            let error = Columns::parse(wire).unwrap_err();
             assert!(error.message().starts_with(flag), "{error}");
         };
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();

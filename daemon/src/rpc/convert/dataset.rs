@@ -3,20 +3,18 @@
 use hone::v1;
 
 use super::{all, known};
-use crate::data::dataset::{Format, Summary};
-use crate::digest;
-use crate::error::{Error, Result};
 use crate::jobs::datasets::Header;
 use crate::serve::reference::shown;
-use crate::storage::DatasetRecord;
+use hone_base::digest;
+use hone_base::error::{Error, Result};
+use hone_data::dataset::{Format, Summary};
+use hone_storage::DatasetRecord;
 
 /// Bytes of a file's name at most.
 const MAX_FILE_NAME: usize = 1024;
 
-impl TryFrom<v1::UploadHeader> for Header {
-    type Error = Error;
-
-    fn try_from(wire: v1::UploadHeader) -> Result<Self> {
+impl Parse<v1::UploadHeader> for Header {
+    fn parse(wire: v1::UploadHeader) -> Result<Self> {
         let format = match known("the file's format", Some(wire.format))? {
             None | Some(v1::FileFormat::Unspecified) => None,
             Some(v1::FileFormat::Csv) => Some(Format::Csv),
@@ -35,7 +33,7 @@ impl TryFrom<v1::UploadHeader> for Header {
             name: file_name(wire.name)?,
             sha256: wire.sha256,
             format,
-            columns: wire.columns.unwrap_or_default().try_into()?,
+            columns: wire.columns.unwrap_or_default().parsed()?,
         })
     }
 }
@@ -51,8 +49,8 @@ pub fn file_name(name: String) -> Result<String> {
     Ok(name)
 }
 
-impl From<&DatasetRecord> for v1::Dataset {
-    fn from(record: &DatasetRecord) -> Self {
+impl Convert<&DatasetRecord> for v1::Dataset {
+    fn convert(record: &DatasetRecord) -> Self {
         let format = match record.format {
             Format::Csv => v1::FileFormat::Csv,
             Format::Tsv => v1::FileFormat::Tsv,
@@ -71,8 +69,8 @@ impl From<&DatasetRecord> for v1::Dataset {
     }
 }
 
-impl From<&Summary> for v1::DatasetSummary {
-    fn from(summary: &Summary) -> Self {
+impl Convert<&Summary> for v1::DatasetSummary {
+    fn convert(summary: &Summary) -> Self {
         Self {
             rows: summary.rows,
             columns: summary.columns.clone(),
@@ -92,7 +90,7 @@ mod tests {
     #[test]
     fn a_header_that_cannot_be_right_is_refused() {
         let good = v1::UploadHeader { name: "a.csv".into(), ..Default::default() };
-        assert!(Header::try_from(good.clone()).unwrap().format.is_none());
+        assert!(Header::parse(good.clone()).unwrap().format.is_none());
         for bad in [
             v1::UploadHeader { name: String::new(), ..good.clone() },
             v1::UploadHeader { name: "a\nb".into(), ..good.clone() },
@@ -100,7 +98,7 @@ mod tests {
             v1::UploadHeader { format: 9, ..good.clone() },
             v1::UploadHeader { sha256: Some("abc".into()), ..good },
         ] {
-            assert!(Header::try_from(bad.clone()).is_err(), "{bad:?}");
+            assert!(Header::parse(bad.clone()).is_err(), "{bad:?}");
         }
     }
 }

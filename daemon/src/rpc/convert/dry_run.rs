@@ -2,9 +2,9 @@
 
 use hone::v1;
 
-use crate::model::memory::Memory;
-use crate::train::rehearsal::{DryRun, Time};
-use crate::train::spec::Spec;
+use hone_engine::model::memory::Memory;
+use hone_train::rehearsal::{DryRun, Time};
+use hone_train::spec::Spec;
 
 /// The answer to a dry run of this job.
 pub fn response(spec: &Spec, report: DryRun) -> v1::DryRunResponse {
@@ -17,16 +17,16 @@ pub fn response(spec: &Spec, report: DryRun) -> v1::DryRunResponse {
     }
 }
 
-impl From<Memory> for v1::MemoryEstimate {
-    fn from(memory: Memory) -> Self {
+impl Convert<Memory> for v1::MemoryEstimate {
+    fn convert(memory: Memory) -> Self {
         let total = memory.total();
         let Memory { parameters, gradients, moments, activations, batch_tokens } = memory;
         Self { parameters, gradients, moments, activations, batch_tokens, total }
     }
 }
 
-impl From<Time> for v1::TimeEstimate {
-    fn from(time: Time) -> Self {
+impl Convert<Time> for v1::TimeEstimate {
+    fn convert(time: Time) -> Self {
         Self {
             steps: time.steps,
             tokens_per_second: time.tokens_per_second,

@@ -5,8 +5,8 @@ use hone::v1::event::Kind;
 
 use super::all;
 use crate::rpc::status::code;
-use crate::storage::Entry;
-use crate::train::event::{
+use hone_storage::Entry;
+use hone_train::event::{
     Average, EpochMetrics, Event, Failure, LabelMetrics, Metrics, Overlap, Prepared, Published, Split,
     SplitReport, State, StepMetrics, TestMetrics,
 };
@@ -15,14 +15,16 @@ use crate::train::event::{
 pub fn of(job: &str, entry: Entry) -> v1::Event {
     let kind = match entry.event {
         Event::StateChanged { state, failure } => Kind::StateChanged(v1::StateChanged {
-            state: v1::JobState::from(state).into(),
+            state: v1::JobState::convert(state).into(),
             failure: failure.as_ref().map(Into::into),
         }),
         Event::Prepared(prepared) => Kind::Prepared((&prepared).into()),
         Event::Step(step) => Kind::Step(step.into()),
-        Event::Evaluation { split, rows_done, rows } => {
-            Kind::Evaluation(v1::EvaluationProgress { split: v1::Split::from(split).into(), rows_done, rows })
-        }
+        Event::Evaluation { split, rows_done, rows } => Kind::Evaluation(v1::EvaluationProgress {
+            split: v1::Split::convert(split).into(),
+            rows_done,
+            rows,
+        }),
         Event::Epoch(epoch) => Kind::Epoch((&epoch).into()),
         Event::Test(test) => Kind::Test((&test).into()),
         Event::Published(published) => Kind::Published((&published).into()),
@@ -36,8 +38,8 @@ pub fn of(job: &str, entry: Entry) -> v1::Event {
     }
 }
 
-impl From<State> for v1::JobState {
-    fn from(state: State) -> Self {
+impl Convert<State> for v1::JobState {
+    fn convert(state: State) -> Self {
         match state {
             State::Queued => Self::Queued,
             State::Running => Self::Running,
@@ -49,8 +51,8 @@ impl From<State> for v1::JobState {
     }
 }
 
-impl From<Split> for v1::Split {
-    fn from(split: Split) -> Self {
+impl Convert<Split> for v1::Split {
+    fn convert(split: Split) -> Self {
         match split {
             Split::Train => Self::Train,
             Split::Validation => Self::Validation,
@@ -59,14 +61,14 @@ impl From<Split> for v1::Split {
     }
 }
 
-impl From<&Failure> for v1::Failure {
-    fn from(failure: &Failure) -> Self {
+impl Convert<&Failure> for v1::Failure {
+    fn convert(failure: &Failure) -> Self {
         Self { code: code(failure.kind) as i32, message: failure.message.clone() }
     }
 }
 
-impl From<&Prepared> for v1::Prepared {
-    fn from(prepared: &Prepared) -> Self {
+impl Convert<&Prepared> for v1::Prepared {
+    fn convert(prepared: &Prepared) -> Self {
         Self {
             splits: all(&prepared.splits),
             labels: prepared.labels.clone(),
@@ -83,10 +85,10 @@ impl From<&Prepared> for v1::Prepared {
     }
 }
 
-impl From<&SplitReport> for v1::SplitReport {
-    fn from(report: &SplitReport) -> Self {
+impl Convert<&SplitReport> for v1::SplitReport {
+    fn convert(report: &SplitReport) -> Self {
         Self {
-            split: v1::Split::from(report.split).into(),
+            split: v1::Split::convert(report.split).into(),
             name: report.name.clone(),
             rows: report.rows,
             labels: all(&report.labels),
@@ -102,9 +104,9 @@ impl From<&SplitReport> for v1::SplitReport {
     }
 }
 
-impl From<&Overlap> for v1::Overlap {
-    fn from(overlap: &Overlap) -> Self {
-        let split = |split| v1::Split::from(split).into();
+impl Convert<&Overlap> for v1::Overlap {
+    fn convert(overlap: &Overlap) -> Self {
+        let split = |split| v1::Split::convert(split).into();
         Self {
             first: split(overlap.first),
             second: split(overlap.second),
@@ -114,8 +116,8 @@ impl From<&Overlap> for v1::Overlap {
     }
 }
 
-impl From<StepMetrics> for v1::StepMetrics {
-    fn from(step: StepMetrics) -> Self {
+impl Convert<StepMetrics> for v1::StepMetrics {
+    fn convert(step: StepMetrics) -> Self {
         Self {
             step: step.step,
             total_steps: step.total_steps,
@@ -131,8 +133,8 @@ impl From<StepMetrics> for v1::StepMetrics {
     }
 }
 
-impl From<&Metrics> for v1::Metrics {
-    fn from(metrics: &Metrics) -> Self {
+impl Convert<&Metrics> for v1::Metrics {
+    fn convert(metrics: &Metrics) -> Self {
         Self {
             loss: metrics.loss,
             accuracy: metrics.accuracy,
@@ -150,8 +152,8 @@ impl From<&Metrics> for v1::Metrics {
     }
 }
 
-impl From<&LabelMetrics> for v1::LabelMetrics {
-    fn from(metrics: &LabelMetrics) -> Self {
+impl Convert<&LabelMetrics> for v1::LabelMetrics {
+    fn convert(metrics: &LabelMetrics) -> Self {
         Self {
             label: metrics.label.clone(),
             precision: metrics.precision,
@@ -163,8 +165,8 @@ impl From<&LabelMetrics> for v1::LabelMetrics {
     }
 }
 
-impl From<&EpochMetrics> for v1::EpochMetrics {
-    fn from(epoch: &EpochMetrics) -> Self {
+impl Convert<&EpochMetrics> for v1::EpochMetrics {
+    fn convert(epoch: &EpochMetrics) -> Self {
         Self {
             epoch: epoch.epoch,
             epochs: epoch.epochs,
@@ -181,14 +183,14 @@ impl From<&EpochMetrics> for v1::EpochMetrics {
     }
 }
 
-impl From<&TestMetrics> for v1::TestMetrics {
-    fn from(test: &TestMetrics) -> Self {
+impl Convert<&TestMetrics> for v1::TestMetrics {
+    fn convert(test: &TestMetrics) -> Self {
         Self { metrics: Some((&test.metrics).into()), epoch: test.epoch, seconds: test.seconds }
     }
 }
 
-impl From<&Published> for v1::PublishedModel {
-    fn from(published: &Published) -> Self {
+impl Convert<&Published> for v1::PublishedModel {
+    fn convert(published: &Published) -> Self {
         Self {
             name: published.name.clone(),
             version: published.version,

@@ -11,8 +11,8 @@ pub fn inputs(wire: Vec<v1::Input>) -> Vec<Input> {
     wire.into_iter().map(|input| Input { text: input.text, text_pair: input.text_pair }).collect()
 }
 
-impl From<Classified> for v1::ClassifyResponse {
-    fn from(answer: Classified) -> Self {
+impl Convert<Classified> for v1::ClassifyResponse {
+    fn convert(answer: Classified) -> Self {
         Self {
             model: answer.version.name.clone(),
             version: answer.version.version,
@@ -24,8 +24,8 @@ impl From<Classified> for v1::ClassifyResponse {
     }
 }
 
-impl From<Prediction> for v1::Prediction {
-    fn from(prediction: Prediction) -> Self {
+impl Convert<Prediction> for v1::Prediction {
+    fn convert(prediction: Prediction) -> Self {
         let Prediction { scores, labels, tokens, truncated } = prediction;
         let (label, score) = scores.first().map(|top| (top.label.clone(), top.score)).unwrap_or_default();
         let scores = scores
@@ -36,8 +36,8 @@ impl From<Prediction> for v1::Prediction {
     }
 }
 
-impl From<Timings> for v1::Timings {
-    fn from(timings: Timings) -> Self {
+impl Convert<Timings> for v1::Timings {
+    fn convert(timings: Timings) -> Self {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         Self {
             tokenize_ms: ms(timings.tokenize),

@@ -5,15 +5,15 @@ use hone::v1::hyperparameters::Warmup as WireWarmup;
 
 use super::all;
 use crate::jobs::registry::JobView;
-use crate::train::spec::{
+use hone_train::spec::{
     Hyperparameters, Keep, Metric, Optimizer, Precision, Scheduler, Source, Spec, Truncation, Warmup,
 };
 
-impl From<JobView> for v1::Job {
-    fn from(view: JobView) -> Self {
+impl Convert<JobView> for v1::Job {
+    fn convert(view: JobView) -> Self {
         let JobView { job, results, ahead } = view;
         Self {
-            state: v1::JobState::from(job.state).into(),
+            state: v1::JobState::convert(job.state).into(),
             spec: Some((&job.spec).into()),
             created_at: Some(job.created.into()),
             started_at: job.started.map(Into::into),
@@ -29,8 +29,8 @@ impl From<JobView> for v1::Job {
     }
 }
 
-impl From<&Spec> for v1::JobSpec {
-    fn from(spec: &Spec) -> Self {
+impl Convert<&Spec> for v1::JobSpec {
+    fn convert(spec: &Spec) -> Self {
         let source = |source: &Source| v1::DataSource {
             dataset_id: source.dataset.clone(),
             name: Some(source.name.clone()),
@@ -51,8 +51,8 @@ impl From<&Spec> for v1::JobSpec {
     }
 }
 
-impl From<&Hyperparameters> for v1::Hyperparameters {
-    fn from(h: &Hyperparameters) -> Self {
+impl Convert<&Hyperparameters> for v1::Hyperparameters {
+    fn convert(h: &Hyperparameters) -> Self {
         let optimizer = match h.optimizer {
             Optimizer::Adam => v1::Optimizer::Adam,
             Optimizer::AdamW => v1::Optimizer::Adamw,

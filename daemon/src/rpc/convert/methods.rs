@@ -5,17 +5,15 @@ use std::collections::BTreeMap;
 use hone::v1;
 
 use super::spec::{MAX_TEXT, number};
-use crate::error::{Error, Result};
 use crate::serve::reference::shown;
-use crate::train::methods::{ClassWeights, Methods};
+use hone_base::error::{Error, Result};
+use hone_train::methods::{ClassWeights, Methods};
 
 /// Labels that `--class-weights` may name: no set of labels is larger.
 const MAX_WEIGHTS: usize = 1 << 16;
 
-impl TryFrom<v1::Methods> for Methods {
-    type Error = Error;
-
-    fn try_from(wire: v1::Methods) -> Result<Self> {
+impl Parse<v1::Methods> for Methods {
+    fn parse(wire: v1::Methods) -> Result<Self> {
         let default = Self::default();
         let positive = |x: f64| x > 0.0;
         let inside = |x: f64| x > 0.0 && x < 1.0;
@@ -34,7 +32,7 @@ impl TryFrom<v1::Methods> for Methods {
                 share,
             )?
             .unwrap_or(default.label_smoothing),
-            class_weights: wire.class_weights.unwrap_or_default().try_into()?,
+            class_weights: wire.class_weights.unwrap_or_default().parsed()?,
             focal_gamma: number("--focal-gamma", wire.focal_gamma, "greater than 0", positive)?,
             ema_decay: number("--ema", wire.ema, "greater than 0 and less than 1", inside)?,
             r_drop: number("--r-drop", wire.r_drop, "greater than 0", positive)?,
@@ -43,10 +41,8 @@ impl TryFrom<v1::Methods> for Methods {
     }
 }
 
-impl TryFrom<v1::ClassWeights> for ClassWeights {
-    type Error = Error;
-
-    fn try_from(wire: v1::ClassWeights) -> Result<Self> {
+impl Parse<v1::ClassWeights> for ClassWeights {
+    fn parse(wire: v1::ClassWeights) -> Result<Self> {
         const FLAG: &str = "--class-weights";
         match (wire.balanced, wire.given.len()) {
             (true, 0) => return Ok(Self::Balanced),
@@ -80,8 +76,8 @@ impl TryFrom<v1::ClassWeights> for ClassWeights {
     }
 }
 
-impl From<&Methods> for v1::Methods {
-    fn from(methods: &Methods) -> Self {
+impl Convert<&Methods> for v1::Methods {
+    fn convert(methods: &Methods) -> Self {
         let class_weights = match &methods.class_weights {
             ClassWeights::None => None,
             ClassWeights::Balanced => Some(v1::ClassWeights { balanced: true, given: Vec::new() }),
@@ -117,13 +113,13 @@ mod tests {
     fn read(change: impl FnOnce(&mut Wire)) -> Result<Methods> {
         let mut wire = Wire::default();
         change(&mut wire);
-        wire.try_into()
+        wire.parsed()
     }
 
     fn refused(flag: &str, change: impl FnOnce(&mut Wire)) {
         let error = read(change).unwrap_err();
         assert!(error.message().starts_with(flag), "{flag}: {error}");
-        assert_eq!(error.kind(), crate::error::Kind::Invalid);
+        assert_eq!(error.kind(), hone_base::error::Kind::Invalid);
     }
 
     fn given(weights: &[(&str, f64)]) -> Option<v1::ClassWeights> {
@@ -154,10 +150,10 @@ mod tests {
             r_drop: Some(1.0),
             reinit_layers: Some(1),
         };
-        let methods = Methods::try_from(wire.clone()).unwrap();
+        let methods = Methods::parse(wire.clone()).unwrap();
         assert_eq!((methods.freeze_layers, methods.reinit_layers), (4, 1));
         assert_eq!((methods.layer_decay, methods.ema_decay), (Some(0.95), Some(0.999)));
-        assert_eq!(v1::Methods::from(&methods), wire);
+        assert_eq!(v1::Methods::convert(&methods), wire);
         let balanced = v1::ClassWeights { balanced: true, given: Vec::new() };
         assert_eq!(read(|m| m.class_weights = Some(balanced)).unwrap().class_weights, ClassWeights::Balanced);
     }

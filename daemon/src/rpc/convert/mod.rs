@@ -13,24 +13,24 @@ pub mod spec;
 
 use hone::v1;
 
-use crate::data::{LabelCount, Quantiles};
-use crate::error::{Error, Result};
-use crate::storage::Time;
+use hone_base::error::{Error, Result};
+use hone_data::{LabelCount, Quantiles};
+use hone_storage::Time;
 
-impl From<Time> for prost_types::Timestamp {
-    fn from(time: Time) -> Self {
+impl Convert<Time> for prost_types::Timestamp {
+    fn convert(time: Time) -> Self {
         Self { seconds: time.0.div_euclid(1000), nanos: time.0.rem_euclid(1000) as i32 * 1_000_000 }
     }
 }
 
-impl From<&LabelCount> for v1::LabelCount {
-    fn from(count: &LabelCount) -> Self {
+impl Convert<&LabelCount> for v1::LabelCount {
+    fn convert(count: &LabelCount) -> Self {
         Self { label: count.label.clone(), rows: count.rows }
     }
 }
 
-impl From<Quantiles> for v1::LengthQuantiles {
-    fn from(lengths: Quantiles) -> Self {
+impl Convert<Quantiles> for v1::LengthQuantiles {
+    fn convert(lengths: Quantiles) -> Self {
         let Quantiles { min, p50, p90, p95, p99, max, mean } = lengths;
         Self { min, p50, p90, p95, p99, max, mean }
     }

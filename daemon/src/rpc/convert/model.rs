@@ -4,10 +4,10 @@ use hone::v1;
 use hone::v1::download_model_response::Part;
 
 use crate::serve::download::Piece;
-use crate::storage::{Model, Version};
+use hone_storage::{Model, Version};
 
-impl From<&Model> for v1::Model {
-    fn from(model: &Model) -> Self {
+impl Convert<&Model> for v1::Model {
+    fn convert(model: &Model) -> Self {
         let alias =
             |alias: &crate::jobs::Alias| v1::Alias { name: alias.name.clone(), version: alias.version };
         Self {
@@ -18,8 +18,8 @@ impl From<&Model> for v1::Model {
     }
 }
 
-impl From<&Version> for v1::ModelVersion {
-    fn from(version: &Version) -> Self {
+impl Convert<&Version> for v1::ModelVersion {
+    fn convert(version: &Version) -> Self {
         Self {
             version: version.version,
             created_at: Some(version.created.into()),
@@ -36,8 +36,8 @@ impl From<&Version> for v1::ModelVersion {
     }
 }
 
-impl From<Piece> for v1::DownloadModelResponse {
-    fn from(piece: Piece) -> Self {
+impl Convert<Piece> for v1::DownloadModelResponse {
+    fn convert(piece: Piece) -> Self {
         let part = match piece {
             Piece::Chunk(chunk) => Part::Chunk(chunk),
             Piece::File(file) => {

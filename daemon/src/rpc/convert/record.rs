@@ -2,10 +2,10 @@
 
 use hone::v1;
 
-use crate::storage::{RecordKind, Unreadable};
+use hone_storage::{RecordKind, Unreadable};
 
-impl From<&Unreadable> for v1::UnreadableRecord {
-    fn from(record: &Unreadable) -> Self {
+impl Convert<&Unreadable> for v1::UnreadableRecord {
+    fn convert(record: &Unreadable) -> Self {
         let kind = match record.kind {
             RecordKind::Job => v1::RecordKind::Job,
             RecordKind::Event => v1::RecordKind::Event,

@@ -7,23 +7,19 @@ use hone::v1::hyperparameters::Warmup as WireWarmup;
 
 use super::dataset::file_name;
 use super::known;
-use crate::error::{Error, Result};
 use crate::jobs::datasets::check_id;
 use crate::jobs::request::{JobRequest, SourceRequest};
 use crate::serve::reference::{check_name, shown};
-use crate::train::spec::{
-    Hyperparameters, Keep, Metric, Optimizer, Precision, Scheduler, Truncation, Warmup,
-};
+use hone_base::error::{Error, Result};
+use hone_train::spec::{Hyperparameters, Keep, Metric, Optimizer, Precision, Scheduler, Truncation, Warmup};
 
 /// Bytes of an encoder's name or a label at most.
 pub(super) const MAX_TEXT: usize = 4096;
 
-impl TryFrom<v1::JobSpec> for JobRequest {
-    type Error = Error;
-
-    fn try_from(wire: v1::JobSpec) -> Result<Self> {
+impl Parse<v1::JobSpec> for JobRequest {
+    fn parse(wire: v1::JobSpec) -> Result<Self> {
         let name = wire.name.map(|name| check_name("--name", &name).map(|()| name)).transpose()?;
-        let hyperparameters = wire.hyperparameters.unwrap_or_default().try_into()?;
+        let hyperparameters = wire.hyperparameters.unwrap_or_default().parsed()?;
         Ok(Self {
             name,
             encoder: text("--encoder", wire.encoder)?,
@@ -37,7 +33,7 @@ impl TryFrom<v1::JobSpec> for JobRequest {
                 |share| share > 0.0 && share < 1.0,
             )?
             .unwrap_or(0.2),
-            columns: wire.columns.unwrap_or_default().try_into()?,
+            columns: wire.columns.unwrap_or_default().parsed()?,
             train_limit: limit("--train-limit", wire.train_limit)?,
             validation_limit: limit("--validation-limit", wire.validation_limit)?,
             test_limit: limit("--test-limit", wire.test_limit)?,
@@ -46,10 +42,8 @@ impl TryFrom<v1::JobSpec> for JobRequest {
     }
 }
 
-impl TryFrom<v1::Hyperparameters> for Hyperparameters {
-    type Error = Error;
-
-    fn try_from(wire: v1::Hyperparameters) -> Result<Self> {
+impl Parse<v1::Hyperparameters> for Hyperparameters {
+    fn parse(wire: v1::Hyperparameters) -> Result<Self> {
         let default = Self::default();
         let optimizer = match known("--optimizer", wire.optimizer)? {
             Some(v1::Optimizer::Adam) => Optimizer::Adam,
@@ -117,7 +111,7 @@ impl TryFrom<v1::Hyperparameters> for Hyperparameters {
                 Some(v1::Truncation::HeadTail) => Truncation::HeadTail,
                 Some(v1::Truncation::Unspecified) | None => default.truncation,
             },
-            methods: wire.methods.unwrap_or_default().try_into()?,
+            methods: wire.methods.unwrap_or_default().parsed()?,
         })
     }
 }
@@ -195,13 +189,13 @@ mod tests {
     fn read(change: impl FnOnce(&mut Wire)) -> Result<Hyperparameters> {
         let mut wire = Wire::default();
         change(&mut wire);
-        wire.try_into()
+        wire.parsed()
     }
 
     fn refused(flag: &str, change: impl FnOnce(&mut Wire)) {
         let error = read(change).unwrap_err();
         assert!(error.message().starts_with(flag), "{flag}: {error}");
-        assert_eq!(error.kind(), crate::error::Kind::Invalid);
+        assert_eq!(error.kind(), hone_base::error::Kind::Invalid);
     }
 
     #[test]
@@ -294,7 +288,7 @@ mod tests {
     #[test]
     fn the_rest_of_a_job_is_checked_too() {
         let refused = |flag: &str, spec: v1::JobSpec| {
-            let error = JobRequest::try_from(spec).unwrap_err();
+            let error = JobRequest::parse(spec).unwrap_err();
             assert!(error.message().starts_with(flag), "{flag}: {error}");
         };
         let data = |id: &str| Some(v1::DataSource { dataset_id: id.into(), name: None });
@@ -318,7 +312,7 @@ mod tests {
         spec.hyperparameters.precision = Precision::Bf16;
         spec.hyperparameters.truncation = Truncation::HeadTail;
         spec.hyperparameters.methods.freeze_layers = 2;
-        let request = JobRequest::try_from(v1::JobSpec::from(&spec)).unwrap();
+        let request = JobRequest::parse(v1::JobSpec::convert(&spec)).unwrap();
         assert_eq!(request.hyperparameters, spec.hyperparameters);
         assert_eq!(request.train.unwrap().dataset, spec.train.dataset);
         assert_eq!((request.name, request.encoder), (Some(spec.name), Some(spec.encoder)));

@@ -1,0 +1,119 @@
+//! The classification head on a GPU.
+
+use super::super::config::{Activation, Architecture};
+use super::super::declaration::head_at;
+use super::super::noise::{Mode, Site};
+use super::weights::Weights;
+use crate::kernels::Dropout;
+use crate::kernels::cuda::linear::{HeadEnd, add_bias_to_logits, convert, drop_out};
+use crate::kernels::cuda::{Array, Pointer, Real, Stream};
+use hone_base::error::Result;
+
+/// The memory of the head's passes.
+#[derive(Debug)]
+pub(super) struct Head {
+    has_input_dropout: bool,
+    is_relu: bool,
+    width: usize,
+    labels: usize,
+    /// The place of its first parameter.
+    first: usize,
+    rows: usize,
+    /// Where the hidden states of the last pass are.
+    input: Option<Pointer<Real>>,
+    active: Array<Real>,
+    dropped: Array<Real>,
+    logits: Array<f32>,
+    grad_logits: Array<f32>,
+    grad_output: Array<Real>,
+    grad: Array<Real>,
+    parts: Array<f32>,
+}
+
+impl Head {
+    pub(super) fn new(architecture: &Architecture, labels: usize, stream: &Stream) -> Self {
+        let head = architecture.head();
+        Self {
+            has_input_dropout: head.input_dropout,
+            is_relu: head.activation == Activation::Relu,
+            width: architecture.hidden_size,
+            labels,
+            first: head_at(architecture),
+            rows: 0,
+            input: None,
+            active: Array::new(stream),
+            dropped: Array::new(stream),
+            logits: Array::new(stream),
+            grad_logits: Array::new(stream),
+            grad_output: Array::new(stream),
+            grad: Array::new(stream),
+            parts: Array::new(stream),
+        }
+    }
+
+    fn input_dropout(&self, mode: Mode) -> Option<Dropout> {
+        if self.has_input_dropout { mode.dropout(Site::HeadInput) } else { None }
+    }
+
+    fn end(&self, mode: Mode) -> HeadEnd {
+        HeadEnd { is_relu: self.is_relu, dropout: mode.dropout(Site::Head) }
+    }
+
+    /// The logits, `[B, labels]`, of the hidden states `x`, `[B, H]`. Waits for them.
+    pub(super) fn forward(
+        &mut self,
+        stream: &Stream,
+        weights: &Weights,
+        x: Pointer<Real>,
+        rows: usize,
+        mode: Mode,
+    ) -> Result<Vec<f32>> {
+        let count = rows * self.width;
+        (self.rows, self.input) = (rows, Some(x));
+        drop_out(stream, x, self.input_dropout(mode), count)?;
+        let (dense, output) = (weights.linear(self.first), weights.linear(self.first + 2));
+        let (active, dropped) = (self.active.reserve(count)?, self.dropped.reserve(count)?);
+        dense.apply(stream, x, active, rows)?;
+        self.end(mode).forward(stream, active, dense.bias, dropped, rows, self.width)?;
+        let logits = self.logits.reserve(rows * self.labels)?;
+        let shape = [rows, self.width, self.labels];
+        stream.float_product(shape, dropped.as_it_is(), output.weight.turned(), logits, false)?;
+        add_bias_to_logits(stream, logits, output.bias, rows, self.labels)?;
+        let mut values = vec![0.0; rows * self.labels];
+        self.logits.read(&mut values)?;
+        Ok(values)
+    }
+
+    /// From the gradient of the last pass's logits to that of the hidden states, in `grad_x`, and those of the
+    /// parameters.
+    pub(super) fn backward(
+        &mut self,
+        stream: &Stream,
+        weights: &Weights,
+        grad_logits: &[f32],
+        mode: Mode,
+        grad_x: &mut Array<Real>,
+    ) -> Result<()> {
+        let (rows, count) = (self.rows, self.rows * self.width);
+        let Some(input) = self.input else { return Ok(()) };
+        let (dense, output) = (weights.linear(self.first), weights.linear(self.first + 2));
+        let given = self.grad_logits.put(grad_logits)?;
+        let grad_output = self.grad_output.reserve(grad_logits.len())?;
+        convert(stream, given, grad_output, grad_logits.len())?;
+        output.push(stream, grad_output, self.dropped.start(), rows, &mut self.parts)?;
+        let grad = self.grad.reserve(count)?;
+        output.pull(stream, grad_output, grad, rows, false)?;
+        self.end(mode).backward(stream, grad, self.active.start(), count)?;
+        dense.push(stream, grad, input, rows, &mut self.parts)?;
+        let grad_x = grad_x.reserve(count)?;
+        dense.pull(stream, grad, grad_x, rows, false)?;
+        drop_out(stream, grad_x, self.input_dropout(mode), count)
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let reals = [&self.active, &self.dropped, &self.grad_output, &self.grad];
+        let floats = [&self.logits, &self.grad_logits, &self.parts];
+        let reals: usize = reals.iter().map(|array| array.bytes()).sum();
+        reals + floats.iter().map(|array| array.bytes()).sum::<usize>()
+    }
+}

@@ -1,0 +1,68 @@
+//! Models: versions and the names for them.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Time;
+use hone_base::digest::FileDigest;
+use hone_train::event::Metrics;
+
+/// A version of a model: an immutable checkpoint folder and where it comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Version {
+    /// The model's name.
+    pub name: String,
+    /// From 1; a number is never given twice.
+    pub version: u32,
+    /// When it was published.
+    pub created: Time,
+    /// The job that made it.
+    pub job: String,
+    /// The epoch that was kept, from 1.
+    pub epoch: u32,
+    /// SHA-256 of `model.safetensors`, lower-case hexadecimal.
+    pub weights_sha256: String,
+    /// Every file of the folder, by name.
+    pub files: Vec<FileDigest>,
+    /// In class order.
+    pub labels: Vec<String>,
+    /// Tokens of a sequence at most, special tokens included.
+    pub max_length: u32,
+    /// Of the kept epoch.
+    pub validation: Metrics,
+    /// The test result, when there was a test file.
+    pub test: Option<Metrics>,
+    /// The folder or hub id that training started from.
+    pub encoder: String,
+}
+
+impl Version {
+    /// All files together.
+    pub fn size(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+}
+
+/// A name with its versions and aliases.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    /// The model's name.
+    pub name: String,
+    /// The newest first; never empty.
+    pub versions: Vec<Arc<Version>>,
+    /// By name.
+    pub aliases: Vec<Alias>,
+}
+
+/// A name for one version of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// For example `latest`.
+    pub name: String,
+    /// The version that it points at.
+    pub version: u32,
+}
+
+/// The alias that every publication moves.
+pub const LATEST: &str = "latest";
