@@ -11,19 +11,19 @@
 //!
 //! # Layout
 //!
-//! A module uses only what stands above it in this list:
+//! A crate uses only what stands above it in this list; Cargo enforces it:
 //!
-//! - [`error`]: the one error type; [`cancel`]: the wish that work ends early; [`random`]: random numbers without
-//!   state; [`digest`]: SHA-256; [`nearest`]: names that are meant; [`model_file`]: files of a model's folder
-//! - [`data`]: labelled files to examples, tokens and packed batches
-//! - [`kernels`]: the operations of the model on the CPU, forward and backward, for several instruction sets
-//! - [`model`]: encoder, classifier, the checkpoint folder, names of encoders
-//! - [`train`]: the training loop; it emits events and knows nothing of jobs
-//! - [`storage`]: everything that outlives the process: records, the database, the data folder
-//! - [`jobs`]: data sets, the log of each job, the one thread that trains
-//! - [`serve`]: models by name, the threads that own them, the batching policy
-//! - [`rpc`]: the services of `hone.v1`: convert, delegate, convert
-//! - [`config`], [`telemetry`], [`daemon`]: what the operator decides, what is logged, start and stop
+//! - `hone_base`: the one error type, random numbers without state, digests
+//! - `hone_engine`: computes a classifier and its training, on CPUs and GPUs
+//! - `hone_data`: labelled files to examples, labels, splits and tokens
+//! - `hone_hub`: names of encoders to folders on this machine
+//! - `hone_train`: the training loop; it emits events and knows nothing of jobs
+//! - `hone_storage`: everything that outlives the process: records, the database, the data folder
+//! - this crate, where a module uses only what stands above it:
+//!   - [`jobs`]: data sets, the log of each job, the one thread that trains
+//!   - [`serve`]: models by name, the threads that own them, the batching policy
+//!   - [`rpc`]: the services of `hone.v1`: convert, delegate, convert
+//!   - [`config`], [`telemetry`], [`daemon`]: what the operator decides, what is logged, start and stop
 //!
 //! `train` and `serve` never see each other: a job ends by moving a checkpoint folder to where `serve` finds it.
 //!
@@ -32,28 +32,16 @@
 //! The runtime's threads only move messages. Files and the database are read on its blocking threads. One thread runs
 //! jobs, one thread owns each loaded model, and one pool of `--threads` threads computes for all of them.
 
-pub mod cancel;
 pub mod config;
 pub mod daemon;
-pub mod data;
-pub mod digest;
-pub mod error;
 pub mod jobs;
-pub mod kernels;
-pub mod model;
-pub mod model_file;
-pub mod nearest;
-pub mod panic;
-pub mod random;
 pub mod rpc;
 pub mod serve;
-pub mod storage;
 pub mod telemetry;
-pub mod train;
 
 use config::Config;
 use daemon::Daemon;
-use error::Result;
+use hone_base::error::Result;
 
 /// Runs a daemon on the listener until `shutdown`, and returns when it has stopped.
 pub async fn run(

@@ -6,7 +6,7 @@ use std::fmt;
 
 pub use hone::message::quoted;
 
-/// What sort of failure it is. `rpc::status` holds the one table from kinds to gRPC status codes.
+/// What sort of failure it is. `status` holds the one table from kinds to gRPC status codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -116,41 +116,9 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+#[cfg(feature = "candle")]
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
         Self::internal(format!("a tensor operation failed: {error}"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    /// The folder of the GPU, because an error of its driver has no other form.
-    const ESCAPING: [&str; 1] = ["cuda"];
-
-    fn debug_formats(folder: &Path, found: &mut Vec<String>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if path.is_dir() {
-                if !ESCAPING.contains(&name.as_str()) {
-                    debug_formats(&path, found);
-                }
-            } else if name.ends_with(".rs") && !["tests.rs", "testing.rs"].contains(&name.as_str()) {
-                let text = std::fs::read_to_string(&path).unwrap();
-                let end = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
-                let lines =
-                    text[..end].lines().filter(|line| line.contains(":?}") && !line.contains("assert"));
-                found.extend(lines.map(|line| format!("{}: {}", path.display(), line.trim())));
-            }
-        }
-    }
-
-    #[test]
-    fn no_message_is_written_in_the_debug_form() {
-        let mut found = Vec::new();
-        debug_formats(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
-        assert_eq!(found, [""; 0], "quote names with `error::quoted`");
     }
 }

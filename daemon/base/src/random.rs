@@ -28,27 +28,32 @@ pub struct Stream {
 impl Stream {
     /// The numbers of `seed` for `purpose` at `position` (a step or an epoch) and `site` (a place in the model,
     /// below 2^24).
+    #[inline]
     pub fn new(seed: u64, purpose: Purpose, position: u64, site: u32) -> Self {
         debug_assert!(site < 1 << 24);
         Self { key: halves(seed), site: (purpose as u32) << 24 | site, position: halves(position) }
     }
 
     /// The generator's key.
-    pub(crate) fn key(&self) -> [u32; 2] {
+    #[inline]
+    pub fn key(&self) -> [u32; 2] {
         self.key
     }
 
     /// Purpose and site: the second word of the counter.
-    pub(crate) fn site(&self) -> u32 {
+    #[inline]
+    pub fn site(&self) -> u32 {
         self.site
     }
 
     /// The position: the last two words of the counter.
-    pub(crate) fn position(&self) -> [u32; 2] {
+    #[inline]
+    pub fn position(&self) -> [u32; 2] {
         self.position
     }
 
     /// Four random words: those of the indices `4 * block .. 4 * block + 4`.
+    #[inline]
     #[inline]
     pub fn block(&self, block: u32) -> [u32; 4] {
         let mut counter = [block, self.site, self.position[0], self.position[1]];
@@ -64,16 +69,19 @@ impl Stream {
 
     /// A random word.
     #[inline]
+    #[inline]
     pub fn word(&self, index: u64) -> u32 {
         self.block((index / 4) as u32)[(index % 4) as usize]
     }
 
     /// A uniform number, at least 0 and less than 1.
+    #[inline]
     pub fn uniform(&self, index: u64) -> f64 {
         f64::from(self.word(index)) / 4_294_967_296.0
     }
 
     /// A number of the standard normal distribution (Box and Muller 1958).
+    #[inline]
     pub fn normal(&self, index: u64) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform(2 * index)).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform(2 * index + 1)).cos()
@@ -89,6 +97,7 @@ impl Stream {
     }
 }
 
+#[inline]
 #[inline]
 fn halves(word: u64) -> [u32; 2] {
     [word as u32, (word >> 32) as u32]

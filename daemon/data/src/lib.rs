@@ -3,7 +3,6 @@
 //! `label_lists`, `missing` and `spelling`; `labels`, `targets`) and splits (`split`), to what is told of them (`summary`,
 //! `quality`), to tokens (`tokenizer_files`, `vocabulary`, `frame`, `truncation`, `tokenize`), to packed batches (`batch`).
 
-pub mod batch;
 mod columns;
 pub mod dataset;
 mod delimited;
@@ -24,7 +23,6 @@ mod source;
 mod spelling;
 mod split;
 mod summary;
-pub mod targets;
 pub mod tokenize;
 mod tokenizer_files;
 mod truncation;

@@ -12,14 +12,14 @@ use hone_base::nearest;
 use hone_engine::model::weights_file::{INDEX, WEIGHTS};
 
 /// Describes the network.
-pub(super) const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 
 /// Files of a tokenizer, each list enough for one.
-pub(super) const TOKENIZERS: [&[&str]; 3] =
+pub(crate) const TOKENIZERS: [&[&str]; 3] =
     [&["tokenizer.json"], &["vocab.txt"], &["vocab.json", "merges.txt"]];
 
 /// Describes what was trained beside frozen weights, which are not in the folder.
-pub(super) const ADAPTER: &str = "adapter_config.json";
+pub(crate) const ADAPTER: &str = "adapter_config.json";
 
 /// Lists the parts of a model of sentence-transformers and their folders.
 const MODULES: &str = "modules.json";
@@ -28,7 +28,7 @@ const MODULES: &str = "modules.json";
 const SENTENCE_PIECE: [&str; 4] = ["sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model"];
 
 /// The folder of the encoder: this one, or the part of it that sentence-transformers keeps the encoder in.
-pub(super) fn encoder_folder(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn encoder_folder(folder: &Path) -> Result<PathBuf> {
     let path = folder.join(MODULES);
     if folder.join(CONFIG).exists() {
         return Ok(folder.to_owned());
@@ -50,7 +50,7 @@ pub(super) fn encoder_folder(folder: &Path) -> Result<PathBuf> {
 }
 
 /// Why the folder is no encoder: which files it lacks, and what can be done with those that it has.
-pub(super) fn lacking(folder: &Path) -> Result<Option<String>> {
+pub(crate) fn lacking(folder: &Path) -> Result<Option<String>> {
     let mut names = BTreeSet::new();
     for part in [folder.to_owned(), folder.join("onnx")] {
         let entries = match fs::read_dir(&part) {
@@ -67,7 +67,7 @@ pub(super) fn lacking(folder: &Path) -> Result<Option<String>> {
 }
 
 /// Whether every kind of file that an encoder needs is there; a link that leads nowhere is not.
-pub(super) fn is_complete(folder: &Path) -> bool {
+pub(crate) fn is_complete(folder: &Path) -> bool {
     let Ok(entries) = fs::read_dir(folder) else { return false };
     let files = entries.flatten().filter(|entry| entry.path().is_file());
     let names = files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -75,7 +75,7 @@ pub(super) fn is_complete(folder: &Path) -> bool {
 }
 
 /// The same as [`lacking`] of a list of names. `place` is where `transformers` finds them.
-pub(super) fn lacking_of(names: &BTreeSet<String>, place: &str) -> Option<String> {
+pub(crate) fn lacking_of(names: &BTreeSet<String>, place: &str) -> Option<String> {
     let mut missing = Vec::new();
     if !names.contains(CONFIG) {
         missing.push(CONFIG.to_owned());
@@ -174,7 +174,7 @@ fn adapter(folder: &Path) -> Result<String> {
 }
 
 /// The folder that was meant by a path that does not exist: its name is nearly that of another beside it.
-pub(super) fn nearest(path: &Path) -> Option<PathBuf> {
+pub(crate) fn nearest(path: &Path) -> Option<PathBuf> {
     let wanted = path.file_name()?.to_string_lossy();
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let entries = fs::read_dir(parent).ok()?.flatten().filter(|entry| entry.path().is_dir());

@@ -5,6 +5,7 @@
 //! download that was cut off is never taken for a whole one.
 
 mod download;
+mod folder;
 
 use std::fmt;
 use std::fs;
@@ -12,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::folder;
 use hone_base::error::{Error, Kind, Result, quoted};
 use hone_engine::model::weights_file;
 

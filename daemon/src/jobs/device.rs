@@ -3,7 +3,7 @@
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use super::lock;
+use hone_base::panic::lock;
 
 /// The device, which one at a time has.
 #[derive(Debug, Default)]

@@ -1,5 +1,6 @@
 //! `hone.v1.DatasetService`.
 
+use crate::rpc::convert::{Parse, Wire};
 use std::sync::Arc;
 
 use hone::v1::dataset_service_server::DatasetService;
@@ -74,7 +75,7 @@ impl DatasetService for DatasetRpc {
         };
         let (written, sent) = tokio::join!(written, sent);
         sent?;
-        Ok(Response::new((&written?).into()))
+        Ok(Response::new((&written?).wire()))
     }
 
     async fn list(&self, _: Request<ListDatasetsRequest>) -> Result<Response<ListDatasetsResponse>, Status> {
@@ -89,7 +90,7 @@ impl DatasetService for DatasetRpc {
         let name = name.map(file_name).transpose()?;
         let (datasets, columns) = (self.datasets.clone(), columns.map(Columns::parse).transpose()?);
         let record = blocking(move || datasets.get(&id, columns.as_ref(), name)).await?;
-        Ok(Response::new((&record).into()))
+        Ok(Response::new((&record).wire()))
     }
 
     async fn delete(

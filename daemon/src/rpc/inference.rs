@@ -1,5 +1,6 @@
 //! `hone.v1.InferenceService`.
 
+use crate::rpc::convert::Wire;
 use std::pin::Pin;
 
 use futures::{Stream, StreamExt as _};
@@ -52,7 +53,7 @@ impl InferenceService for Inference {
 }
 
 async fn classify(serving: &Serving, request: ClassifyRequest) -> Result<ClassifyResponse, Status> {
-    Ok(serving.classify(&request.model, inputs(request.inputs)).await?.into())
+    Ok(serving.classify(&request.model, inputs(request.inputs)).await?.wire())
 }
 
 /// The stream up to its first error, and that.

@@ -6,7 +6,6 @@ pub mod deadline;
 pub mod health;
 pub mod inference;
 pub mod models;
-pub mod status;
 pub mod stopping;
 pub mod training;
 

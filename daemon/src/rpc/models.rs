@@ -1,5 +1,6 @@
 //! `hone.v1.ModelService`.
 
+use crate::rpc::convert::Wire;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -33,13 +34,13 @@ impl ModelService for ModelRpc {
 
     async fn get(&self, request: Request<GetModelRequest>) -> Result<Response<Model>, Status> {
         let (models, name) = (self.models.clone(), request.into_inner().name);
-        Ok(Response::new((&blocking(move || models.get(&name)).await?).into()))
+        Ok(Response::new((&blocking(move || models.get(&name)).await?).wire()))
     }
 
     async fn promote(&self, request: Request<PromoteModelRequest>) -> Result<Response<Model>, Status> {
         let (models, request) = (self.models.clone(), request.into_inner());
         let model = blocking(move || models.promote(&request.model, &request.alias)).await?;
-        Ok(Response::new((&model).into()))
+        Ok(Response::new((&model).wire()))
     }
 
     async fn delete(
@@ -59,7 +60,7 @@ impl ModelService for ModelRpc {
     ) -> Result<Response<Self::DownloadStream>, Status> {
         let version = self.models.resolve(&request.into_inner().model).await?;
         let pieces = download::stream(self.models.folder(&version), version.files.clone());
-        let messages = ReceiverStream::new(pieces).map(|piece| Ok(piece?.into()));
+        let messages = ReceiverStream::new(pieces).map(|piece| Ok(piece?.wire()));
         Ok(Response::new(Box::pin(messages)))
     }
 }

@@ -1,5 +1,6 @@
 //! `hone.v1.TrainingService`.
 
+use crate::rpc::convert::{Convert, Parse, Wire};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -45,7 +46,7 @@ impl TrainingService for Training {
             trainer.check(&spec, &data)?;
             jobs.submit(&spec)
         });
-        Ok(Response::new(job.await?.into()))
+        Ok(Response::new(job.await?.wire()))
     }
 
     async fn dry_run(&self, request: Request<StartJobRequest>) -> Result<Response<DryRunResponse>, Status> {
@@ -78,7 +79,7 @@ impl TrainingService for Training {
 
     async fn get(&self, request: Request<GetJobRequest>) -> Result<Response<Job>, Status> {
         let (jobs, id) = (self.jobs.clone(), request.into_inner().job_id);
-        Ok(Response::new(blocking(move || jobs.get(&id)).await?.into()))
+        Ok(Response::new(blocking(move || jobs.get(&id)).await?.wire()))
     }
 
     async fn list(&self, _: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
@@ -91,7 +92,7 @@ impl TrainingService for Training {
 
     async fn cancel(&self, request: Request<CancelJobRequest>) -> Result<Response<Job>, Status> {
         let (jobs, id) = (self.jobs.clone(), request.into_inner().job_id);
-        Ok(Response::new(blocking(move || jobs.cancel(&id)).await?.into()))
+        Ok(Response::new(blocking(move || jobs.cancel(&id)).await?.wire()))
     }
 
     async fn delete(

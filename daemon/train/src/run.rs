@@ -28,6 +28,7 @@ use hone_engine::model::classifier::{Classifier, Setup, Trainable};
 use hone_engine::model::config::HeadConfig;
 use hone_engine::model::finite;
 use hone_engine::model::noise::{Mode, Noise};
+use hone_engine::model::optimizer::Optimizer;
 use hone_engine::targets::Targets;
 
 /// Events of one sort are this far apart at least.

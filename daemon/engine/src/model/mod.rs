@@ -2,7 +2,7 @@
 //! the CPU `noise`, `layer`, `encoder`, `head` and `network`; elsewhere `reference`; `engine` is either), the loss
 //! (`objective`), how parameters move and are averaged (`optimizer`, `average`), the `memory` that all of it takes,
 //! whether weights are `finite`, the classifier that learns or answers (`classifier`), the folder it lives
-//! in (`folder`, `weights_file`, `naming`, `checkpoint`), and the way from names to folders (`hub`).
+//! in (`weights_file`, `naming`, `checkpoint`), and the way from names to folders (`hub`).
 
 pub mod architecture;
 pub mod average;
@@ -13,11 +13,9 @@ pub mod declaration;
 mod encoder;
 pub mod engine;
 pub mod finite;
-mod folder;
 pub mod gpu;
 pub mod gradients;
 mod head;
-pub mod hub;
 mod keep;
 mod layer;
 pub mod memory;
@@ -29,4 +27,4 @@ pub mod optimizer;
 pub mod parameters;
 pub mod reference;
 mod rows;
-mod weights_file;
+pub mod weights_file;

@@ -20,7 +20,7 @@ use hone_base::model_file;
 pub const WEIGHTS: &str = "model.safetensors";
 
 /// Says which of several files each tensor stands in.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
+pub const INDEX: &str = "model.safetensors.index.json";
 
 /// The longest header of a safetensors file that is read.
 const MAX_HEADER: u64 = 100 << 20;
@@ -221,12 +221,12 @@ fn files_of(folder: &Path) -> Result<(Vec<String>, Option<Index>)> {
 }
 
 /// Whether every file of the weights is there.
-pub(super) fn are_there(folder: &Path) -> bool {
+pub fn are_there(folder: &Path) -> bool {
     files_of(folder).is_ok()
 }
 
 /// Which file each tensor is in, by the text of an index. Names of files cannot leave the folder.
-pub(super) fn parse_index(text: &str) -> Result<BTreeMap<String, String>> {
+pub fn parse_index(text: &str) -> Result<BTreeMap<String, String>> {
     let unusable = |why: String| Error::corrupt(format!("the index of the weights cannot be used: {why}"));
     let json: Map<String, Value> = serde_json::from_str(text).map_err(|error| unusable(error.to_string()))?;
     let map = json.get("weight_map").and_then(Value::as_object).filter(|map| !map.is_empty());

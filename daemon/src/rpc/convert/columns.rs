@@ -1,5 +1,6 @@
 //! How a file is read.
 
+use super::{Convert, Parse};
 use hone::text_file::Encoding;
 use hone::v1;
 

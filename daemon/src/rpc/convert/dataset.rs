@@ -1,5 +1,6 @@
 //! Data sets.
 
+use super::{Convert, Parse, Parsed, Wire};
 use hone::v1;
 
 use super::{all, known};
@@ -62,9 +63,9 @@ impl Convert<&DatasetRecord> for v1::Dataset {
             id: record.id.clone(),
             name: record.name.clone(),
             size_bytes: record.size,
-            created_at: Some(record.created.into()),
+            created_at: Some(record.created.wire()),
             format: format.into(),
-            summary: Some((&record.summary).into()),
+            summary: Some((&record.summary).wire()),
         }
     }
 }
@@ -74,10 +75,10 @@ impl Convert<&Summary> for v1::DatasetSummary {
         Self {
             rows: summary.rows,
             columns: summary.columns.clone(),
-            used: Some((&summary.used).into()),
+            used: Some((&summary.used).wire()),
             guess: summary.guess.clone(),
             labels: all(&summary.labels),
-            characters: Some(summary.characters.into()),
+            characters: Some(summary.characters.wire()),
             notes: summary.notes.clone(),
         }
     }

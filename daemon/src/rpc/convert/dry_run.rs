@@ -1,5 +1,6 @@
 //! What a job would need, from the domain to the wire.
 
+use super::{Convert, Wire};
 use hone::v1;
 
 use hone_engine::model::memory::Memory;
@@ -9,10 +10,10 @@ use hone_train::spec::Spec;
 /// The answer to a dry run of this job.
 pub fn response(spec: &Spec, report: DryRun) -> v1::DryRunResponse {
     v1::DryRunResponse {
-        spec: Some(spec.into()),
-        prepared: Some((&report.prepared).into()),
-        memory: Some(report.memory.into()),
-        time: report.time.map(Into::into),
+        spec: Some(spec.wire()),
+        prepared: Some((&report.prepared).wire()),
+        memory: Some(report.memory.wire()),
+        time: report.time.map(Wire::wire),
         notices: report.notices,
     }
 }

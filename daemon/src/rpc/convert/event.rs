@@ -1,10 +1,11 @@
 //! Events, from the domain to the wire.
 
+use super::{Convert, Wire};
 use hone::v1;
 use hone::v1::event::Kind;
 
 use super::all;
-use crate::rpc::status::code;
+use hone_base::status::code;
 use hone_storage::Entry;
 use hone_train::event::{
     Average, EpochMetrics, Event, Failure, LabelMetrics, Metrics, Overlap, Prepared, Published, Split,
@@ -16,24 +17,24 @@ pub fn of(job: &str, entry: Entry) -> v1::Event {
     let kind = match entry.event {
         Event::StateChanged { state, failure } => Kind::StateChanged(v1::StateChanged {
             state: v1::JobState::convert(state).into(),
-            failure: failure.as_ref().map(Into::into),
+            failure: failure.as_ref().map(Wire::wire),
         }),
-        Event::Prepared(prepared) => Kind::Prepared((&prepared).into()),
-        Event::Step(step) => Kind::Step(step.into()),
+        Event::Prepared(prepared) => Kind::Prepared((&prepared).wire()),
+        Event::Step(step) => Kind::Step(step.wire()),
         Event::Evaluation { split, rows_done, rows } => Kind::Evaluation(v1::EvaluationProgress {
             split: v1::Split::convert(split).into(),
             rows_done,
             rows,
         }),
-        Event::Epoch(epoch) => Kind::Epoch((&epoch).into()),
-        Event::Test(test) => Kind::Test((&test).into()),
-        Event::Published(published) => Kind::Published((&published).into()),
+        Event::Epoch(epoch) => Kind::Epoch((&epoch).wire()),
+        Event::Test(test) => Kind::Test((&test).wire()),
+        Event::Published(published) => Kind::Published((&published).wire()),
         Event::Notice { message } => Kind::Notice(v1::Notice { message }),
     };
     v1::Event {
         job_id: job.to_owned(),
         number: entry.number,
-        time: Some(entry.time.into()),
+        time: Some(entry.time.wire()),
         kind: Some(kind),
     }
 }
@@ -92,7 +93,7 @@ impl Convert<&SplitReport> for v1::SplitReport {
             name: report.name.clone(),
             rows: report.rows,
             labels: all(&report.labels),
-            tokens: Some(report.tokens.into()),
+            tokens: Some(report.tokens.wire()),
             total_tokens: report.total_tokens,
             truncated: report.truncated,
             empty_texts: report.empty_texts,
@@ -170,8 +171,8 @@ impl Convert<&EpochMetrics> for v1::EpochMetrics {
         Self {
             epoch: epoch.epoch,
             epochs: epoch.epochs,
-            train: Some((&epoch.train).into()),
-            validation: Some((&epoch.validation).into()),
+            train: Some((&epoch.train).wire()),
+            validation: Some((&epoch.validation).wire()),
             seconds: epoch.seconds,
             train_seconds: epoch.train_seconds,
             steps_per_second: epoch.steps_per_second,
@@ -185,7 +186,7 @@ impl Convert<&EpochMetrics> for v1::EpochMetrics {
 
 impl Convert<&TestMetrics> for v1::TestMetrics {
     fn convert(test: &TestMetrics) -> Self {
-        Self { metrics: Some((&test.metrics).into()), epoch: test.epoch, seconds: test.seconds }
+        Self { metrics: Some((&test.metrics).wire()), epoch: test.epoch, seconds: test.seconds }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Requests to classify and their answers.
 
+use super::{Convert, Wire};
 use std::time::Duration;
 
 use hone::v1;
@@ -18,8 +19,8 @@ impl Convert<Classified> for v1::ClassifyResponse {
             version: answer.version.version,
             weights_sha256: answer.version.weights_sha256.clone(),
             tokens: answer.predictions.iter().map(|prediction| prediction.tokens as u64).sum(),
-            predictions: answer.predictions.into_iter().map(Into::into).collect(),
-            timings: Some(answer.timings.into()),
+            predictions: answer.predictions.into_iter().map(Wire::wire).collect(),
+            timings: Some(answer.timings.wire()),
         }
     }
 }

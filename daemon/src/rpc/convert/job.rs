@@ -1,5 +1,6 @@
 //! Jobs, from the domain to the wire.
 
+use super::{Convert, Wire};
 use hone::v1;
 use hone::v1::hyperparameters::Warmup as WireWarmup;
 
@@ -14,14 +15,14 @@ impl Convert<JobView> for v1::Job {
         let JobView { job, results, ahead } = view;
         Self {
             state: v1::JobState::convert(job.state).into(),
-            spec: Some((&job.spec).into()),
-            created_at: Some(job.created.into()),
-            started_at: job.started.map(Into::into),
-            ended_at: job.ended.map(Into::into),
-            failure: job.failure.as_ref().map(Into::into),
+            spec: Some((&job.spec).wire()),
+            created_at: Some(job.created.wire()),
+            started_at: job.started.map(Wire::wire),
+            ended_at: job.ended.map(Wire::wire),
+            failure: job.failure.as_ref().map(Wire::wire),
             epochs: all(&results.epochs),
-            test: results.test.as_ref().map(Into::into),
-            model: results.published.as_ref().map(Into::into),
+            test: results.test.as_ref().map(Wire::wire),
+            model: results.published.as_ref().map(Wire::wire),
             last_event: job.last_event,
             jobs_ahead: ahead as u32,
             id: job.id,
@@ -42,11 +43,11 @@ impl Convert<&Spec> for v1::JobSpec {
             validation: spec.validation.as_ref().map(source),
             test: spec.test.as_ref().map(source),
             validation_split: Some(spec.validation_split),
-            columns: Some((&spec.columns).into()),
+            columns: Some((&spec.columns).wire()),
             train_limit: spec.train_limit.map(Into::into),
             validation_limit: spec.validation_limit.map(Into::into),
             test_limit: spec.test_limit.map(Into::into),
-            hyperparameters: Some((&spec.hyperparameters).into()),
+            hyperparameters: Some((&spec.hyperparameters).wire()),
         }
     }
 }
@@ -109,7 +110,7 @@ impl Convert<&Hyperparameters> for v1::Hyperparameters {
             positive_label: h.positive_label.clone(),
             precision: Some(precision.into()),
             truncation: Some(truncation.into()),
-            methods: Some((&h.methods).into()),
+            methods: Some((&h.methods).wire()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The training methods that are off by default, between the wire and the domain. Each message names the client's flag.
 
+use super::{Convert, Parse, Parsed};
 use std::collections::BTreeMap;
 
 use hone::v1;

@@ -1,5 +1,6 @@
 //! Records that cannot be read.
 
+use super::Convert;
 use hone::v1;
 
 use hone_storage::{RecordKind, Unreadable};

@@ -1,5 +1,6 @@
 //! Jobs as they are asked for, from the wire to the domain. Each message names the client's flag.
 
+use super::{Convert, Parse, Parsed};
 use std::num::{NonZeroU32, NonZeroU64};
 
 use hone::v1;

@@ -2,7 +2,7 @@
 
 use tonic::{Code, Status};
 
-use hone_base::error::{Error, Kind};
+use crate::error::{Error, Kind};
 
 /// The status code of a kind of failure.
 pub fn code(kind: Kind) -> Code {
