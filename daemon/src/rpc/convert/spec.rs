@@ -1,6 +1,6 @@
 //! Jobs as they are asked for, from the wire to the domain. Each message names the client's flag.
 
-use super::{Convert, Parse, Parsed};
+use super::{Parse, Parsed};
 use std::num::{NonZeroU32, NonZeroU64};
 
 use hone::v1;
@@ -183,6 +183,7 @@ fn text(flag: &str, value: Option<String>) -> Result<Option<String>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Convert;
     use super::*;
 
     type Wire = v1::Hyperparameters;
