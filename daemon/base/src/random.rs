@@ -54,7 +54,6 @@ impl Stream {
 
     /// Four random words: those of the indices `4 * block .. 4 * block + 4`.
     #[inline]
-    #[inline]
     pub fn block(&self, block: u32) -> [u32; 4] {
         let mut counter = [block, self.site, self.position[0], self.position[1]];
         let mut key = self.key;
@@ -68,7 +67,6 @@ impl Stream {
     }
 
     /// A random word.
-    #[inline]
     #[inline]
     pub fn word(&self, index: u64) -> u32 {
         self.block((index / 4) as u32)[(index % 4) as usize]
@@ -97,7 +95,6 @@ impl Stream {
     }
 }
 
-#[inline]
 #[inline]
 fn halves(word: u64) -> [u32; 2] {
     [word as u32, (word >> 32) as u32]
