@@ -1,5 +1,7 @@
 //! A file of a model's folder, read at the border: there, a regular file, and really what its name says.
 
+pub mod index;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;

@@ -8,8 +8,7 @@ use serde_json::Value;
 
 use hone_base::error::{Error, Result};
 use hone_base::model_file;
-use hone_base::nearest;
-use hone_engine::model::weights_file::{INDEX, WEIGHTS};
+use hone_base::model_file::index::{self, INDEX, WEIGHTS};
 
 /// Describes the network.
 pub(crate) const CONFIG: &str = "config.json";
@@ -66,12 +65,13 @@ pub(crate) fn lacking(folder: &Path) -> Result<Option<String>> {
     Ok(lacking_of(&names, &folder.display().to_string()))
 }
 
-/// Whether every kind of file that an encoder needs is there; a link that leads nowhere is not.
+/// Whether the folder holds the files that an encoder needs, every file of its weights included; a link that leads
+/// nowhere is not there.
 pub(crate) fn is_complete(folder: &Path) -> bool {
     let Ok(entries) = fs::read_dir(folder) else { return false };
     let files = entries.flatten().filter(|entry| entry.path().is_file());
     let names = files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    lacking_of(&names, "").is_none()
+    lacking_of(&names, "").is_none() && index::are_there(folder)
 }
 
 /// The same as [`lacking`] of a list of names. `place` is where `transformers` finds them.
@@ -173,15 +173,6 @@ fn adapter(folder: &Path) -> Result<String> {
     ))
 }
 
-/// The folder that was meant by a path that does not exist: its name is nearly that of another beside it.
-pub(crate) fn nearest(path: &Path) -> Option<PathBuf> {
-    let wanted = path.file_name()?.to_string_lossy();
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let entries = fs::read_dir(parent).ok()?.flatten().filter(|entry| entry.path().is_dir());
-    let names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    nearest::nearest(&wanted, names.iter().map(String::as_str)).map(|name| parent.join(name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,15 +240,5 @@ mod tests {
         assert!(found("{").unwrap_err().message().contains("modules.json"));
         fs::write(folder.path().join(CONFIG), "{}").unwrap();
         assert_eq!(found(&modules("0_Transformer")).unwrap(), folder.path());
-    }
-
-    #[test]
-    fn a_typing_error_is_near_to_the_folder_that_was_meant() {
-        let parent = tempfile::tempdir().unwrap();
-        fs::create_dir(parent.path().join("MiniLM-L6")).unwrap();
-        for (typed, meant) in [("minilm-l6", true), ("MiniLM_L6", true), ("MiniL-L6", true), ("other", false)]
-        {
-            assert_eq!(nearest(&parent.path().join(typed)).is_some(), meant, "{typed}");
-        }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use candle_core::Device;
 
 use super::device::Turns;
+use hone_base::cancel::Cancel;
 use hone_base::error::{Error, Result};
 use hone_engine::model::checkpoint::Checkpoint;
 use hone_hub as hub;
@@ -75,7 +76,7 @@ impl Trainer for DeviceTrainer {
     fn dry_run(&self, spec: &Spec, data: &DataDir) -> Result<DryRun> {
         let name = EncoderName::parse(&spec.encoder)?;
         let was_here = hub::find_local(&name)?.is_some();
-        let encoder = hub::resolve(&name, &mut |_| ())?;
+        let encoder = hub::resolve(&name, &Cancel::default(), &mut |_| ())?;
         let mut study = self.beside_training(|| Study::new(plan(spec, &encoder, data)?, &self.device))?;
         for notice in study.encoder_notices() {
             study.note(notice);
@@ -96,7 +97,7 @@ impl Trainer for DeviceTrainer {
     fn train(&self, spec: &Spec, data: &DataDir, workspace: &Path, emit: &mut Emit<'_>) -> Result<Outcome> {
         let name = EncoderName::parse(&spec.encoder)?;
         let mut stopped = false;
-        let encoder = hub::resolve(&name, &mut |message| {
+        let encoder = hub::resolve(&name, &Cancel::default(), &mut |message| {
             stopped |= emit(Event::Notice { message }).is_break();
         })?;
         if stopped {

@@ -12,11 +12,11 @@ use super::declaration::declare;
 use super::finite;
 use super::naming::Naming;
 use super::parameters::Parameters;
-pub use super::weights_file::WEIGHTS;
 use super::weights_file::{Contents, Weights};
 use hone_base::digest;
 use hone_base::error::{Error, Result};
 use hone_base::model_file;
+pub use hone_base::model_file::index::WEIGHTS;
 
 /// A folder in Hugging Face layout, its weights in memory.
 pub struct Checkpoint {
