@@ -25,7 +25,7 @@ fn all_computes() -> impl Iterator<Item = Compute> {
 }
 
 fn simplest() -> Compute {
-    Compute::new(Isa::Portable, Precision::Fp32)
+    Compute::new(Isa::PORTABLE, Precision::Fp32)
 }
 
 /// Four steps of two micro-batches each, with dropout.
@@ -101,7 +101,7 @@ fn bfloat16_is_almost_the_same_with_every_instruction_set() {
             learn(&mut model, &batch(1, 9), noise(5), 1.0);
             gradients_of(model.parameters(), model.gradients())
         };
-        let expected = gradients(Compute::new(Isa::Portable, Precision::Bf16));
+        let expected = gradients(Compute::new(Isa::PORTABLE, Precision::Bf16));
         for compute in computes(Precision::Bf16) {
             for (found, expected) in gradients(compute).iter().zip(&expected) {
                 let away = far(found, expected) / largest(expected);

@@ -147,7 +147,7 @@ fn weights(path: &Path) -> HashMap<String, Vec<f64>> {
 fn first_weights(job: &Job) -> HashMap<String, Vec<f64>> {
     let checkpoint = Checkpoint::open(&job.encoder).expect("the encoder");
     let labels = ["negative", "positive"].map(str::to_owned);
-    let setup = Setup::new(42, Compute::new(Isa::Portable, Precision::Fp32));
+    let setup = Setup::new(42, Compute::new(Isa::PORTABLE, Precision::Fp32));
     let model = Trainable::start(&checkpoint, &labels, &setup, &Device::Cpu).expect("a classifier");
     let mut weights = HashMap::new();
     for (index, parameter) in model.parameters().iter().enumerate() {

@@ -348,7 +348,7 @@ fn compare_with_candle_transformers(folder: &Path, batch: &Batch) {
 
 #[test]
 fn hidden_states_are_those_of_candle_transformers() {
-    let any = Compute::new(hone_engine::kernels::Isa::Portable, Precision::Fp32);
+    let any = Compute::new(hone_engine::kernels::Isa::PORTABLE, Precision::Fp32);
     compare_with_candle_transformers(&fixture("bert"), &Fixture::new("bert", any).batch(0).0);
 }
 

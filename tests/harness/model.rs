@@ -20,7 +20,7 @@ pub(crate) const FAMILIES: [&str; 4] = ["bert", "distilbert", "roberta", "xlm_ro
 
 /// Every way of computing that this processor has at a precision.
 pub(crate) fn computes(precision: Precision) -> impl Iterator<Item = Compute> {
-    Isa::ALL.into_iter().filter(|isa| isa.is_available()).map(move |isa| Compute::new(isa, precision))
+    Isa::available().map(move |isa| Compute::new(isa, precision))
 }
 
 /// The folder of a family's fixture, a checkpoint with three labels.

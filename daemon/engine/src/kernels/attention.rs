@@ -72,6 +72,12 @@ impl Attention<'_> {
     fn check(&self, q: &[f32], kv: &[f32], out: &[f32]) {
         let end = |offsets: &[u32]| offsets.last().map_or(0, |&end| end as usize);
         assert!(
+            self.heads > 0 && self.width.is_multiple_of(self.heads),
+            "the heads do not share the columns equally"
+        );
+        // That no two tasks write to one place rests on this.
+        assert!(self.queries.is_sorted() && self.tokens.is_sorted(), "sequences overlap");
+        assert!(
             q.len() == end(self.queries) * self.width
                 && kv.len() == end(self.tokens) * 2 * self.width
                 && out.len() == q.len()
@@ -97,11 +103,15 @@ impl Attention<'_> {
         let p = work.p.reserve(task.queries * task.tokens);
         work.factor.pack_here(compute, self.of_tokens(kv, task, 0).t());
         let epilogue = Scaled { out: Rows::new(p, 0, task.tokens), scale: 1.0 };
-        multiply_here(compute, self.of_queries(q, task), work.factor, work.scratch, &epilogue);
+        multiply_here(compute, self.of_queries(q, task), work.factor, work.scratch, epilogue);
         softmax_rows(compute.isa(), p, task.tokens, self.scale());
     }
 
     /// `out = dropout(softmax(q k^T / sqrt(size))) v`, `[R, H]`.
+    ///
+    /// # Panics
+    /// When queries, keys, values or `out` do not have the shapes of [`Attention`], a sequence with queries has no
+    /// token, sequences do not follow one another, or the heads do not share the columns equally.
     pub fn forward(&self, compute: Compute, q: &[f32], kv: &[f32], out: &mut [f32]) {
         self.check(q, kv, out);
         let isa = compute.isa();
@@ -115,15 +125,19 @@ impl Attention<'_> {
                     multiply(isa, work.p, factors);
                 }
                 work.factor.pack_here(compute, self.of_tokens(kv, task, 1));
-                // The columns of this head in the rows of this sequence are this task's alone.
-                let out = Rows::within(shared, task.query * self.width + task.column, self.width);
+                // SAFETY: the columns of this head in the rows of this sequence are this task's alone.
+                let out = unsafe { Rows::within(&shared, task.query * self.width + task.column, self.width) };
                 let p = Matrix::dense(work.p, task.queries, task.tokens);
-                multiply_here(compute, p, work.factor, work.scratch, &Scaled { out, scale: 1.0 });
+                multiply_here(compute, p, work.factor, work.scratch, Scaled { out, scale: 1.0 });
             });
         });
     }
 
-    /// The gradients of queries and of keys and values, for the gradient `grad` of the result.
+    /// The gradients of queries, `[R, H]`, and of keys and values, `[T, 2 H]`, for the gradient `grad`, `[R, H]`, of the
+    /// result.
+    ///
+    /// # Panics
+    /// As [`Attention::forward`].
     pub fn backward(
         &self,
         compute: Compute,
@@ -141,11 +155,13 @@ impl Attention<'_> {
             Work::with(|work| {
                 let (rows, columns, width) = (task.queries, task.tokens, self.width);
                 self.probabilities(compute, q, kv, task, work);
-                // The columns of this head in the rows of this sequence are this task's alone.
-                let grad_q = Rows::within(grad_q, task.query * width + task.column, width);
+                // SAFETY: the columns of this head in the rows of this sequence are this task's alone.
+                let grad_q = unsafe { Rows::within(&grad_q, task.query * width + task.column, width) };
                 let of_tokens = |which: usize| {
                     let start = task.token * 2 * width + which * width + task.column;
-                    Scaled { out: Rows::within(grad_kv, start, 2 * width), scale: 1.0 }
+                    // SAFETY: likewise; keys and values have columns of their own, and each are written once.
+                    let out = unsafe { Rows::within(&grad_kv, start, 2 * width) };
+                    Scaled { out, scale: 1.0 }
                 };
                 let dropped = work.dropped.reserve(work.p.len());
                 dropped.copy_from_slice(work.p);
@@ -161,25 +177,19 @@ impl Attention<'_> {
                 let grad = self.of_queries(grad, task);
                 work.factor.pack_here(compute, grad);
                 let turned = Matrix::dense(dropped, rows, columns).t();
-                multiply_here(compute, turned, work.factor, work.scratch, &of_tokens(1));
+                multiply_here(compute, turned, work.factor, work.scratch, of_tokens(1));
 
                 let scores = dropped;
                 work.factor.pack_here(compute, self.of_tokens(kv, task, 1).t());
                 let out = Scaled { out: Rows::new(scores, 0, columns), scale: 1.0 };
-                multiply_here(compute, grad, work.factor, work.scratch, &out);
+                multiply_here(compute, grad, work.factor, work.scratch, out);
                 softmax_rows_backward(isa, scores, work.p, factors, columns, self.scale());
 
                 work.factor.pack_here(compute, self.of_tokens(kv, task, 0));
                 let scores = Matrix::dense(scores, rows, columns);
-                multiply_here(
-                    compute,
-                    scores,
-                    work.factor,
-                    work.scratch,
-                    &Scaled { out: grad_q, scale: 1.0 },
-                );
+                multiply_here(compute, scores, work.factor, work.scratch, Scaled { out: grad_q, scale: 1.0 });
                 work.factor.pack_here(compute, self.of_queries(q, task));
-                multiply_here(compute, scores.t(), work.factor, work.scratch, &of_tokens(0));
+                multiply_here(compute, scores.t(), work.factor, work.scratch, of_tokens(0));
             });
         });
     }

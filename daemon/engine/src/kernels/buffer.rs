@@ -1,6 +1,7 @@
 //! Memory that is kept and used again, aligned to cache lines, and memory that several tasks write at once.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 
 /// A cache line.
 #[derive(Clone, Copy)]
@@ -74,28 +75,40 @@ pub(super) fn with_scratch<const N: usize, R>(work: impl FnOnce(&mut [Buffer; N]
     result
 }
 
-/// Memory that is written by several tasks, each at places of its own.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shared {
+/// Memory that is written by several tasks, each at places of its own. It holds the slice that it is made of borrowed.
+#[derive(Debug)]
+pub(super) struct Shared<'a> {
     values: *mut f32,
     length: usize,
+    of: PhantomData<&'a mut [f32]>,
 }
 
+// SAFETY: it is a slice of values that may be sent.
+unsafe impl Send for Shared<'_> {}
 // SAFETY: whoever takes a slice of it promises that no other task uses those places.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for Shared<'_> {}
 
-impl Shared {
-    /// All of a slice, for as long as nothing else uses it.
-    pub(super) fn new(values: &mut [f32]) -> Self {
-        Self { values: values.as_mut_ptr(), length: values.len() }
+impl<'a> Shared<'a> {
+    /// All of a slice, which nothing else uses meanwhile.
+    pub(super) fn new(values: &'a mut [f32]) -> Self {
+        Self { values: values.as_mut_ptr(), length: values.len(), of: PhantomData }
+    }
+
+    /// The same memory once more, for whoever keeps its places apart from those of the first.
+    ///
+    /// # Safety
+    /// Tasks of both must use places of their own, as for [`Shared::slice`].
+    pub(super) unsafe fn again(&self) -> Self {
+        Self { ..*self }
     }
 
     /// Where a part of it starts.
+    ///
+    /// # Panics
+    /// When the part reaches beyond the slice.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    pub(super) fn pointer(self, start: usize, length: usize) -> *mut f32 {
+    pub(super) fn pointer(&self, start: usize, length: usize) -> *mut f32 {
         assert!(start <= self.length && length <= self.length - start, "a task reaches beyond its memory");
         self.values.wrapping_add(start)
     }
@@ -103,9 +116,14 @@ impl Shared {
     /// A part of it.
     ///
     /// # Safety
-    /// The slice that it was made of must still be borrowed, and no other task may use these places meanwhile.
+    /// While the part is used, nobody else may use its places: no other task, and no other part of this task.
+    ///
+    /// # Panics
+    /// When the part reaches beyond the slice.
+    // It is a `&mut` of places that the caller has alone, not of the whole.
+    #[allow(clippy::mut_from_ref)]
     #[inline(always)]
-    pub(super) unsafe fn slice<'a>(self, start: usize, length: usize) -> &'a mut [f32] {
+    pub(super) unsafe fn slice(&self, start: usize, length: usize) -> &'a mut [f32] {
         assert!(start <= self.length && length <= self.length - start, "a task reaches beyond its memory");
         // SAFETY: inside the slice by the assertion; not aliased by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.values.add(start), length) }

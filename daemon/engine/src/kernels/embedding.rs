@@ -16,6 +16,9 @@ pub struct Lookup<'a> {
 }
 
 /// `out = sum of the tables' rows`, `[T, H]`.
+///
+/// # Panics
+/// When `width` is 0, or a lookup has fewer rows than there are tokens, or a row that is not in its table.
 pub fn embed(compute: Compute, lookups: &[Lookup<'_>], width: usize, out: &mut [f32]) {
     out.par_chunks_mut(width * ROWS).enumerate().for_each(|(index, out)| {
         for (token, out) in (index * ROWS..).zip(out.chunks_mut(width)) {
@@ -60,7 +63,10 @@ impl Groups {
     }
 
     /// Adds each group's rows of `grad`, `[T, H]`, to the row of `out` that `place` gives for the group's row.
-    fn scatter(
+    ///
+    /// # Safety
+    /// `place` must give another one for each row.
+    unsafe fn scatter(
         &self,
         compute: Compute,
         grad: &[f32],
@@ -72,7 +78,7 @@ impl Groups {
         self.starts.par_windows(2).with_min_len(8).for_each(|pair| {
             let group = &self.pairs[pair[0]..pair[1]];
             let row = (group[0] >> 32) as u32;
-            // SAFETY: each group has a row of its own.
+            // SAFETY: each group has a row of its own, and so, by the caller's promise, a place of its own.
             let out = unsafe { shared.slice(place(row) * width, width) };
             for pair in group {
                 let token = (pair & 0xffff_ffff) as usize;
@@ -81,9 +87,13 @@ impl Groups {
         });
     }
 
-    /// Adds to the gradient of a whole table.
+    /// Adds to the gradient of a whole table, `[rows, H]`, the gradient `grad`, `[T, H]`, of the tokens.
+    ///
+    /// # Panics
+    /// When a group's row is not in the table, or one of its tokens not in `grad`.
     pub fn add_to_table(&self, compute: Compute, grad: &[f32], width: usize, table: &mut [f32]) {
-        self.scatter(compute, grad, width, table, |row| row as usize);
+        // SAFETY: the place is the row.
+        unsafe { self.scatter(compute, grad, width, table, |row| row as usize) };
     }
 }
 
@@ -112,6 +122,9 @@ impl RowGradients {
     }
 
     /// Adds the gradient `grad`, `[T, H]`, of the tokens in `groups`.
+    ///
+    /// # Panics
+    /// When a group's row is not in the table, or one of its tokens not in `grad`.
     pub fn add(&mut self, compute: Compute, groups: &Groups, grad: &[f32]) {
         let known = self.rows.len();
         for row in groups.rows() {
@@ -124,10 +137,14 @@ impl RowGradients {
         let values = self.values.reserve(self.rows.len() * self.width);
         values[known * self.width..].fill(0.0);
         let places = &self.places;
-        groups.scatter(compute, grad, self.width, values, |row| places[row as usize] as usize - 1);
+        // SAFETY: above, a row that has no place yet gets the next one.
+        unsafe { groups.scatter(compute, grad, self.width, values, |row| places[row as usize] as usize - 1) };
     }
 
-    /// Adds the rows `words` of the gradient of a whole table.
+    /// Adds the rows `words` of the gradient of a whole table, `[rows, H]`.
+    ///
+    /// # Panics
+    /// When a word is not in the table.
     pub fn add_from_table(&mut self, words: &[u32], table: &[f32]) {
         let mut rows = words.to_vec();
         rows.sort_unstable();

@@ -1,5 +1,6 @@
 //! The instruction sets that the operations are compiled for, and the choice between them at run time.
 
+use std::fmt;
 use std::sync::OnceLock;
 
 use hone_base::error::{Error, Result, quoted};
@@ -7,9 +8,9 @@ use hone_base::error::{Error, Result, quoted};
 /// The environment variable that chooses an instruction set, for tests and comparisons.
 pub const VARIABLE: &str = "HONE_ISA";
 
-/// A set of instructions; each has all that stand before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Isa {
+/// The sets of instructions that the operations are compiled for; each has all that stand before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Set {
     /// What every processor of the target has (SSE2 on x86-64, NEON on AArch64), through the compiler.
     Portable,
     /// AVX2 and FMA.
@@ -22,12 +23,15 @@ pub enum Isa {
     Amx,
 }
 
-impl Isa {
-    /// Every instruction set, the simplest first.
-    pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
+/// A set of instructions that this processor has. There is no value of a set that it lacks, so whoever holds one may run
+/// the code that was compiled for it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Isa(Set);
 
-    /// The name in `HONE_ISA`.
-    pub fn name(self) -> &'static str {
+impl Set {
+    const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
+
+    fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
@@ -36,53 +40,74 @@ impl Isa {
             Self::Amx => "amx",
         }
     }
+}
 
-    /// Whether this processor has it.
-    pub fn is_available(self) -> bool {
-        self <= best()
+impl fmt::Debug for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Isa {
+    /// What every processor has.
+    pub const PORTABLE: Self = Self(Set::Portable);
+
+    /// The best that this processor has; asks it once.
+    pub fn best() -> Self {
+        static BEST: OnceLock<Set> = OnceLock::new();
+        Self(*BEST.get_or_init(detect))
+    }
+
+    /// Every instruction set that this processor has, the simplest first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Set::ALL.into_iter().map(Self).filter(|isa| *isa <= Self::best())
+    }
+
+    /// The name in `HONE_ISA`.
+    pub fn name(self) -> &'static str {
+        self.0.name()
+    }
+
+    /// Which of the sets that the operations are compiled for.
+    pub(super) const fn set(self) -> Set {
+        self.0
     }
 
     /// What this process computes with: what `HONE_ISA` names, else the best that the processor has.
     ///
-    /// Fails when `HONE_ISA` names one that does not exist or that this processor lacks.
+    /// # Errors
+    /// When `HONE_ISA` names one that does not exist or that this processor lacks.
     pub fn chosen() -> Result<Self> {
         static CHOSEN: OnceLock<Result<Isa>> = OnceLock::new();
         CHOSEN
             .get_or_init(|| match std::env::var(VARIABLE) {
                 Ok(name) if !name.is_empty() => Self::named(&name),
-                _ => Ok(best()),
+                _ => Ok(Self::best()),
             })
             .clone()
     }
 
     fn named(name: &str) -> Result<Self> {
-        let known = || Self::ALL.map(Self::name).join(", ");
-        let Some(isa) = Self::ALL.into_iter().find(|isa| isa.name() == name) else {
+        let known = || Set::ALL.map(Set::name).join(", ");
+        if !Set::ALL.into_iter().any(|set| set.name() == name) {
             return Err(Error::invalid(format!(
                 "{VARIABLE} is {}; it must be one of {}",
                 quoted(name),
                 known()
             )));
-        };
-        if !isa.is_available() {
-            let best = best().name();
-            return Err(Error::invalid(format!(
-                "{VARIABLE} is {}, but this processor has none of it; the best it has is {best}",
-                quoted(name)
-            )));
         }
-        Ok(isa)
+        Self::available().find(|isa| isa.name() == name).ok_or_else(|| {
+            Error::invalid(format!(
+                "{VARIABLE} is {}, but this processor has none of it; the best it has is {}",
+                quoted(name),
+                Self::best().name()
+            ))
+        })
     }
 }
 
-/// The best instruction set of this processor.
-fn best() -> Isa {
-    static BEST: OnceLock<Isa> = OnceLock::new();
-    *BEST.get_or_init(detect)
-}
-
 #[cfg(target_arch = "x86_64")]
-fn detect() -> Isa {
+fn detect() -> Set {
     let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
     let avx512 = avx2
         && is_x86_feature_detected!("avx512f")
@@ -91,17 +116,17 @@ fn detect() -> Isa {
         && is_x86_feature_detected!("avx512vl");
     let bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
     match (avx2, avx512, bf16) {
-        (_, _, true) if has_amx() => Isa::Amx,
-        (_, _, true) => Isa::Avx512Bf16,
-        (_, true, _) => Isa::Avx512,
-        (true, ..) => Isa::Avx2,
-        _ => Isa::Portable,
+        (_, _, true) if has_amx() => Set::Amx,
+        (_, _, true) => Set::Avx512Bf16,
+        (_, true, _) => Set::Avx512,
+        (true, ..) => Set::Avx2,
+        _ => Set::Portable,
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn detect() -> Isa {
-    Isa::Portable
+fn detect() -> Set {
+    Set::Portable
 }
 
 /// Whether the processor has AMX for bfloat16 and the kernel lets this process use it.
@@ -174,13 +199,13 @@ macro_rules! vectorised {
             fn avx512($($argument: $type),*) $(-> $result)? {
                 body::<true>($($argument),*)
             }
-            match isa {
-                // SAFETY: an `Isa` is only chosen when the processor has it.
+            match isa.set() {
+                // SAFETY: there is no `Isa` of a set that the processor lacks.
                 #[cfg(target_arch = "x86_64")]
-                $crate::kernels::isa::Isa::Avx2 => unsafe { avx2($($argument),*) },
+                $crate::kernels::isa::Set::Avx2 => unsafe { avx2($($argument),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                isa if isa > $crate::kernels::isa::Isa::Avx2 => unsafe { avx512($($argument),*) },
+                set if set > $crate::kernels::isa::Set::Avx2 => unsafe { avx512($($argument),*) },
                 _ => body::<{ cfg!(target_arch = "aarch64") }>($($argument),*),
             }
         }
@@ -193,9 +218,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_set_below_the_best_is_available_and_unknown_ones_are_named() {
-        assert!(Isa::Portable.is_available());
-        assert_eq!(Isa::named("portable").unwrap(), Isa::Portable);
+    fn every_set_up_to_the_best_has_its_name_and_others_are_refused() {
+        let available: Vec<Isa> = Isa::available().collect();
+        assert_eq!((available.first(), available.last()), (Some(&Isa::PORTABLE), Some(&Isa::best())));
+        assert!(available.is_sorted());
+        for set in Set::ALL {
+            match Isa::named(set.name()) {
+                Ok(isa) => assert!(isa.set() == set && available.contains(&isa)),
+                Err(error) => {
+                    assert!(!available.contains(&Isa(set)));
+                    assert!(error.message().contains("this processor has none of it"), "{error}");
+                }
+            }
+        }
         let error = Isa::named("mmx").unwrap_err();
         assert!(error.message().contains("portable, avx2, avx512, avx512bf16, amx"), "{error}");
     }

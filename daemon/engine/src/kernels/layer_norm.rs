@@ -49,7 +49,10 @@ pub struct LayerNormGradients<'a> {
 }
 
 impl LayerNorm<'_> {
-    /// `out = norm(residual + dropout(x))`, where `x` is what `normal` holds, replaced by the normalised rows.
+    /// `out = norm(residual + dropout(x))`, `[T, H]`, where `x` is what `normal` holds, replaced by the normalised rows.
+    ///
+    /// # Panics
+    /// When the weight is empty, or `residual` or `out` has fewer values than `normal`.
     pub fn forward(
         &self,
         compute: Compute,
@@ -80,6 +83,9 @@ impl LayerNorm<'_> {
 
     /// The gradients of `residual` (in place of `grad`, that of the result) and of `x` (into `grad_x`; the same when
     /// there is no dropout), and of the parameters, which are added to what is in `gradients`.
+    ///
+    /// # Panics
+    /// When the weight is empty.
     pub fn backward(
         &self,
         compute: Compute,
@@ -244,7 +250,7 @@ mod tests {
                 ];
                 let mut factors = vec![1.0; rows * width];
                 if let Some(dropout) = dropout {
-                    dropout.factors(Isa::Portable, 0, &mut factors);
+                    dropout.factors(Isa::PORTABLE, 0, &mut factors);
                 }
                 let mask = Tensor::from_vec(factors, (rows, width), inputs[0].device())?;
                 let sum = ((inputs[0].as_tensor() * mask)? + inputs[1].as_tensor())?;

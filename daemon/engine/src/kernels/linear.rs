@@ -40,11 +40,17 @@ pub struct Prepared {
 
 impl Prepared {
     /// Prepares a weight for `y = x W^T`.
+    ///
+    /// # Panics
+    /// When the weight has fewer values than its shape.
     pub fn forward(&mut self, compute: Compute, of: Linear<'_>) {
         self.forward.pack(compute, of.matrix().t());
     }
 
     /// Prepares a weight for the backward pass, too.
+    ///
+    /// # Panics
+    /// As [`Prepared::forward`].
     pub fn backward(&mut self, compute: Compute, of: Linear<'_>) {
         self.backward.pack(compute, of.matrix());
     }
@@ -55,47 +61,65 @@ impl Prepared {
     }
 
     /// `y = x W^T + b`: x is `[rows, inputs]`, y `[rows, outputs]`.
+    ///
+    /// # Panics
+    /// When x, y and the bias do not have the shapes of the weight that was prepared.
     pub fn apply(&self, compute: Compute, x: &[f32], bias: &[f32], y: &mut [f32]) {
         let (rows, inputs, outputs) = fit(x.len(), y.len(), bias.len());
         let epilogue = Biased { out: Rows::new(y, 0, outputs), bias };
-        multiply(compute, Matrix::dense(x, rows, inputs), &self.forward, &epilogue);
+        multiply(compute, Matrix::dense(x, rows, inputs), &self.forward, epilogue);
     }
 
-    /// `inner = x W^T + b` and `y = gelu(inner)`.
+    /// `inner = x W^T + b` and `y = gelu(inner)`, both `[rows, outputs]`.
+    ///
+    /// # Panics
+    /// As [`Prepared::apply`], and when `inner` has another shape than y.
     pub fn apply_gelu(&self, compute: Compute, x: &[f32], bias: &[f32], inner: &mut [f32], y: &mut [f32]) {
         let (rows, inputs, outputs) = fit(x.len(), y.len(), bias.len());
         assert_eq!(inner.len(), y.len());
         let epilogue =
             BiasedGelu { inner: Some(Rows::new(inner, 0, outputs)), out: Rows::new(y, 0, outputs), bias };
-        multiply(compute, Matrix::dense(x, rows, inputs), &self.forward, &epilogue);
+        multiply(compute, Matrix::dense(x, rows, inputs), &self.forward, epilogue);
     }
 
     /// `y = gelu(x W^T + b)`, for passes that have no way back.
+    ///
+    /// # Panics
+    /// As [`Prepared::apply`].
     pub fn answer_gelu(&self, compute: Compute, x: &[f32], bias: &[f32], y: &mut [f32]) {
         let (rows, inputs, outputs) = fit(x.len(), y.len(), bias.len());
         let epilogue = BiasedGelu { inner: None, out: Rows::new(y, 0, outputs), bias };
-        multiply(compute, Matrix::dense(x, rows, inputs), &self.forward, &epilogue);
+        multiply(compute, Matrix::dense(x, rows, inputs), &self.forward, epilogue);
     }
 
-    /// The gradient of x, `grad W`, into `grad_x`.
+    /// The gradient of x, `grad W`, into `grad_x`: grad is `[rows, outputs]`, grad_x `[rows, inputs]`.
+    ///
+    /// # Panics
+    /// When `outputs` is 0, or `grad` and `grad_x` do not have the shapes of the weight that was prepared.
     pub fn pull(&self, compute: Compute, grad: &[f32], outputs: usize, grad_x: &mut [f32]) {
         let rows = grad.len() / outputs;
         let epilogue = Scaled { out: Rows::new(grad_x, 0, grad_x.len() / rows.max(1)), scale: 1.0 };
-        multiply(compute, Matrix::dense(grad, rows, outputs), &self.backward, &epilogue);
+        multiply(compute, Matrix::dense(grad, rows, outputs), &self.backward, epilogue);
     }
 
     /// The same, added to what is in `grad_x`.
+    ///
+    /// # Panics
+    /// As [`Prepared::pull`].
     pub fn pull_added(&self, compute: Compute, grad: &[f32], outputs: usize, grad_x: &mut [f32]) {
         let rows = grad.len() / outputs;
         let epilogue = Added { out: Rows::new(grad_x, 0, grad_x.len() / rows.max(1)) };
-        multiply(compute, Matrix::dense(grad, rows, outputs), &self.backward, &epilogue);
+        multiply(compute, Matrix::dense(grad, rows, outputs), &self.backward, epilogue);
     }
 
-    /// The gradient of `inner` where `y = gelu(inner)` was this layer's input, in place of `inner`.
+    /// The gradient of `inner`, `[rows, inputs]`, where `y = gelu(inner)` was this layer's input, in place of `inner`.
+    ///
+    /// # Panics
+    /// As [`Prepared::pull`].
     pub fn pull_gelu(&self, compute: Compute, grad: &[f32], outputs: usize, inner: &mut [f32]) {
         let rows = grad.len() / outputs;
         let epilogue = GeluSlope { inner: Rows::new(inner, 0, inner.len() / rows.max(1)) };
-        multiply(compute, Matrix::dense(grad, rows, outputs), &self.backward, &epilogue);
+        multiply(compute, Matrix::dense(grad, rows, outputs), &self.backward, epilogue);
     }
 }
 
@@ -107,7 +131,11 @@ impl<'a> Linear<'a> {
 }
 
 impl LinearGradients<'_> {
-    /// The gradients of weight, `grad^T x`, and bias, the sum of `grad`'s rows. `scratch` is memory for a factor.
+    /// The gradients of weight, `grad^T x`, and bias, the sum of `grad`'s rows: grad is `[rows, outputs]`, x
+    /// `[rows, inputs]`. `scratch` is memory for a factor.
+    ///
+    /// # Panics
+    /// When there is no output, or `grad` and `x` do not have these shapes.
     pub fn push(&mut self, compute: Compute, grad: &[f32], x: &[f32], scratch: &mut Packed) {
         let outputs = self.bias.len();
         let (rows, inputs) = (grad.len() / outputs, self.weight.len() / outputs);
@@ -115,9 +143,9 @@ impl LinearGradients<'_> {
         let factor = Matrix::dense(grad, rows, outputs).t();
         let out = Rows::new(self.weight, 0, inputs);
         if self.add {
-            multiply(compute, factor, scratch, &Added { out });
+            multiply(compute, factor, scratch, Added { out });
         } else {
-            multiply(compute, factor, scratch, &Scaled { out, scale: 1.0 });
+            multiply(compute, factor, scratch, Scaled { out, scale: 1.0 });
             self.bias.fill(0.0);
         }
         add_column_sums(compute, grad, self.bias);
@@ -147,14 +175,18 @@ pub(super) fn add_column_sums(compute: Compute, x: &[f32], sums: &mut [f32]) {
 
 /// Stores `product + bias`.
 struct Biased<'a> {
-    out: Rows,
+    out: Rows<'a>,
     bias: &'a [f32],
 }
 
 impl Epilogue for Biased<'_> {
+    fn width(&self) -> usize {
+        self.out.stride()
+    }
+
     #[inline(always)]
-    fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
-        // SAFETY: each place of a product is stored once, by one task.
+    unsafe fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
+        // SAFETY: promised by the caller.
         let out = unsafe { self.out.at(row, column, values.len()) };
         let bias = &self.bias[column..column + values.len()];
         out.iter_mut().zip(values).zip(bias).for_each(|((out, x), b)| *out = x + b);
@@ -163,18 +195,22 @@ impl Epilogue for Biased<'_> {
 
 /// Stores `product + bias` and its GELU (Hendrycks and Gimpel 2016), `u Φ(u)`.
 struct BiasedGelu<'a> {
-    inner: Option<Rows>,
-    out: Rows,
+    inner: Option<Rows<'a>>,
+    out: Rows<'a>,
     bias: &'a [f32],
 }
 
 impl Epilogue for BiasedGelu<'_> {
+    fn width(&self) -> usize {
+        self.inner.as_ref().map_or(self.out.stride(), |inner| inner.stride().min(self.out.stride()))
+    }
+
     #[inline(always)]
-    fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
-        // SAFETY: each place of a product is stored once, by one task.
+    unsafe fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
+        // SAFETY: promised by the caller.
         let out = unsafe { self.out.at(row, column, values.len()) };
         let bias = &self.bias[column..column + values.len()];
-        if let Some(inner) = self.inner {
+        if let Some(inner) = &self.inner {
             // SAFETY: as above.
             let inner = unsafe { inner.at(row, column, values.len()) };
             inner.iter_mut().zip(values).zip(bias).for_each(|((inner, x), b)| *inner = x + b);
@@ -187,14 +223,18 @@ impl Epilogue for BiasedGelu<'_> {
 }
 
 /// Replaces the input of a GELU by its gradient: the product is that of the result.
-struct GeluSlope {
-    inner: Rows,
+struct GeluSlope<'a> {
+    inner: Rows<'a>,
 }
 
-impl Epilogue for GeluSlope {
+impl Epilogue for GeluSlope<'_> {
+    fn width(&self) -> usize {
+        self.inner.stride()
+    }
+
     #[inline(always)]
-    fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
-        // SAFETY: each place of a product is stored once, by one task.
+    unsafe fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
+        // SAFETY: promised by the caller.
         let inner = unsafe { self.inner.at(row, column, values.len()) };
         replace2(inner, values, |u, grad| grad * slope::<FMA>(u));
     }

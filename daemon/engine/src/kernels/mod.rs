@@ -28,6 +28,7 @@ pub use gemm::Packed;
 pub use isa::Isa;
 
 use gemm::Format;
+use isa::Set;
 
 /// Rows that one task takes: a constant, so that results do not depend on the number of threads.
 const ROWS: usize = 16;
@@ -49,9 +50,8 @@ pub struct Compute {
 }
 
 impl Compute {
-    /// The instruction set must be one that the processor has.
+    /// With these instructions at this precision.
     pub fn new(isa: Isa, precision: Precision) -> Self {
-        assert!(isa.is_available(), "the processor lacks an instruction set");
         Self { isa, precision }
     }
 
@@ -75,11 +75,11 @@ impl Compute {
     }
 
     fn format(self) -> Format {
-        match (self.isa, self.precision) {
+        match (self.isa.set(), self.precision) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Amx, Precision::Fp32) => Format::Pair { planes: 3 },
+            (Set::Amx, Precision::Fp32) => Format::Pair { planes: 3 },
             #[cfg(target_arch = "x86_64")]
-            (Isa::Amx | Isa::Avx512Bf16, Precision::Bf16) => Format::Pair { planes: 1 },
+            (Set::Amx | Set::Avx512Bf16, Precision::Bf16) => Format::Pair { planes: 1 },
             (_, precision) => Format::Float { rounded: precision == Precision::Bf16 },
         }
     }
@@ -88,11 +88,11 @@ impl Compute {
 /// The precision at which this processor multiplies fastest: bfloat16 where it has a unit for it that is faster
 /// than the one for float32.
 pub fn fastest_precision(isa: Isa) -> Precision {
-    match isa {
-        Isa::Amx => Precision::Bf16,
+    match isa.set() {
+        Set::Amx => Precision::Bf16,
         // Of the processors with AVX-512-BF16 but without AMX, AMD's multiply bfloat16 at twice the rate of float32;
         // Intel's at no higher one.
-        Isa::Avx512Bf16 if isa::is_amd() => Precision::Bf16,
+        Set::Avx512Bf16 if isa::is_amd() => Precision::Bf16,
         _ => Precision::Fp32,
     }
 }

@@ -7,7 +7,7 @@ use hone_base::random::{Purpose, Stream};
 
 /// Every instruction set that this processor has.
 pub(crate) fn isas() -> impl Iterator<Item = Isa> {
-    Isa::ALL.into_iter().filter(|isa| isa.is_available())
+    Isa::available()
 }
 
 /// Every way of computing that this processor has.

@@ -221,7 +221,7 @@ mod tests {
     };
 
     fn with(workload: Workload) -> Memory {
-        let compute = Compute::new(Isa::Portable, Precision::Fp32);
+        let compute = Compute::new(Isa::PORTABLE, Precision::Fp32);
         Memory::of(&architecture(), 2, &workload, compute, [5, 9, 7].into_iter())
     }
 

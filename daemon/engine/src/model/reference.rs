@@ -176,7 +176,7 @@ impl Reference {
             if let Some(dropout) = dropout {
                 let mut mask = vec![0f32; heads * queries * length];
                 for mask in mask.chunks_mut(queries * length) {
-                    dropout.factors(Isa::Portable, probability, mask);
+                    dropout.factors(Isa::PORTABLE, probability, mask);
                     probability += Dropout::of_head(length);
                 }
                 p = (&p * Tensor::from_vec(mask, p.shape(), p.device())?)?;
@@ -189,7 +189,7 @@ impl Reference {
     fn drop_out(&self, x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
         let Some(dropout) = dropout else { return Ok(x.clone()) };
         let mut factors = vec![1f32; x.elem_count()];
-        dropout.apply(Compute::new(Isa::Portable, Precision::Fp32), &mut factors);
+        dropout.apply(Compute::new(Isa::PORTABLE, Precision::Fp32), &mut factors);
         x * Tensor::from_vec(factors, x.shape(), x.device())?
     }
 }

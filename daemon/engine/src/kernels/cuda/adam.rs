@@ -132,7 +132,7 @@ mod tests {
                             v: &mut v[range.clone()],
                         };
                         let by = update(step, decay, decoupled, scale);
-                        adam::update(Isa::Portable, state, &gradients[range.clone()], by);
+                        adam::update(Isa::PORTABLE, state, &gradients[range.clone()], by);
                     }
                     let of = Values {
                         values: on_device.start(),

@@ -169,6 +169,9 @@ impl<T: Element> Array<T> {
     }
 
     /// Where the values from `first` on start, of which there are so many at least.
+    ///
+    /// # Panics
+    /// When there are fewer.
     pub fn part(&self, first: usize, count: usize) -> Pointer<T> {
         assert!(
             first <= self.length && count <= self.length - first,

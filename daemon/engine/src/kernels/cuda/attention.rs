@@ -77,6 +77,9 @@ pub struct Sequences {
 
 impl Sequences {
     /// No sequences yet; heads have so many columns, [`MOST_COLUMNS`] at most.
+    ///
+    /// # Panics
+    /// When they have more.
     pub fn new(stream: &Stream, heads: usize, size: usize) -> Self {
         assert!(size <= MOST_COLUMNS, "heads are too wide");
         Self {
@@ -306,7 +309,7 @@ mod tests {
 
     /// Result and gradients by the CPU.
     fn by_the_cpu(attention: host::Attention<'_>, q: &[f32], kv: &[f32], grad: &[f32]) -> [Vec<f32>; 3] {
-        let compute = Compute::new(Isa::Portable, Precision::Fp32);
+        let compute = Compute::new(Isa::PORTABLE, Precision::Fp32);
         let (mut out, mut grad_q, mut grad_kv) =
             (vec![f32::NAN; q.len()], vec![f32::NAN; q.len()], vec![f32::NAN; kv.len()]);
         attention.forward(compute, q, kv, &mut out);

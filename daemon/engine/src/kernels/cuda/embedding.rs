@@ -245,7 +245,7 @@ mod tests {
         use crate::kernels::layer_norm as host;
         use crate::kernels::{Compute, Dropout, Isa, Precision};
 
-        let compute = Compute::new(Isa::Portable, Precision::Fp32);
+        let compute = Compute::new(Isa::PORTABLE, Precision::Fp32);
         let dropout = Dropout::new(0.2, Random::new(5, Purpose::Dropout, 3, 1));
         on_every_device(|stream, epsilon| {
             for (rows, has_types) in [(1, true), (33, false), (50, true)] {

@@ -147,7 +147,7 @@ mod tests {
 
     /// Result, and the gradients of residual, x, weight and bias, by the CPU.
     fn by_the_cpu([x, residual, weight, bias, grad]: [&[f32]; 5], dropout: Option<Dropout>) -> [Vec<f32>; 5] {
-        let compute = Compute::new(Isa::Portable, Precision::Fp32);
+        let compute = Compute::new(Isa::PORTABLE, Precision::Fp32);
         let norm = host::LayerNorm { weight, bias, eps: 1e-12 };
         let mut state = host::Normal::default();
         state.reserve(x.len() / weight.len(), weight.len()).copy_from_slice(x);

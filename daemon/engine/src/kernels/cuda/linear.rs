@@ -300,7 +300,7 @@ mod tests {
                 let x = reals(stream, &vec![1.0; count]);
                 drop_out(stream, x.start(), some_dropout(), count)?;
                 let mut expected = vec![1.0; count];
-                let compute = Compute::new(Isa::Portable, Precision::Fp32);
+                let compute = Compute::new(Isa::PORTABLE, Precision::Fp32);
                 some_dropout().expect("a dropout").apply(compute, &mut expected);
                 assert_eq!(x.values(), round(stream, expected));
             }

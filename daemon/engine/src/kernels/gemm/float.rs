@@ -5,15 +5,15 @@
 //! inner dimension.
 
 use super::{Block, Epilogue, Matrix};
-use crate::kernels::isa::Isa;
+use crate::kernels::isa::{Isa, Set};
 use crate::kernels::math::mul_add;
 
 /// Rows and columns of a tile.
 pub(super) const fn shape(isa: Isa) -> (usize, usize) {
-    match isa {
-        Isa::Portable => (4, 8),
-        Isa::Avx2 => (6, 16),
-        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => (14, 32),
+    match isa.set() {
+        Set::Portable => (4, 8),
+        Set::Avx2 => (6, 16),
+        Set::Avx512 | Set::Avx512Bf16 | Set::Amx => (14, 32),
     }
 }
 

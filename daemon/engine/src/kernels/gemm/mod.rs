@@ -23,7 +23,7 @@ pub(super) use matrix::Matrix;
 
 use super::Compute;
 use super::buffer::{Buffer, Shared, with_scratch};
-use super::isa::Isa;
+use super::isa::Set;
 
 /// How factors are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,48 +37,62 @@ pub(super) enum Format {
 
 /// What becomes of a finished part of a product.
 pub(super) trait Epilogue: Sync {
+    /// The longest row that it takes. Longer ones would write to one another's places.
+    fn width(&self) -> usize;
+
     /// Takes the values of a row from `column` on. It must be inlined.
-    fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]);
+    ///
+    /// # Safety
+    /// The row ends within [`Epilogue::width`], and no other task stores these values.
+    unsafe fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]);
 
     /// The place of the product itself, when nothing else becomes of it: whole tiles are then written there at once.
     #[inline(always)]
-    fn place(&self) -> Option<Rows> {
+    fn place(&self) -> Option<&Rows<'_>> {
         None
     }
 }
 
-/// Rows of `width` values, `stride` apart, that are written by several tasks.
-#[derive(Clone, Copy)]
-pub(super) struct Rows {
-    values: Shared,
+/// Rows of up to `stride` values, `stride` apart, that are written by several tasks.
+pub(super) struct Rows<'a> {
+    values: Shared<'a>,
     start: usize,
     stride: usize,
 }
 
-impl Rows {
+impl<'a> Rows<'a> {
     /// Rows inside a slice, the first at `start`.
-    pub(super) fn new(values: &mut [f32], start: usize, stride: usize) -> Self {
+    pub(super) fn new(values: &'a mut [f32], start: usize, stride: usize) -> Self {
         Self { values: Shared::new(values), start, stride }
     }
 
     /// Bytes from one row to the next.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    fn stride_bytes(self) -> usize {
+    fn stride_bytes(&self) -> usize {
         self.stride * size_of::<f32>()
     }
 
     /// Where `rows` rows of `width` values start, all of which are there.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    fn pointer(self, row: usize, rows: usize, column: usize, width: usize) -> *mut f32 {
+    fn pointer(&self, row: usize, rows: usize, column: usize, width: usize) -> *mut f32 {
         let start = self.start + row * self.stride + column;
         self.values.pointer(start, (rows - 1) * self.stride + width)
     }
 
-    /// The same memory from another place on.
-    pub(super) fn within(values: Shared, start: usize, stride: usize) -> Self {
-        Self { values, start, stride }
+    /// Rows inside memory that several tasks write, the first at `start`.
+    ///
+    /// # Safety
+    /// No other task may use the places of these rows meanwhile.
+    pub(super) unsafe fn within(values: &Shared<'a>, start: usize, stride: usize) -> Self {
+        // SAFETY: promised by the caller.
+        Self { values: unsafe { values.again() }, start, stride }
+    }
+
+    /// Values from one row to the next: rows that are no longer do not overlap.
+    pub(super) fn stride(&self) -> usize {
+        self.stride
     }
 
     /// `count` values of a row from `column` on.
@@ -86,41 +100,51 @@ impl Rows {
     /// # Safety
     /// As for [`Shared::slice`].
     #[inline(always)]
-    pub(super) unsafe fn at<'a>(self, row: usize, column: usize, count: usize) -> &'a mut [f32] {
+    // As in `Shared::slice`.
+    #[allow(clippy::mut_from_ref)]
+    pub(super) unsafe fn at(&self, row: usize, column: usize, count: usize) -> &'a mut [f32] {
         // SAFETY: promised by the caller.
         unsafe { self.values.slice(self.start + row * self.stride + column, count) }
     }
 }
 
 /// Stores `scale * product`.
-pub(super) struct Scaled {
-    pub(super) out: Rows,
+pub(super) struct Scaled<'a> {
+    pub(super) out: Rows<'a>,
     pub(super) scale: f32,
 }
 
-impl Epilogue for Scaled {
+impl Epilogue for Scaled<'_> {
+    fn width(&self) -> usize {
+        self.out.stride()
+    }
+
     #[inline(always)]
-    fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
-        // SAFETY: each place of a product is stored once, by one task.
+    unsafe fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
+        // SAFETY: promised by the caller.
         let out = unsafe { self.out.at(row, column, values.len()) };
         out.iter_mut().zip(values).for_each(|(out, x)| *out = x * self.scale);
     }
 
     #[inline(always)]
-    fn place(&self) -> Option<Rows> {
-        (self.scale == 1.0).then_some(self.out)
+    fn place(&self) -> Option<&Rows<'_>> {
+        (self.scale == 1.0).then_some(&self.out)
     }
 }
 
 /// Adds the product to what is there.
-pub(super) struct Added {
-    pub(super) out: Rows,
+pub(super) struct Added<'a> {
+    pub(super) out: Rows<'a>,
 }
 
-impl Epilogue for Added {
+impl Epilogue for Added<'_> {
+    fn width(&self) -> usize {
+        self.out.stride()
+    }
+
     #[inline(always)]
-    fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
-        // SAFETY: each place of a product is stored once, by one task.
+    unsafe fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
+        // SAFETY: promised by the caller.
         let out = unsafe { self.out.at(row, column, values.len()) };
         out.iter_mut().zip(values).for_each(|(out, x)| *out += x);
     }
@@ -236,8 +260,12 @@ fn pack_panels(compute: Compute, factor: Matrix<'_>, first: usize, out: &mut [f3
 }
 
 /// The product `a b` on all threads of the current pool, each finished part given to `epilogue`.
-pub(super) fn multiply<E: Epilogue>(compute: Compute, a: Matrix<'_>, b: &Packed, epilogue: &E) {
-    assert!(a.columns == b.inner, "the factors of a product do not fit");
+///
+/// # Panics
+/// When `a` has not as many columns as `b` has rows, or the result's rows have no room for those of the product.
+pub(super) fn multiply<E: Epilogue>(compute: Compute, a: Matrix<'_>, b: &Packed, epilogue: E) {
+    check(a, b, &epilogue);
+    let epilogue = &epilogue;
     let panels = b.columns.div_ceil(compute.panel_width());
     if a.rows == 0 || panels == 0 {
         return;
@@ -283,14 +311,18 @@ pub(super) fn multiply<E: Epilogue>(compute: Compute, a: Matrix<'_>, b: &Packed,
 }
 
 /// The same on this thread alone.
+///
+/// # Panics
+/// As [`multiply`].
 pub(super) fn multiply_here<E: Epilogue>(
     compute: Compute,
     a: Matrix<'_>,
     b: &Packed,
     scratch: &mut Buffer,
-    epilogue: &E,
+    epilogue: E,
 ) {
-    assert!(a.columns == b.inner, "the factors of a product do not fit");
+    check(a, b, &epilogue);
+    let epilogue = &epilogue;
     let panels = b.columns.div_ceil(compute.panel_width());
     let height = compute.block_rows(a.columns);
     for first in (0..a.rows).step_by(height) {
@@ -299,6 +331,12 @@ pub(super) fn multiply_here<E: Epilogue>(
         pack_left(compute, a, rows.clone(), packed);
         block_product(compute, a, packed, b, rows, 0..panels, epilogue);
     }
+}
+
+/// Whether the factors fit one another and the place of their product. That no two tasks write to one place rests on it.
+fn check<E: Epilogue>(a: Matrix<'_>, b: &Packed, epilogue: &E) {
+    assert!(a.columns == b.inner, "the factors of a product do not fit");
+    assert!(a.rows <= 1 || b.columns <= epilogue.width(), "the rows of a product overlap");
 }
 
 /// Packs rows of a left factor.
@@ -331,19 +369,19 @@ fn block_product<E: Epilogue>(
     let stride = compute.panel_values(b.inner);
     let panel = |index: usize| &b.buffer[index * stride..(index + 1) * stride];
     let place = Block { a, first_row: rows.start, rows: rows.len(), columns: b.columns };
-    match (compute.format(), compute.isa()) {
-        // SAFETY: an `Isa` is only chosen when the processor has it.
+    match (compute.format(), compute.isa().set()) {
+        // SAFETY: there is no `Isa` of a set that the processor lacks.
         #[cfg(target_arch = "x86_64")]
-        (Format::Float { .. }, Isa::Avx2) => unsafe { float::avx2(&place, packed, panels, panel, epilogue) },
+        (Format::Float { .. }, Set::Avx2) => unsafe { float::avx2(&place, packed, panels, panel, epilogue) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        (Format::Float { .. }, isa) if isa > Isa::Avx2 => unsafe {
+        (Format::Float { .. }, set) if set > Set::Avx2 => unsafe {
             float::avx512(&place, packed, panels, panel, epilogue);
         },
         (Format::Float { .. }, _) => float::portable(&place, packed, panels, panel, epilogue),
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        (Format::Pair { planes }, Isa::Amx) => unsafe {
+        (Format::Pair { planes }, Set::Amx) => unsafe {
             amx::tiles(&place, planes, packed, panels, panel, epilogue);
         },
         // SAFETY: this format is only chosen when the processor has AVX-512 and its bfloat16 part.
@@ -375,7 +413,9 @@ impl Block<'_> {
         let count = width.min(self.columns - column);
         for index in 0..rows.min(self.rows - row) {
             let values = &tile[index * width..][..count];
-            epilogue.store::<FMA>(self.first_row + row + index, column, values);
+            // SAFETY: the row ends with the product's columns, for which there is room; the block's rows in the panel's
+            // columns are those of this task alone.
+            unsafe { epilogue.store::<FMA>(self.first_row + row + index, column, values) };
         }
     }
 }
@@ -391,7 +431,7 @@ mod tests {
         let mut packed = Packed::default();
         packed.pack(compute, b);
         let epilogue = Scaled { out: Rows::new(&mut out, 0, b.columns), scale: 0.5 };
-        multiply(compute, a, &packed, &epilogue);
+        multiply(compute, a, &packed, epilogue);
         out
     }
 

@@ -22,7 +22,7 @@ use hone_base::random::{Purpose, Stream as Random};
 const FAMILIES: [&str; 4] = ["bert", "distilbert", "roberta", "xlm_roberta"];
 
 fn plain() -> Setup {
-    Setup::new(1, Compute::new(Isa::Portable, Precision::Fp32))
+    Setup::new(1, Compute::new(Isa::PORTABLE, Precision::Fp32))
 }
 
 /// The classifier of a fixture, three labels, on the CPU.
