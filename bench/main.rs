@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use candle_core::Device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hone_base::cancel::Cancel;
 use hone_base::error::{Error, Result};
 use hone_daemon::config::DeviceChoice;
 use hone_data::dataset::Dataset;
@@ -26,7 +27,7 @@ use hone_engine::model::noise::{Mode, Noise};
 use hone_engine::model::optimizer::{Optimizer, Settings};
 use hone_train::event::Event;
 use hone_train::spec::{self, Hyperparameters, Source, Spec};
-use hone_train::{Outcome, Plan, run};
+use hone_train::{Control, Outcome, Plan, run};
 use serde_json::{Value, json};
 
 #[derive(Parser)]
@@ -362,11 +363,11 @@ fn epoch(
         test_limit: None,
         hyperparameters,
     };
-    let plan = Plan::new(spec, &common.model, &|path| PathBuf::from(path))?;
+    let plan = Plan::new(spec, &common.model, &|path| PathBuf::from(path), &Cancel::default())?;
     let workspace = tempfile::tempdir().map_err(|error| Error::internal(error.to_string()))?;
     let (mut epochs, mut memory) = (Vec::new(), Vec::new());
     let (device, _) = common.open()?;
-    let outcome = run(&plan, &device, workspace.path(), &mut |event| {
+    let outcome = run(&plan, &device, workspace.path(), Control::default(), &mut |event| {
         if let Event::Epoch(epoch) = event {
             epochs.push(epoch);
             memory.push(peak_memory());
@@ -396,7 +397,7 @@ fn evaluate(
 ) -> Result<Value> {
     let dataset = Dataset::read(file, &file.display().to_string(), None, &Default::default(), limit)?;
     let tokenizer = Tokenizer::from_folder(&common.model, max_length as usize)?;
-    let rows = tokenizer.encode_examples(&dataset.examples)?;
+    let rows = tokenizer.encode_examples(&dataset.examples, &Cancel::default())?;
     let lengths: Vec<usize> = rows.iter().map(|tokens| tokens.ids.len()).collect();
     let mut model = model(common)?;
     let mut seconds = Vec::new();

@@ -13,6 +13,7 @@ mod messages;
 mod methods;
 mod optimizer;
 mod parity;
+mod resume;
 mod service;
 mod serving_cases;
 mod training;

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::Device;
+use hone_base::cancel::Cancel;
 use hone_base::error::{Kind, Result};
 use hone_data::tokenize::Tokenizer;
 use hone_engine::batch::Batch;
@@ -12,13 +14,13 @@ use hone_engine::kernels::{self, Isa, fastest_precision};
 use hone_engine::model::classifier::Classifier;
 use hone_train::event::{Event, Split};
 use hone_train::spec::{Hyperparameters, Keep, Precision, Source, Spec};
-use hone_train::{Finished, Outcome, Plan, run};
+use hone_train::{Control, Finished, Outcome, Plan, run};
 
 use crate::harness::encoder::tiny_encoder;
 use crate::harness::toy_rows;
 
 pub(crate) struct Job {
-    pub(crate) folder: tempfile::TempDir,
+    pub(crate) folder: Arc<tempfile::TempDir>,
     spec: Spec,
     pub(crate) encoder: PathBuf,
 }
@@ -52,7 +54,14 @@ impl Job {
             hyperparameters,
         };
         change(&mut spec);
-        Self { folder, spec, encoder: tiny_encoder().to_owned() }
+        Self { folder: folder.into(), spec, encoder: tiny_encoder().to_owned() }
+    }
+
+    /// Another job on the same files.
+    pub(crate) fn with(&self, change: impl FnOnce(&mut Spec)) -> Self {
+        let mut spec = self.spec.clone();
+        change(&mut spec);
+        Self { folder: self.folder.clone(), spec, encoder: self.encoder.clone() }
     }
 
     pub(crate) fn workspace(&self, name: &str) -> PathBuf {
@@ -62,35 +71,53 @@ impl Job {
     }
 
     pub(crate) fn plan(&self) -> Result<Plan> {
-        Plan::new(self.spec.clone(), &self.encoder, &|dataset| self.folder.path().join(dataset))
+        self.plan_until(&Cancel::default())
     }
 
-    /// Runs on so many threads; `stop_at` asks to stop at the first step event from that step on.
-    pub(crate) fn run(
+    pub(crate) fn plan_until(&self, cancel: &Cancel) -> Result<Plan> {
+        let path_of = |dataset: &str| self.folder.path().join(dataset);
+        Plan::new(self.spec.clone(), &self.encoder, &path_of, cancel)
+    }
+
+    /// Runs on so many threads to the end.
+    pub(crate) fn run(&self, workspace: &Path, threads: usize) -> (Result<Outcome>, Vec<Event>) {
+        let mut events = Vec::new();
+        let outcome = self.run_with(workspace, threads, Control::default(), &mut |event| {
+            events.push(event);
+            ControlFlow::Continue(())
+        });
+        (outcome, events)
+    }
+
+    /// Runs on so many threads under a control.
+    pub(crate) fn run_with(
         &self,
         workspace: &Path,
         threads: usize,
-        stop_at: Option<u64>,
-    ) -> (Result<Outcome>, Vec<Event>) {
+        control: Control,
+        emit: &mut (dyn FnMut(Event) -> ControlFlow<()> + Send),
+    ) -> Result<Outcome> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-        pool.install(|| {
-            let mut events = Vec::new();
-            let plan = self.plan().expect("a plan");
-            let outcome = run(&plan, &Device::Cpu, workspace, &mut |event| {
-                let stop = matches!((&event, stop_at), (Event::Step(step), Some(at)) if step.step >= at);
-                events.push(event);
-                if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            });
-            (outcome, events)
-        })
+        let plan = self.plan().expect("a plan");
+        pool.install(|| run(&plan, &Device::Cpu, workspace, control, emit))
     }
 
     pub(crate) fn finish(&self, name: &str, threads: usize) -> (Finished, Vec<Event>) {
-        match self.run(&self.workspace(name), threads, None) {
+        match self.run(&self.workspace(name), threads) {
             (Ok(Outcome::Finished(finished)), events) => (*finished, events),
             (other, _) => panic!("the run ended with {other:?}"),
         }
     }
+}
+
+/// The folder of the last position that was saved in a workspace.
+pub(crate) fn newest_position(workspace: &Path) -> PathBuf {
+    let entries = std::fs::read_dir(workspace.join("state")).expect("positions");
+    let number = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.expect("an entry").file_name().to_str().and_then(|name| name.parse::<u64>().ok())
+    };
+    let newest = entries.filter_map(number).max().expect("a position");
+    workspace.join(format!("state/{newest}"))
 }
 
 #[test]
@@ -183,30 +210,12 @@ fn two_micro_batches_of_a_step_weigh_as_much_as_one_batch_of_both() {
 }
 
 #[test]
-fn a_stopped_run_continues_to_the_same_weights() {
-    let job = Job::new(|spec| {
-        spec.hyperparameters.gradient_accumulation = 3.try_into().expect("3");
-        spec.hyperparameters.batch_size = 4.try_into().expect("4");
-    });
-    let (whole, _) = job.finish("whole", 2);
-    let workspace = job.workspace("stopped");
-    let (outcome, events) = job.run(&workspace, 2, Some(10));
-    assert!(matches!(outcome, Ok(Outcome::Stopped)), "{outcome:?}");
-    assert!(!events.iter().any(|event| matches!(event, Event::Test(_))));
-    let (outcome, _) = job.run(&workspace, 1, None);
-    let Ok(Outcome::Finished(continued)) = outcome else { panic!("{outcome:?}") };
-    assert_eq!(continued.weights_sha256, whole.weights_sha256);
-    assert_eq!(continued.epoch.train, whole.epoch.train);
-    assert_eq!(continued.test.map(|test| test.metrics), whole.test.map(|test| test.metrics));
-}
-
-#[test]
 fn a_loss_that_is_not_finite_stops_the_run_and_names_the_step() {
     let job = Job::new(|spec| {
         spec.hyperparameters.learning_rate = 1e30;
         spec.hyperparameters.max_grad_norm = None;
     });
-    let error = job.run(&job.workspace("run"), 2, None).0.expect_err("a diverging run");
+    let error = job.run(&job.workspace("run"), 2).0.expect_err("a diverging run");
     assert_eq!(error.kind(), Kind::Precondition);
     assert!(error.message().contains("step ") && error.message().contains("--lr"), "{error}");
 }
@@ -287,17 +296,4 @@ fn hone_json_holds_the_whole_story() {
     assert_eq!(json["weights_sha256"], finished.weights_sha256);
     assert_eq!(json["epochs"].as_array().map(Vec::len), Some(4));
     assert!(json["test"]["metrics"]["accuracy"].is_number() && json["hone_version"].is_string());
-}
-
-#[test]
-fn a_crash_between_two_renames_of_the_saved_position_does_no_harm() {
-    let job = Job::new(|_| {});
-    let workspace = job.workspace("run");
-    assert!(matches!(job.run(&workspace, 2, Some(10)).0, Ok(Outcome::Stopped)));
-    let left_over = workspace.join("state.old");
-    std::fs::create_dir(&left_over).expect("a folder");
-    std::fs::write(left_over.join("position.json"), "{}").expect("a file");
-    let (outcome, _) = job.run(&workspace, 2, None);
-    assert!(matches!(outcome, Ok(Outcome::Finished(_))), "{outcome:?}");
-    assert!(!left_over.exists());
 }

@@ -78,7 +78,7 @@ fn weights_that_overflow_in_the_last_step_fail_the_run_and_nothing_is_kept() {
             of.methods.ema_decay = ema;
         });
         let workspace = job.workspace(name);
-        let (outcome, events) = job.run(&workspace, 2, None);
+        let (outcome, events) = job.run(&workspace, 2);
         let error = outcome.expect_err("divergence");
         assert_eq!(error.kind(), Kind::Precondition);
         for word in ["training diverged; lower --lr", "epoch 1"] {
@@ -186,7 +186,7 @@ fn a_rate_far_too_high_fails_the_run_or_is_told() {
             let of = &mut spec.hyperparameters;
             (of.epochs, of.learning_rate) = (count(2), rate);
         });
-        let (outcome, events) = job.run(&job.workspace(&format!("{rate}")), 2, None);
+        let (outcome, events) = job.run(&job.workspace(&format!("{rate}")), 2);
         match outcome {
             Err(error) => assert!(error.message().contains("--lr"), "{error}"),
             Ok(_) => assert_told(&events, &["lower --lr"]),

@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and what is refused before anything is sent.
 
+mod checkpoint_every;
 mod methods;
 mod train;
 mod values;

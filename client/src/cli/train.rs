@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use hone::v1;
+use hone::v1::hyperparameters::CheckpointEvery;
 
 use super::methods::{MethodArgs, Precision, Truncation};
 use super::values::{
     below_one, model_name, not_negative, positive, positive_u32, positive_u64, ratio, split, whole_u64,
 };
-use super::{ColumnArgs, Retry};
+use super::{ColumnArgs, Retry, checkpoint_every};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -149,6 +150,11 @@ pub(crate) struct HyperparameterArgs {
     #[arg(long, value_name = "PATIENCE", value_parser = positive_u32, allow_negative_numbers = true,
         help_heading = "Evaluation")]
     pub(crate) early_stopping: Option<u32>,
+    /// How often the position is saved that an interrupted job continues from: a number of optimizer steps (500), a time
+    /// (10m, 2h), or epoch. Default: after each epoch and after ten minutes.
+    #[arg(long, value_name = "WHEN", value_parser = checkpoint_every::parse, allow_negative_numbers = true,
+        help_heading = "Schedule")]
+    pub(crate) checkpoint_every: Option<CheckpointEvery>,
     /// The label that precision, recall and F1 are of, when there are two. Default: the second one.
     #[arg(long, value_name = "LABEL", allow_negative_numbers = true, help_heading = "Evaluation")]
     pub(crate) positive_label: Option<String>,
@@ -257,6 +263,7 @@ impl HyperparameterArgs {
             positive_label: self.positive_label.clone(),
             precision: self.precision.map(|precision| v1::Precision::from(precision).into()),
             truncation: self.truncation.map(|truncation| v1::Truncation::from(truncation).into()),
+            checkpoint_every: self.checkpoint_every,
             methods: self.methods.to_proto(),
         };
         (hyperparameters != v1::Hyperparameters::default()).then_some(hyperparameters)
@@ -293,7 +300,7 @@ mod tests {
              --validation-limit 2 --test-limit 3 --name n --encoder e@main --optimizer adam --lr 1e-5 --beta1 0.8 \
              --beta2 0.9 --eps 1e-6 --weight-decay 0 --scheduler cosine --warmup-epochs 0.2 --epochs 4 \
              --batch-size 8 --gradient-accumulation 2 --max-grad-norm 0 --dropout 0.3 --encoder-dropout 0 --seed 0 \
-             --keep last --metric f1 --early-stopping 1 --max-length 256 --positive-label -1",
+             --keep last --metric f1 --early-stopping 1 --max-length 256 --positive-label -1 --checkpoint-every 10m",
         )
         .spec
         .expect("a spec");
@@ -339,6 +346,7 @@ mod tests {
                 early_stopping: Some(1),
                 max_length: Some(256),
                 positive_label: Some("-1".into()),
+                checkpoint_every: Some(CheckpointEvery::CheckpointMinutes(10)),
                 ..Default::default()
             }),
             ..Default::default()

@@ -76,7 +76,7 @@ pub(crate) fn spec(spec: &v1::JobSpec) -> Value {
 }
 
 fn hyperparameters(given: &v1::Hyperparameters) -> Value {
-    use v1::hyperparameters::Warmup;
+    use v1::hyperparameters::{CheckpointEvery, Warmup};
     let mut object = Map::new();
     put(&mut object, "optimizer", given.optimizer.map(optimizer));
     put(&mut object, "learning_rate", given.learning_rate);
@@ -105,6 +105,12 @@ fn hyperparameters(given: &v1::Hyperparameters) -> Value {
     put(&mut object, "positive_label", given.positive_label.clone());
     put(&mut object, "precision", given.precision.map(precision));
     put(&mut object, "truncation", given.truncation.map(truncation));
+    match given.checkpoint_every {
+        Some(CheckpointEvery::CheckpointSteps(steps)) => put(&mut object, "checkpoint_steps", Some(steps)),
+        Some(CheckpointEvery::CheckpointMinutes(n)) => put(&mut object, "checkpoint_minutes", Some(n)),
+        Some(CheckpointEvery::CheckpointEpochs(on)) => put(&mut object, "checkpoint_epochs", Some(on)),
+        None => {}
+    }
     put(&mut object, "methods", given.methods.as_ref().map(methods));
     Value::Object(object)
 }

@@ -66,6 +66,7 @@ pub(crate) fn entries(spec: &v1::JobSpec) -> Vec<(&'static str, String)> {
     put("early stopping", given.early_stopping.map(|patience| patience.to_string()));
     put("positive label", given.positive_label);
     put("seed", given.seed.map(|seed| seed.to_string()));
+    put("position saved", given.checkpoint_every.map(checkpoint_every));
 
     let methods = given.methods.unwrap_or_default();
     let switched = |on: Option<bool>| on.filter(|&on| on).map(|_| "on".to_owned());
@@ -119,6 +120,7 @@ fn absent(name: &str) -> &'static str {
         "early stopping" => "never",
         "truncation" => "head",
         "precision" => "auto",
+        "position saved" => "every epoch and 10 minutes",
         "gradient checkpointing" | "frozen embeddings" => "off",
         _ => "none",
     }
@@ -142,6 +144,17 @@ fn warmup(warmup: v1::hyperparameters::Warmup) -> String {
         Warmup::WarmupSteps(steps) => format!("{} steps", count(steps)),
         Warmup::WarmupRatio(ratio) => format!("{} of all steps", number(ratio)),
         Warmup::WarmupEpochs(epochs) => format!("{} epochs", number(epochs)),
+    }
+}
+
+fn checkpoint_every(every: v1::hyperparameters::CheckpointEvery) -> String {
+    use v1::hyperparameters::CheckpointEvery;
+    match every {
+        CheckpointEvery::CheckpointSteps(1) => "every step".to_owned(),
+        CheckpointEvery::CheckpointSteps(steps) => format!("every {} steps", count(steps)),
+        CheckpointEvery::CheckpointMinutes(1) => "every minute".to_owned(),
+        CheckpointEvery::CheckpointMinutes(minutes) => format!("every {minutes} minutes"),
+        CheckpointEvery::CheckpointEpochs(_) => "every epoch".to_owned(),
     }
 }
 
@@ -239,6 +252,24 @@ mod tests {
                 "moving average none → 0.999",
             ]
         );
+    }
+
+    #[test]
+    fn how_often_a_position_is_saved_is_told_in_words() {
+        use v1::hyperparameters::CheckpointEvery;
+        let every = |every| v1::JobSpec {
+            hyperparameters: Some(v1::Hyperparameters { checkpoint_every: every, ..Default::default() }),
+            ..Default::default()
+        };
+        let after = |given| words(&every(None), &every(Some(given)));
+        for (given, expected) in [
+            (CheckpointEvery::CheckpointSteps(1), "every step"),
+            (CheckpointEvery::CheckpointSteps(1500), "every 1,500 steps"),
+            (CheckpointEvery::CheckpointMinutes(2), "every 2 minutes"),
+            (CheckpointEvery::CheckpointEpochs(true), "every epoch"),
+        ] {
+            assert_eq!(after(given), [format!("position saved every epoch and 10 minutes → {expected}")]);
+        }
     }
 
     #[test]

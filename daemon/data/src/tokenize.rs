@@ -10,6 +10,7 @@ use super::Example;
 use super::frame::Frame;
 use super::tokenizer_files;
 use super::truncation::Truncation;
+use hone_base::cancel::Cancel;
 use hone_base::error::{Error, Result};
 pub use hone_engine::batch::Tokens;
 
@@ -137,8 +138,12 @@ impl Tokenizer {
     }
 
     /// The tokens of every example, in order, on all threads of the current rayon pool.
-    pub fn encode_examples(&self, examples: &[Example]) -> Result<Vec<Tokens>> {
+    ///
+    /// # Errors
+    /// Fails for a text without tokens, and with [`Kind::Cancelled`](hone_base::error::Kind::Cancelled) when `cancel` is asked.
+    pub fn encode_examples(&self, examples: &[Example], cancel: &Cancel) -> Result<Vec<Tokens>> {
         let encode = |example: &Example| {
+            cancel.check()?;
             let tokens = self.encode(&example.text, example.text_pair.as_deref());
             tokens.map_err(|error| error.within(format!("line {}", example.line)))
         };
@@ -288,7 +293,7 @@ pub(super) mod tests {
         let tokenizer = tokenizer(8);
         assert!(tokenizer.encode(&"a".repeat(MAX_TEXT_BYTES), None).is_ok());
         let examples = [example("a".to_owned(), 2), example("a ".repeat(MAX_TEXT_BYTES), 3)];
-        let error = tokenizer.encode_examples(&examples).unwrap_err();
+        let error = tokenizer.encode_examples(&examples, &Cancel::default()).unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid);
         assert!(error.message().starts_with("line 3: the text has 2097152 bytes"), "{error}");
     }
@@ -302,7 +307,10 @@ pub(super) mod tests {
             examples.iter().map(|row| tokenizer.encode(&row.text, None).unwrap()).collect();
         for threads in [1, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            assert_eq!(pool.install(|| tokenizer.encode_examples(&examples)).unwrap(), expected);
+            assert_eq!(
+                pool.install(|| tokenizer.encode_examples(&examples, &Cancel::default())).unwrap(),
+                expected
+            );
         }
     }
 

@@ -3,11 +3,11 @@
 //! Every change of state is decided here, under one lock, and logged before it counts.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::log::Log;
+use hone_base::cancel::{Cancel, Reason};
 use hone_base::error::{Error, Kind, Result, quoted};
 use hone_base::nearest::nearest;
 use hone_base::panic::lock;
@@ -29,7 +29,7 @@ pub struct Registry {
 struct Queue {
     ids: ulid::Generator,
     waiting: VecDeque<String>,
-    running: Option<(String, Arc<Stop>)>,
+    running: Option<(String, Cancel)>,
     closed: bool,
 }
 
@@ -42,35 +42,6 @@ pub struct JobView {
     pub results: Results,
     /// Jobs that have the device or will have it before this one.
     pub ahead: usize,
-}
-
-/// The wish that a running job stops at its next step.
-#[derive(Debug, Default)]
-pub struct Stop(AtomicU8);
-
-/// Why a running job shall stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// The daemon goes down.
-    Shutdown = 1,
-    /// A user wants it; this outweighs the other reason.
-    Cancelled = 2,
-}
-
-impl Stop {
-    /// Asks the job to stop.
-    pub fn ask(&self, reason: Reason) {
-        self.0.fetch_max(reason as u8, Ordering::AcqRel);
-    }
-
-    /// Why the job shall stop, if it shall.
-    pub fn reason(&self) -> Option<Reason> {
-        match self.0.load(Ordering::Acquire) {
-            0 => None,
-            1 => Some(Reason::Shutdown),
-            _ => Some(Reason::Cancelled),
-        }
-    }
 }
 
 impl Registry {
@@ -113,10 +84,10 @@ impl Registry {
     pub fn cancel(&self, id: &str) -> Result<JobView> {
         {
             let mut queue = lock(&self.queue);
-            if let Some((running, stop)) = &queue.running
+            if let Some((running, cancel)) = &queue.running
                 && running == id
             {
-                stop.ask(Reason::Cancelled);
+                cancel.ask(Reason::Cancelled);
             } else if let Some(place) = queue.waiting.iter().position(|waiting| waiting == id) {
                 self.log.append(id, &[change(State::Cancelled)])?;
                 queue.waiting.remove(place);
@@ -170,7 +141,7 @@ impl Registry {
     }
 
     /// Waits for the next job and marks it as running; `None` once the registry is closed.
-    pub fn take(&self) -> Option<(Job, Arc<Stop>)> {
+    pub fn take(&self) -> Option<(Job, Cancel)> {
         let mut queue = lock(&self.queue);
         loop {
             if queue.closed {
@@ -190,10 +161,10 @@ impl Registry {
                     }
                 }
                 Ok(job) => {
-                    let stop = Arc::new(Stop::default());
+                    let cancel = Cancel::default();
                     queue.waiting.pop_front();
-                    queue.running = Some((id, stop.clone()));
-                    return Some((job, stop));
+                    queue.running = Some((id, cancel.clone()));
+                    return Some((job, cancel));
                 }
                 Err(error) => {
                     // The disk may be full: the job keeps its place.
@@ -229,8 +200,8 @@ impl Registry {
     pub fn close(&self) {
         let mut queue = lock(&self.queue);
         queue.closed = true;
-        if let Some((_, stop)) = &queue.running {
-            stop.ask(Reason::Shutdown);
+        if let Some((_, cancel)) = &queue.running {
+            cancel.ask(Reason::Shutdown);
         }
         self.changed.notify_all();
     }
@@ -303,10 +274,10 @@ mod tests {
         let registry = registry(&home);
         let running = registry.submit(&spec("a")).unwrap().job.id;
         let queued = registry.submit(&spec("a")).unwrap().job.id;
-        let (_, stop) = registry.take().unwrap();
+        let (_, cancel) = registry.take().unwrap();
         assert_eq!(registry.cancel(&queued).unwrap().job.state, State::Cancelled);
         assert_eq!(registry.cancel(&running).unwrap().job.state, State::Running);
-        assert_eq!(stop.reason(), Some(Reason::Cancelled));
+        assert_eq!(cancel.reason(), Some(Reason::Cancelled));
         end(&registry, &running, State::Cancelled);
         let events = registry.get(&queued).unwrap().job.last_event;
         assert_eq!(registry.cancel(&queued).unwrap().job.last_event, events);
@@ -350,12 +321,12 @@ mod tests {
         let registry = registry(&home);
         registry.submit(&spec("a")).unwrap();
         registry.submit(&spec("b")).unwrap();
-        let (_, stop) = registry.take().unwrap();
+        let (_, cancel) = registry.take().unwrap();
         registry.close();
-        assert_eq!(stop.reason(), Some(Reason::Shutdown));
-        stop.ask(Reason::Cancelled);
-        stop.ask(Reason::Shutdown);
-        assert_eq!(stop.reason(), Some(Reason::Cancelled));
+        assert_eq!(cancel.reason(), Some(Reason::Shutdown));
+        cancel.ask(Reason::Cancelled);
+        cancel.ask(Reason::Shutdown);
+        assert_eq!(cancel.reason(), Some(Reason::Cancelled));
         assert!(registry.take().is_none());
         assert_eq!(registry.submit(&spec("a")).unwrap_err().kind(), Kind::Unavailable);
     }

@@ -6,15 +6,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::registry::{Reason, Registry, Stop, change, failed};
+use super::registry::{Registry, change, failed};
 use super::trainer::Trainer;
+use hone_base::cancel::{Cancel, Reason};
 use hone_base::digest;
 use hone_base::error::{Error, Result};
 use hone_base::panic::words;
 use hone_storage::data_dir::{self, DataDir};
 use hone_storage::{Job, Store, Time, Version};
 use hone_train::event::{Event, Published, State};
-use hone_train::{Finished, Outcome, diagnosis};
+use hone_train::{Control, Finished, Outcome, diagnosis};
 
 /// What the runner works with.
 pub struct Runner {
@@ -40,16 +41,16 @@ impl Runner {
         std::thread::Builder::new()
             .name("jobs".into())
             .spawn(move || {
-                while let Some((job, stop)) = self.registry.take() {
-                    self.run(&job, &stop);
+                while let Some((job, cancel)) = self.registry.take() {
+                    self.run(&job, &cancel);
                 }
             })
             .map_err(|error| Error::internal(format!("cannot start the thread for jobs: {error}")))
     }
 
-    fn run(&self, job: &Job, stop: &Stop) {
+    fn run(&self, job: &Job, cancel: &Cancel) {
         tracing::info!(job = %job.id, model = %job.spec.name, "job started");
-        let result = catch_unwind(AssertUnwindSafe(|| self.train(job, stop))).unwrap_or_else(|panic| {
+        let result = catch_unwind(AssertUnwindSafe(|| self.train(job, cancel))).unwrap_or_else(|panic| {
             Err(Error::internal(format!("internal error: {}; this is a bug in Hone", words(&*panic))))
         });
         let logged = self.registry.finish(&job.id, |log| match &result {
@@ -63,7 +64,9 @@ impl Runner {
                 log.publish(version, &[Event::Published(published), change(State::Succeeded)])
             }
             Ok(Ending::Stopped(Reason::Cancelled)) => log.append(&job.id, &[change(State::Cancelled)]),
-            Ok(Ending::Stopped(Reason::Shutdown)) => log.append(&job.id, &[change(State::Interrupted)]),
+            Ok(Ending::Stopped(Reason::Shutdown | Reason::Paused)) => {
+                log.append(&job.id, &[change(State::Interrupted)])
+            }
             Err(error) => log.append(&job.id, &[failed(error)]),
         });
         match &result {
@@ -83,7 +86,7 @@ impl Runner {
         }
     }
 
-    fn train(&self, job: &Job, stop: &Stop) -> Result<Ending> {
+    fn train(&self, job: &Job, cancel: &Cancel) -> Result<Ending> {
         let workspace = self.data.workspace(&job.id);
         data_dir::create(&workspace)?;
         let mut unlogged = None;
@@ -92,9 +95,10 @@ impl Runner {
                 unlogged.get_or_insert(error);
                 return ControlFlow::Break(());
             }
-            stop.reason().map_or(ControlFlow::Continue(()), |_| ControlFlow::Break(()))
+            cancel.reason().map_or(ControlFlow::Continue(()), |_| ControlFlow::Break(()))
         };
-        let outcome = self.trainer.train(&job.spec, &self.data, &workspace, &mut emit);
+        let control = Control { cancel: cancel.clone(), ..Control::default() };
+        let outcome = self.trainer.train(&job.spec, &self.data, &workspace, control, &mut emit);
         if let Some(error) = unlogged {
             return Err(error.within("the job's log cannot be written"));
         }
@@ -103,7 +107,7 @@ impl Runner {
                 let version = self.place(job, *finished)?;
                 Ok(Ending::Published(Box::new(version)))
             }
-            Outcome::Stopped => match stop.reason() {
+            Outcome::Stopped => match cancel.reason() {
                 Some(reason) => Ok(Ending::Stopped(reason)),
                 None => {
                     Err(Error::internal("training stopped without being asked to; this is a bug in Hone"))

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::trainer::{Emit, Trainer};
+use hone_base::cancel::Cancel;
 use hone_base::digest;
 use hone_base::error::{Error, Kind, Result};
 use hone_data::Columns;
@@ -12,7 +13,7 @@ use hone_storage::DataDir;
 pub(crate) use hone_storage::testing::*;
 use hone_train::event::{Event, Prepared};
 use hone_train::spec::Spec;
-use hone_train::{DryRun, Finished, Outcome};
+use hone_train::{Control, DryRun, Finished, Outcome};
 
 /// A reader of files that needs no parser: refuses what starts with `bad`, and counts lines.
 pub(crate) fn read(
@@ -37,15 +38,15 @@ impl Trainer for FakeTrainer {
         Ok(())
     }
 
-    fn check(&self, spec: &Spec, _: &DataDir) -> Result<()> {
+    fn check(&self, spec: &Spec, _: &DataDir, _: &Cancel) -> Result<()> {
         match spec.name.as_str() {
             "invalid" => Err(Error::invalid("the training file has one label only")),
             _ => Ok(()),
         }
     }
 
-    fn dry_run(&self, spec: &Spec, data: &DataDir) -> Result<DryRun> {
-        self.check(spec, data)?;
+    fn dry_run(&self, spec: &Spec, data: &DataDir, cancel: &Cancel) -> Result<DryRun> {
+        self.check(spec, data, cancel)?;
         let prepared = Prepared {
             splits: vec![],
             labels: vec!["negative".into(), "positive".into()],
@@ -62,10 +63,17 @@ impl Trainer for FakeTrainer {
         Ok(DryRun { prepared, memory: Memory::default(), time: None, notices: vec!["a fake".into()] })
     }
 
-    fn train(&self, spec: &Spec, _: &DataDir, workspace: &Path, emit: &mut Emit<'_>) -> Result<Outcome> {
+    fn train(
+        &self,
+        spec: &Spec,
+        _: &DataDir,
+        workspace: &Path,
+        control: Control,
+        emit: &mut Emit<'_>,
+    ) -> Result<Outcome> {
         let endless = spec.name == "endless";
         for number in 1.. {
-            if emit(step(number)).is_break() {
+            if emit(step(number)).is_break() || control.cancel.is_asked() {
                 return Ok(Outcome::Stopped);
             }
             match spec.name.as_str() {

@@ -8,7 +8,7 @@ use candle_core::Device;
 
 use super::device::Turns;
 use hone_base::cancel::Cancel;
-use hone_base::error::{Error, Result};
+use hone_base::error::{Error, Kind, Result};
 use hone_engine::model::checkpoint::Checkpoint;
 use hone_hub as hub;
 use hone_hub::EncoderName;
@@ -18,7 +18,7 @@ use hone_train::event::Event;
 use hone_train::plan::read_encoder;
 use hone_train::rehearsal::Study;
 use hone_train::spec::Spec;
-use hone_train::{DryRun, Outcome, Plan};
+use hone_train::{Control, DryRun, Outcome, Plan};
 
 /// Takes a job's events; breaks when the job shall stop.
 pub type Emit<'a> = dyn FnMut(Event) -> ControlFlow<()> + Send + 'a;
@@ -29,13 +29,29 @@ pub trait Trainer: Send + Sync + 'static {
     fn check_encoder(&self, name: &str) -> Result<()>;
 
     /// Checks what can be checked of a job without the device and without a download.
-    fn check(&self, spec: &Spec, data: &DataDir) -> Result<()>;
+    ///
+    /// # Errors
+    /// Fails for whatever would fail the job, and with [`Kind::Cancelled`] when `cancel` is asked.
+    fn check(&self, spec: &Spec, data: &DataDir, cancel: &Cancel) -> Result<()>;
 
     /// Finds out what a job would need. Waits for no job, and keeps none waiting longer than a few seconds.
-    fn dry_run(&self, spec: &Spec, data: &DataDir) -> Result<DryRun>;
+    ///
+    /// # Errors
+    /// Fails for whatever would fail the job, and with [`Kind::Cancelled`] when `cancel` is asked.
+    fn dry_run(&self, spec: &Spec, data: &DataDir, cancel: &Cancel) -> Result<DryRun>;
 
-    /// Runs a job in its own folder.
-    fn train(&self, spec: &Spec, data: &DataDir, workspace: &Path, emit: &mut Emit<'_>) -> Result<Outcome>;
+    /// Runs a job in its own folder, or continues it from the position that is there.
+    ///
+    /// # Errors
+    /// Fails for whatever fails the job. A job that was asked to end is [`Outcome::Stopped`], not an error.
+    fn train(
+        &self,
+        spec: &Spec,
+        data: &DataDir,
+        workspace: &Path,
+        control: Control,
+        emit: &mut Emit<'_>,
+    ) -> Result<Outcome>;
 }
 
 /// The trainer of this crate: one device, one pool of threads.
@@ -66,18 +82,19 @@ impl Trainer for DeviceTrainer {
         Ok(())
     }
 
-    fn check(&self, spec: &Spec, data: &DataDir) -> Result<()> {
+    fn check(&self, spec: &Spec, data: &DataDir, cancel: &Cancel) -> Result<()> {
         match hub::find_local(&EncoderName::parse(&spec.encoder)?)? {
-            Some(folder) => self.beside_training(|| plan(spec, &folder, data).map(drop)),
+            Some(folder) => self.beside_training(|| plan(spec, &folder, data, cancel).map(drop)),
             None => Ok(()),
         }
     }
 
-    fn dry_run(&self, spec: &Spec, data: &DataDir) -> Result<DryRun> {
+    fn dry_run(&self, spec: &Spec, data: &DataDir, cancel: &Cancel) -> Result<DryRun> {
         let name = EncoderName::parse(&spec.encoder)?;
         let was_here = hub::find_local(&name)?.is_some();
-        let encoder = hub::resolve(&name, &Cancel::default(), &mut |_| ())?;
-        let mut study = self.beside_training(|| Study::new(plan(spec, &encoder, data)?, &self.device))?;
+        let encoder = hub::resolve(&name, cancel, &mut |_| ())?;
+        let study = || Study::new(plan(spec, &encoder, data, cancel)?, &self.device, cancel);
+        let mut study = self.beside_training(study)?;
         for notice in study.encoder_notices() {
             study.note(notice);
         }
@@ -87,36 +104,63 @@ impl Trainer for DeviceTrainer {
         match self.turns.try_take() {
             Some(turn) => {
                 let nowhere = data.workspace("dry-run");
-                self.pool.install(|| study.rehearse(&self.device, &nowhere, &|| turn.is_wanted()));
+                self.pool.install(|| study.rehearse(&self.device, &nowhere, cancel, &|| turn.is_wanted()));
+                cancel.check()?;
             }
             None => study.note("a job has the device, so no step was measured and the time is not known"),
         }
         Ok(study.into_report())
     }
 
-    fn train(&self, spec: &Spec, data: &DataDir, workspace: &Path, emit: &mut Emit<'_>) -> Result<Outcome> {
-        let name = EncoderName::parse(&spec.encoder)?;
-        let mut stopped = false;
-        let encoder = hub::resolve(&name, &Cancel::default(), &mut |message| {
-            stopped |= emit(Event::Notice { message }).is_break();
-        })?;
-        if stopped {
-            return Ok(Outcome::Stopped);
+    fn train(
+        &self,
+        spec: &Spec,
+        data: &DataDir,
+        workspace: &Path,
+        control: Control,
+        emit: &mut Emit<'_>,
+    ) -> Result<Outcome> {
+        match self.train_until_asked(spec, data, workspace, control, emit) {
+            Err(error) if error.kind() == Kind::Cancelled => Ok(Outcome::Stopped),
+            outcome => outcome,
         }
-        let _turn = self.turns.take();
-        self.pool.install(|| {
-            let plan = plan(spec, &encoder, data)?;
-            for message in plan.tokenizer.notices().iter().cloned() {
-                if emit(Event::Notice { message }).is_break() {
-                    return Ok(Outcome::Stopped);
-                }
-            }
-            train::run(&plan, &self.device, workspace, emit)
-        })
     }
 }
 
 impl DeviceTrainer {
+    fn train_until_asked(
+        &self,
+        spec: &Spec,
+        data: &DataDir,
+        workspace: &Path,
+        control: Control,
+        emit: &mut Emit<'_>,
+    ) -> Result<Outcome> {
+        let Control { cancel, seen, .. } = &control;
+        let name = EncoderName::parse(&spec.encoder)?;
+        // Whether to go on, after a notice that the log need not have yet.
+        let tell = |message: String, emit: &mut Emit<'_>| match seen.has_notice(&message) {
+            true => ControlFlow::Continue(()),
+            false => emit(Event::Notice { message }),
+        };
+        let mut is_stopped = false;
+        let mut progress = |message| is_stopped |= tell(message, emit).is_break();
+        let encoder = hub::resolve(&name, cancel, &mut progress)?;
+        if is_stopped {
+            return Ok(Outcome::Stopped);
+        }
+        let _turn = self.turns.take();
+        self.pool.install(|| {
+            let plan = plan(spec, &encoder, data, cancel)?;
+            for message in plan.tokenizer.notices() {
+                if tell(message.clone(), emit).is_break() {
+                    return Ok(Outcome::Stopped);
+                }
+            }
+            train::run(&plan, &self.device, workspace, control.clone(), emit)
+        })
+    }
+
     /// Works on the pool beside a job that may be training. The only thread of a pool of one may be training for
     /// hours: then another one like it does the work.
     fn beside_training<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
@@ -128,7 +172,7 @@ impl DeviceTrainer {
     }
 }
 
-fn plan(spec: &Spec, encoder: &Path, data: &DataDir) -> Result<Plan> {
+fn plan(spec: &Spec, encoder: &Path, data: &DataDir, cancel: &Cancel) -> Result<Plan> {
     let path_of = |id: &str| -> PathBuf { data.dataset(id) };
-    Plan::new(spec.clone(), encoder, &path_of)
+    Plan::new(spec.clone(), encoder, &path_of, cancel)
 }

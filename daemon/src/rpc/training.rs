@@ -21,6 +21,7 @@ use crate::jobs::log::Cursor;
 use crate::jobs::registry::Registry;
 use crate::jobs::request::JobRequest;
 use crate::jobs::trainer::Trainer;
+use hone_base::cancel::Cancel;
 use hone_storage::DataDir;
 
 /// The service.
@@ -43,7 +44,7 @@ impl TrainingService for Training {
         let (data, encoder) = (self.data.clone(), self.encoder.clone());
         let job = blocking(move || {
             let spec = request.resolve(&datasets, &encoder)?;
-            trainer.check(&spec, &data)?;
+            trainer.check(&spec, &data, &Cancel::default())?;
             jobs.submit(&spec)
         });
         Ok(Response::new(job.await?.wire()))
@@ -62,7 +63,7 @@ impl TrainingService for Training {
             // Held to the end even if the caller goes away.
             let _turn = turn;
             let spec = request.resolve(&datasets, &encoder)?;
-            let report = trainer.dry_run(&spec, &data)?;
+            let report = trainer.dry_run(&spec, &data, &Cancel::default())?;
             Ok(dry_run::response(&spec, report))
         });
         Ok(Response::new(response.await?))

@@ -1,7 +1,9 @@
 //! What numbers say about a run that goes wrong without failing: too few steps to learn from, rates that never rise,
 //! answers that are all the same, a loss above that of guessing. Nothing here decides; it only tells.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
 
 use super::event::{EpochMetrics, Metrics};
 use super::schedule::Schedule;
@@ -76,7 +78,8 @@ pub(super) struct Evidence<'a> {
 }
 
 /// What was told of the epoch before, which is not told again of the next one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Finding {
     OneAnswer,
     NeverCalled,
@@ -218,11 +221,13 @@ fn norms(evidence: &Evidence<'_>) -> Option<(Finding, String)> {
     })
 }
 
-/// The gradient norms of a job's steps: those of its begin, and those of the epoch under way.
-#[derive(Debug, Default)]
+/// The gradient norms of a job's steps: those of its begin, and the last ones of the epoch under way.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Norms {
     first: Vec<f64>,
-    epoch: Vec<f64>,
+    last: VecDeque<f64>,
+    /// Steps of the epoch under way.
+    steps: usize,
 }
 
 impl Norms {
@@ -233,15 +238,19 @@ impl Norms {
         if self.first.len() < Self::STEPS {
             self.first.push(norm);
         }
-        self.epoch.push(norm);
+        if self.last.len() == Self::STEPS {
+            self.last.pop_front();
+        }
+        self.last.push_back(norm);
+        self.steps += 1;
     }
 
     /// Medians, which single steps do not move, of the begin and of the end of the epoch, which is over with this.
     pub(super) fn end_epoch(&mut self) -> Option<(f64, f64)> {
-        let epoch = std::mem::take(&mut self.epoch);
-        let steps = Self::STEPS.min(epoch.len().div_ceil(4));
+        let last: Vec<f64> = std::mem::take(&mut self.last).into();
+        let steps = Self::STEPS.min(std::mem::take(&mut self.steps).div_ceil(4));
         let first = self.first.get(..steps.min(self.first.len()))?;
-        let last = epoch.get(epoch.len() - steps..)?;
+        let last = last.get(last.len() - steps..)?;
         Some((median(first)?, median(last)?))
     }
 }

@@ -13,17 +13,15 @@ use hone_engine::targets::Targets;
 /// Tokens of a batch at most.
 const TOKENS: usize = 4096;
 
-/// `progress` is called at most this often.
-const THROTTLE: Duration = Duration::from_millis(250);
-
 /// Counts a pass over all rows, each of which `answer` gives its logits for (`[B, labels]` row by row). Where rows
 /// have several labels and no thresholds are given, they are those that are the best for these rows. `progress` is told
-/// how many rows are done; when it asks to stop, the result is `None`.
+/// how many rows are done, once in a `throttle`; when it asks to stop, the result is `None`.
 pub(super) fn evaluate(
     rows: &Rows,
     mut tally: Tally,
     labels: usize,
     given: Option<&[f32]>,
+    throttle: Duration,
     answer: &mut dyn FnMut(&Batch) -> Result<Vec<f32>>,
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Option<Tally>> {
@@ -32,7 +30,7 @@ pub(super) fn evaluate(
     for group in by_tokens(&lengths, TOKENS) {
         logits.extend(in_rows(&answer(&rows.batch(&group, 1))?, labels));
         order.extend(group);
-        if told.elapsed() >= THROTTLE {
+        if told.elapsed() >= throttle {
             told = Instant::now();
             if progress(order.len() as u64).is_break() {
                 return Ok(None);

@@ -8,6 +8,7 @@ use super::event::Split;
 use super::objective;
 use super::schedule::Schedule;
 use super::spec::{Source, Spec};
+use hone_base::cancel::Cancel;
 use hone_base::error::{Error, Result};
 use hone_data::dataset::{Dataset, Labels, split};
 use hone_data::tokenize::Tokenizer;
@@ -61,10 +62,20 @@ pub struct Part {
 impl Plan {
     /// Reads and checks everything that a job needs: the encoder's folder, and every data set of `spec` at the path
     /// that `path_of` gives for its digest.
-    pub fn new(spec: Spec, encoder: &Path, path_of: &dyn Fn(&str) -> PathBuf) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Fails for whatever is wrong with them, and with [`Kind::Cancelled`](hone_base::error::Kind::Cancelled) when `cancel` is
+    /// asked.
+    pub fn new(
+        spec: Spec,
+        encoder: &Path,
+        path_of: &dyn Fn(&str) -> PathBuf,
+        cancel: &Cancel,
+    ) -> Result<Self> {
         let (config, tokenizer) = read_encoder(encoder, spec.hyperparameters.max_length)?;
         let tokenizer = tokenizer.with_truncation(spec.hyperparameters.truncation);
         let read = |source: &Source, columns: &Columns, limit: Option<NonZeroU64>| {
+            cancel.check()?;
             Dataset::read(&path_of(&source.dataset), &source.name, None, columns, limit.map(NonZeroU64::get))
         };
         let train = read(&spec.train, &spec.columns, spec.train_limit)?;

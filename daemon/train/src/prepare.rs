@@ -6,6 +6,7 @@ use candle_core::Device;
 
 use super::event::{self, Overlap, Split, SplitReport};
 use super::plan::{Part, Plan};
+use hone_base::cancel::Cancel;
 use hone_base::error::Result;
 use hone_data::Quantiles;
 use hone_data::quality::{Quality, overlap};
@@ -30,9 +31,9 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    fn new(part: &Part, plan: &Plan) -> Result<Self> {
-        let tokens =
-            plan.tokenizer.encode_examples(&part.examples).map_err(|error| error.within(&part.name))?;
+    fn new(part: &Part, plan: &Plan, cancel: &Cancel) -> Result<Self> {
+        let tokens = plan.tokenizer.encode_examples(&part.examples, cancel);
+        let tokens = tokens.map_err(|error| error.within(&part.name))?;
         Ok(Self { tokens, targets: part.targets.clone() })
     }
 
@@ -61,10 +62,11 @@ pub(super) fn prepare(
     parameters: u64,
     warmup_steps: u64,
     device: &Device,
+    cancel: &Cancel,
 ) -> Result<Prepared> {
-    let train = Rows::new(&plan.train, plan)?;
-    let validation = Rows::new(&plan.validation, plan)?;
-    let test = plan.test.as_ref().map(|part| Rows::new(part, plan)).transpose()?;
+    let train = Rows::new(&plan.train, plan, cancel)?;
+    let validation = Rows::new(&plan.validation, plan, cancel)?;
+    let test = plan.test.as_ref().map(|part| Rows::new(part, plan, cancel)).transpose()?;
     let all = [&train, &validation].into_iter().chain(&test);
     let splits = plan.parts().zip(all).map(|(part, rows)| split_report(part, rows, plan)).collect();
     let report = event::Prepared {

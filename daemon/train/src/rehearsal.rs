@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 
+use super::ahead::MicroBatch;
+use super::control::Control;
 use super::diagnosis;
 use super::event::{Prepared, Split};
 use super::plan::Plan;
 use super::prepare::prepare;
-use super::run::Rehearsal;
-use hone_base::error::Result;
+use super::run::{Emit, Halt, Run};
+use hone_base::cancel::Cancel;
+use hone_base::error::{Error, Kind, Result};
 use hone_engine::batch::epoch_order;
 use hone_engine::model::checkpoint::Checkpoint;
 use hone_engine::model::gpu;
@@ -73,7 +76,7 @@ pub struct Study {
 
 impl Study {
     /// Reads the plan's rows. Blocking; runs on the current rayon pool.
-    pub fn new(plan: Plan, device: &Device) -> Result<Self> {
+    pub fn new(plan: Plan, device: &Device, cancel: &Cancel) -> Result<Self> {
         let of = &plan.spec.hyperparameters;
         let encoder = Checkpoint::open(&plan.encoder)?;
         let architecture = &encoder.config().architecture;
@@ -81,7 +84,7 @@ impl Study {
         let workload = of.workload();
         let learning = Count::of(architecture, labels, &workload).learning;
         let schedule = plan.schedule();
-        let prepared = prepare(&plan, &encoder, learning, schedule.warmup_steps(), device)?;
+        let prepared = prepare(&plan, &encoder, learning, schedule.warmup_steps(), device, cancel)?;
         let lengths: Vec<usize> = prepared.train.tokens.iter().map(|tokens| tokens.ids.len()).collect();
         let compute = of.precision.compute(device)?;
         let rows = lengths.iter().copied();
@@ -99,9 +102,10 @@ impl Study {
     }
 
     /// Makes the steps and extrapolates their time to the whole job. Ends early when `stop` says so. `nowhere` is a
-    /// folder that does not exist: nothing is read from it or written to it. Blocking; runs on the current rayon pool.
-    pub fn rehearse(&mut self, device: &Device, nowhere: &Path, stop: &dyn Fn() -> bool) {
-        match self.measure(device, nowhere, stop) {
+    /// folder that does not exist: nothing is read from it or written to it. Ends too when `cancel` is asked, and nobody
+    /// reads the report then. Blocking; runs on the current rayon pool.
+    pub fn rehearse(&mut self, device: &Device, nowhere: &Path, cancel: &Cancel, stop: &dyn Fn() -> bool) {
+        match self.measure(device, nowhere, cancel, stop) {
             Ok(Some(cost)) => self.report.time = Some(self.extrapolate(cost)),
             Ok(None) => self.note("a job began to wait for the device, so no step was measured"),
             // The job would meet the same: that is worth more than a time.
@@ -124,7 +128,13 @@ impl Study {
         self.report
     }
 
-    fn measure(&self, device: &Device, nowhere: &Path, stop: &dyn Fn() -> bool) -> Result<Option<Cost>> {
+    fn measure(
+        &self,
+        device: &Device,
+        nowhere: &Path,
+        cancel: &Cancel,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Cost>> {
         let of = &self.plan.spec.hyperparameters;
         let order = epoch_order(self.lengths.len(), of.seed, 0);
         let window = (of.batch_size.get() as usize).saturating_mul(of.gradient_accumulation.get() as usize);
@@ -133,7 +143,7 @@ impl Study {
         let lengths: Vec<usize> = rows.iter().filter_map(|&row| self.lengths.get(row).copied()).collect();
         let plan = self.plan.excerpt(&rows);
         let mut ignore = |_| ControlFlow::Continue(());
-        let mut rehearsal = Rehearsal::start(&plan, device, nowhere, &mut ignore)?;
+        let mut rehearsal = Rehearsal::start(&plan, device, nowhere, cancel, &mut ignore)?;
         let all: Vec<usize> = (0..rows.len()).collect();
         let micro_batch = of.batch_size.get() as usize;
         let mut step = |rows: &[usize]| -> Result<Sample> {
@@ -190,6 +200,52 @@ impl Study {
             evaluation_seconds: epochs * validation + tokens(Split::Test) * cost.forward,
         }
     }
+}
+
+/// A run whose steps are thrown away: nothing is logged, evaluated or written.
+struct Rehearsal<'a>(Run<'a>);
+
+impl<'a> Rehearsal<'a> {
+    /// Gets ready as a run does. `nowhere` is a folder that does not exist.
+    fn start(
+        plan: &'a Plan,
+        device: &'a Device,
+        nowhere: &'a Path,
+        cancel: &Cancel,
+        emit: Emit<'a>,
+    ) -> Result<Self> {
+        let control = Control { cancel: cancel.clone(), ..Control::default() };
+        match Run::start(plan, device, nowhere, control, emit) {
+            Ok(run) => Ok(Self(run)),
+            Err(Halt::Failed(error)) => Err(error),
+            Err(Halt::Stopped) => Err(stopped()),
+        }
+    }
+
+    /// One optimizer step over a window of micro-batches of training rows; returns its tokens once it is done.
+    fn step(&mut self, window: &[&[usize]]) -> Result<u64> {
+        let passes = self.0.plan.objective.passes();
+        let rows = &self.0.prepared.train;
+        let window: Vec<MicroBatch> =
+            window.iter().map(|which| MicroBatch::pack(rows, which, passes)).collect();
+        let step = self.0.step(&window).map_err(|halt| match halt {
+            Halt::Failed(error) => error,
+            Halt::Stopped => stopped(),
+        })?;
+        self.0.device.synchronize()?;
+        Ok(step.tokens)
+    }
+
+    /// A pass without gradients over training rows; returns its tokens once it is done.
+    fn evaluate(&mut self, rows: &[usize]) -> Result<u64> {
+        let batch = self.0.prepared.train.batch(rows, 1);
+        self.0.model.answer(&batch)?;
+        Ok(batch.tokens() as u64)
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(Kind::Cancelled, "the steps were stopped")
 }
 
 /// One step that was measured.

@@ -98,8 +98,25 @@ pub struct Hyperparameters {
     pub precision: Precision,
     /// What is kept of a text that is too long.
     pub truncation: Truncation,
+    /// How often the position is saved that an interrupted job continues from.
+    pub checkpoint_every: CheckpointEvery,
     /// The methods that are off by default.
     pub methods: Methods,
+}
+
+/// How often the position of a run is saved. It is also saved when a run stops, and before the last evaluation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckpointEvery {
+    /// After each epoch and after ten minutes.
+    #[default]
+    Auto,
+    /// After each epoch.
+    Epoch,
+    /// After so many optimizer steps.
+    Steps(NonZeroU64),
+    /// After so many minutes.
+    Minutes(NonZeroU32),
 }
 
 /// What matrix products are computed in. Weights, moments, layer norms, softmax and sums are float32 in any case.
@@ -211,6 +228,7 @@ impl Default for Hyperparameters {
             positive_label: None,
             precision: Precision::Auto,
             truncation: Truncation::Head,
+            checkpoint_every: CheckpointEvery::Auto,
             methods: Methods::default(),
         }
     }

@@ -43,17 +43,12 @@ impl Average {
         std::mem::swap(&mut self.values, parameters.values_mut());
     }
 
-    /// The average as tensors to be saved.
-    pub fn state(&self, parameters: &Parameters) -> Result<Vec<(String, Tensor)>> {
-        let mut state = Vec::new();
-        for parameter in parameters.iter() {
-            let parts = parameter.split(&self.values[parameter.range.clone()])?;
-            state.extend(parts.into_iter().map(|(name, part)| (format!("{PREFIX}{name}"), part)));
-        }
-        Ok(state)
+    /// The average of each value, in the places of the parameters' values.
+    pub fn values(&self) -> &[f32] {
+        &self.values
     }
 
-    /// The average that `state` was taken from.
+    /// The average that was saved: `state` has its tensors under the parameters' names behind `average.`.
     pub fn restore(decay: f64, parameters: &Parameters, state: &HashMap<String, Tensor>) -> Result<Self> {
         let mut averaged = parameters.clone();
         for parameter in parameters.iter() {

@@ -304,6 +304,11 @@ impl Optimizer {
         self.m.bytes() + self.v.bytes()
     }
 
+    /// The first and the second moments, each in the places of the parameters' values. They must be settled.
+    pub fn moments(&self) -> [&[f32]; 2] {
+        [&self.m, &self.v]
+    }
+
     /// Both moments of every parameter, named `m.` and `v.` before the parameter's names in a checkpoint. They must be
     /// settled.
     pub fn state(&self) -> Result<Vec<(String, Tensor)>> {

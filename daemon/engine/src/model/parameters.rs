@@ -1,5 +1,6 @@
 //! The parameters of a classifier: what the model computes with.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -108,6 +109,23 @@ impl Parameters {
                 part.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
             self.values[start..start + values.len()].copy_from_slice(&values);
             start += values.len();
+        }
+        Ok(())
+    }
+
+    /// Replaces all parameters by the tensors under their parts' names.
+    ///
+    /// # Errors
+    /// Fails when one is missing or has another shape.
+    pub fn put_all(&mut self, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        let list = self.list.clone();
+        for parameter in list.iter() {
+            let part = |name: &String| {
+                let found = tensors.get(name).cloned();
+                found.ok_or_else(|| Error::corrupt(format!("the saved position has no {name}")))
+            };
+            let parts: Vec<Tensor> = parameter.parts.iter().map(part).collect::<Result<_>>()?;
+            self.put(parameter, &parts)?;
         }
         Ok(())
     }

@@ -2,12 +2,13 @@
 
 use super::{Convert, Wire};
 use hone::v1;
-use hone::v1::hyperparameters::Warmup as WireWarmup;
+use hone::v1::hyperparameters::{CheckpointEvery as WireEvery, Warmup as WireWarmup};
 
 use super::all;
 use crate::jobs::registry::JobView;
 use hone_train::spec::{
-    Hyperparameters, Keep, Metric, Optimizer, Precision, Scheduler, Source, Spec, Truncation, Warmup,
+    CheckpointEvery, Hyperparameters, Keep, Metric, Optimizer, Precision, Scheduler, Source, Spec,
+    Truncation, Warmup,
 };
 
 impl Convert<JobView> for v1::Job {
@@ -87,6 +88,12 @@ impl Convert<&Hyperparameters> for v1::Hyperparameters {
             Warmup::Ratio(ratio) => WireWarmup::WarmupRatio(ratio),
             Warmup::Epochs(epochs) => WireWarmup::WarmupEpochs(epochs),
         };
+        let checkpoint_every = match h.checkpoint_every {
+            CheckpointEvery::Auto => None,
+            CheckpointEvery::Epoch => Some(WireEvery::CheckpointEpochs(true)),
+            CheckpointEvery::Steps(steps) => Some(WireEvery::CheckpointSteps(steps.get())),
+            CheckpointEvery::Minutes(minutes) => Some(WireEvery::CheckpointMinutes(minutes.get())),
+        };
         Self {
             optimizer: Some(optimizer.into()),
             learning_rate: Some(h.learning_rate),
@@ -110,6 +117,7 @@ impl Convert<&Hyperparameters> for v1::Hyperparameters {
             positive_label: h.positive_label.clone(),
             precision: Some(precision.into()),
             truncation: Some(truncation.into()),
+            checkpoint_every,
             methods: Some((&h.methods).wire()),
         }
     }

@@ -4,7 +4,7 @@ use super::{Parse, Parsed};
 use std::num::{NonZeroU32, NonZeroU64};
 
 use hone::v1;
-use hone::v1::hyperparameters::Warmup as WireWarmup;
+use hone::v1::hyperparameters::{CheckpointEvery as WireEvery, Warmup as WireWarmup};
 
 use super::dataset::file_name;
 use super::known;
@@ -12,7 +12,9 @@ use crate::jobs::datasets::check_id;
 use crate::jobs::request::{JobRequest, SourceRequest};
 use crate::serve::reference::{check_name, shown};
 use hone_base::error::{Error, Result};
-use hone_train::spec::{Hyperparameters, Keep, Metric, Optimizer, Precision, Scheduler, Truncation, Warmup};
+use hone_train::spec::{
+    CheckpointEvery, Hyperparameters, Keep, Metric, Optimizer, Precision, Scheduler, Truncation, Warmup,
+};
 
 /// Bytes of an encoder's name or a label at most.
 pub(super) const MAX_TEXT: usize = 4096;
@@ -112,6 +114,7 @@ impl Parse<v1::Hyperparameters> for Hyperparameters {
                 Some(v1::Truncation::HeadTail) => Truncation::HeadTail,
                 Some(v1::Truncation::Unspecified) | None => default.truncation,
             },
+            checkpoint_every: checkpoint_every(wire.checkpoint_every)?,
             methods: wire.methods.unwrap_or_default().parsed()?,
         })
     }
@@ -130,6 +133,21 @@ fn warmup(wire: Option<WireWarmup>, scheduler: Scheduler) -> Result<Warmup> {
         }
         None if scheduler == Scheduler::Constant => Warmup::Steps(0),
         None => Warmup::Ratio(0.1),
+    })
+}
+
+fn checkpoint_every(wire: Option<WireEvery>) -> Result<CheckpointEvery> {
+    const FLAG: &str = "--checkpoint-every";
+    const YEAR: u32 = 60 * 24 * 365;
+    Ok(match wire {
+        None | Some(WireEvery::CheckpointEpochs(false)) => CheckpointEvery::Auto,
+        Some(WireEvery::CheckpointEpochs(true)) => CheckpointEvery::Epoch,
+        Some(WireEvery::CheckpointSteps(steps)) => {
+            limit(FLAG, Some(steps))?.map_or(CheckpointEvery::Auto, CheckpointEvery::Steps)
+        }
+        Some(WireEvery::CheckpointMinutes(minutes)) => {
+            count(FLAG, Some(minutes), 1, YEAR)?.map_or(CheckpointEvery::Auto, CheckpointEvery::Minutes)
+        }
     })
 }
 
@@ -271,6 +289,12 @@ mod tests {
         refused("--gradient-accumulation", |h| h.gradient_accumulation = Some(0));
         refused("--early-stopping", |h| h.early_stopping = Some(0));
         refused("--max-length", |h| h.max_length = Some(2));
+        refused("--checkpoint-every", |h| h.checkpoint_every = Some(WireEvery::CheckpointSteps(0)));
+        for bad in [0, u32::MAX] {
+            refused("--checkpoint-every", |h| {
+                h.checkpoint_every = Some(WireEvery::CheckpointMinutes(bad));
+            });
+        }
         refused("--positive-label", |h| h.positive_label = Some(String::new()));
         let error = read(|h| h.learning_rate = Some(-1.0)).unwrap_err();
         assert_eq!(error.message(), "--lr must be a number greater than 0; got -1");
@@ -314,6 +338,15 @@ mod tests {
         spec.hyperparameters.precision = Precision::Bf16;
         spec.hyperparameters.truncation = Truncation::HeadTail;
         spec.hyperparameters.methods.freeze_layers = 2;
+        let every = |every| {
+            let mut spec = spec.clone();
+            spec.hyperparameters.checkpoint_every = every;
+            let again = JobRequest::parse(v1::JobSpec::convert(&spec)).unwrap();
+            assert_eq!(again.hyperparameters, spec.hyperparameters);
+        };
+        every(CheckpointEvery::Epoch);
+        every(CheckpointEvery::Steps(NonZeroU64::MAX));
+        every(CheckpointEvery::Minutes(NonZeroU32::MIN));
         let request = JobRequest::parse(v1::JobSpec::convert(&spec)).unwrap();
         assert_eq!(request.hyperparameters, spec.hyperparameters);
         assert_eq!(request.train.unwrap().dataset, spec.train.dataset);
