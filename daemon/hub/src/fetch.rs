@@ -282,4 +282,6 @@ fn megabytes(bytes: u64) -> String {
 }
 
 #[cfg(test)]
+mod interrupted;
+#[cfg(test)]
 mod tests;

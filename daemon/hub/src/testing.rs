@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::HubConfig;
+use super::{EncoderName, HubConfig};
 use hone_base::cancel::{Cancel, Reason};
 
 /// The commit of `main` and `v1`.
@@ -62,6 +62,11 @@ pub(crate) fn whole_repository() -> Files {
         ("tokenizer.json", served("{\"version\": 1}")),
         ("model.safetensors", weights("the weights")),
     ])
+}
+
+/// A name that a user may write.
+pub(crate) fn name(text: &str) -> EncoderName {
+    EncoderName::parse(text).unwrap()
 }
 
 impl Hub {

@@ -248,6 +248,7 @@ mod tests {
 
     use super::*;
     use crate::kernels::testing::{assert_close, computes, in_pool, normal, values, variable};
+    use crate::kernels::{Isa, Precision};
     use hone_base::random::{Purpose, Stream};
 
     const WIDTH: usize = 64;
@@ -351,5 +352,14 @@ mod tests {
             assert_eq!(alone[0], together[0][8 * WIDTH..41 * WIDTH], "{compute:?}");
             assert_eq!(alone[2], together[2][16 * WIDTH..82 * WIDTH], "{compute:?}");
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "sequences overlap")]
+    fn sequences_that_would_be_written_by_several_tasks_are_refused() {
+        let compute = Compute::new(Isa::PORTABLE, Precision::Fp32);
+        let offsets = [0, 4, 2, 6];
+        let of = Attention { queries: &offsets, tokens: &offsets, heads: 1, width: 2, dropout: None };
+        of.forward(compute, &normal(1, 12), &normal(2, 24), &mut [0.0; 12]);
     }
 }

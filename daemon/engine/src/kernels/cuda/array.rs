@@ -44,6 +44,9 @@ macro_rules! plain {
 plain!(f32, f64, u32, u64, [u32; 2], [u32; 4], [f32; 10]);
 
 /// Where values of a device start. Null for what a kernel may lack.
+///
+/// It does not keep its [`Array`]'s memory: work that was given to the stream before the memory is given back still finds
+/// it, later work would find something else of the device there.
 #[repr(transparent)]
 pub struct Pointer<T> {
     address: u64,

@@ -424,6 +424,7 @@ impl Block<'_> {
 mod tests {
     use super::*;
     use crate::kernels::testing::{computes, in_pool, normal};
+    use crate::kernels::{Isa, Precision};
 
     /// `a b` for transposed and plain factors.
     fn product(compute: Compute, a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
@@ -494,6 +495,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "the rows of a product overlap")]
+    fn a_product_whose_rows_would_be_written_by_several_tasks_is_refused() {
+        let compute = Compute::new(Isa::PORTABLE, Precision::Fp32);
+        let (a, b, mut out) = (normal(1, 6), normal(2, 12), [0.0; 8]);
+        let mut packed = Packed::default();
+        packed.pack(compute, Matrix::dense(&b, 3, 4));
+        // Rows of four values, three apart.
+        let epilogue = Scaled { out: Rows::new(&mut out, 0, 3), scale: 1.0 };
+        multiply(compute, Matrix::dense(&a, 2, 3), &packed, epilogue);
     }
 
     #[test]
