@@ -1,7 +1,8 @@
 //! What the daemon and the client share: the messages and services of `hone.v1`, compiled from `proto/hone/v1/*.proto`, and
-//! what they send, files of text, and say, messages.
+//! what they send, files of text, and say: messages, and the settings of a training job.
 
 pub mod message;
+pub mod settings;
 pub mod text_file;
 
 /// Version 1 of the protocol. The comments of the `.proto` files are the documentation of its items.

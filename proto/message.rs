@@ -17,6 +17,12 @@ pub fn quoted(text: &str) -> String {
     quoted
 }
 
+/// What a caller sent, in quotes and cut to a length that fits into a message.
+pub fn shown(text: &str) -> String {
+    let start: String = text.chars().take(80).collect();
+    if start.len() < text.len() { format!("{}...", quoted(&start)) } else { quoted(text) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,8 @@
 //! The command line: what can be typed, and what is refused before anything is sent.
 
 mod checkpoint_every;
-mod methods;
+mod class_weights;
+mod settings;
 mod train;
 mod values;
 
@@ -358,11 +359,12 @@ mod tests {
             ("train --dropout -0.1", "from 0 to less than 1"),
             ("train --warmup-ratio 1.5", "from 0 to 1"),
             ("train --validation-split 1", "between 0 and 1"),
-            ("train --epochs 0", "at least 1"),
-            ("train --epochs -3", "at least 1"),
+            ("train --epochs 0", "a whole number from 1 to 10000"),
+            ("train --epochs -3", "a whole number from 1 to 10000"),
             ("train --epochs 2.5", "whole number"),
-            ("train --batch-size 5000000000", "at most 4294967295"),
+            ("train --batch-size 5000000000", "a whole number from 1 to 4096"),
             ("train --seed -1", "whole number"),
+            ("train --train-limit 0", "at least 1"),
             ("train --name a/b", "letters, digits"),
             ("train --precision fp16", "possible values: auto, fp32, bf16"),
             ("train --truncation middle", "possible values: head, tail, head-tail"),

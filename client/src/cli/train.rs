@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use hone::settings::METHODS;
 use hone::v1;
 use hone::v1::hyperparameters::CheckpointEvery;
 
-use super::methods::{MethodArgs, Precision, Truncation};
-use super::values::{
-    below_one, model_name, not_negative, positive, positive_u32, positive_u64, ratio, split, whole_u64,
-};
+use super::class_weights::class_weights;
+use super::settings::SettingArgs;
+use super::values::{model_name, positive_u64, split};
 use super::{ColumnArgs, Retry, checkpoint_every};
 
 #[derive(Debug, Args)]
@@ -65,130 +65,20 @@ pub(crate) struct TrainArgs {
     pub(crate) retry: Retry,
 }
 
+/// How to train: the settings of one value, and what is more than one.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct HyperparameterArgs {
-    /// Tokens of a sequence, special tokens included; longer texts are cut. Default: what the encoder can take.
-    #[arg(long, value_name = "N", value_parser = positive_u32, allow_negative_numbers = true, help_heading = "Model")]
-    pub(crate) max_length: Option<u32>,
-    /// What is kept of a text that is too long. Default: head.
-    #[arg(long, value_enum, help_heading = "Model")]
-    pub(crate) truncation: Option<Truncation>,
-    /// What matrix products are computed in. Default: auto.
-    #[arg(long, value_enum, help_heading = "Model")]
-    pub(crate) precision: Option<Precision>,
-    /// Dropout before the classifier. Default: what the encoder's configuration says, else 0.1.
-    #[arg(long, value_name = "P", value_parser = below_one, allow_negative_numbers = true, help_heading = "Model")]
-    pub(crate) dropout: Option<f64>,
-    /// Dropout inside the encoder. Default: what the encoder's configuration says.
-    #[arg(long, value_name = "P", value_parser = below_one, allow_negative_numbers = true, help_heading = "Model")]
-    pub(crate) encoder_dropout: Option<f64>,
-
-    /// Default: adamw.
-    #[arg(long, value_enum, help_heading = "Optimizer")]
-    pub(crate) optimizer: Option<Optimizer>,
-    /// The peak learning rate. Default: 2e-5.
-    #[arg(long, alias = "learning-rate", value_name = "RATE", value_parser = positive, allow_negative_numbers = true,
-        help_heading = "Optimizer")]
-    pub(crate) lr: Option<f64>,
-    /// Decay of the gradient's running mean. Default: 0.9.
-    #[arg(long, value_name = "B", value_parser = below_one, allow_negative_numbers = true, help_heading = "Optimizer")]
-    pub(crate) beta1: Option<f64>,
-    /// Decay of the squared gradient's running mean. Default: 0.999.
-    #[arg(long, value_name = "B", value_parser = below_one, allow_negative_numbers = true, help_heading = "Optimizer")]
-    pub(crate) beta2: Option<f64>,
-    /// Added to the denominator of the update. Default: 1e-8.
-    #[arg(long, value_name = "X", value_parser = positive, allow_negative_numbers = true, help_heading = "Optimizer")]
-    pub(crate) eps: Option<f64>,
-    /// Weight decay; never on biases and layer norms. Default: 0.01 with adamw, 0 with adam.
-    #[arg(long, value_name = "X", value_parser = not_negative, allow_negative_numbers = true,
-        help_heading = "Optimizer")]
-    pub(crate) weight_decay: Option<f64>,
-    /// Clip the gradient's norm to this; 0 switches clipping off. Default: 1.
-    #[arg(long, value_name = "X", value_parser = not_negative, allow_negative_numbers = true,
-        help_heading = "Optimizer")]
-    pub(crate) max_grad_norm: Option<f64>,
-
-    /// How the learning rate moves after the warm-up. Default: linear.
-    #[arg(long, value_enum, help_heading = "Schedule")]
-    pub(crate) scheduler: Option<Scheduler>,
-    /// Warm up over this many optimizer steps. Default: a ratio of 0.1; none with the constant scheduler.
-    #[arg(long, value_name = "N", value_parser = whole_u64, allow_negative_numbers = true, group = "warmup",
-        help_heading = "Schedule")]
-    pub(crate) warmup_steps: Option<u64>,
-    /// Warm up over this share of all steps.
-    #[arg(long, value_name = "RATIO", value_parser = ratio, allow_negative_numbers = true, group = "warmup",
-        help_heading = "Schedule")]
-    pub(crate) warmup_ratio: Option<f64>,
-    /// Warm up over this many epochs, for example 0.2.
-    #[arg(long, value_name = "E", value_parser = not_negative, allow_negative_numbers = true, group = "warmup",
-        help_heading = "Schedule")]
-    pub(crate) warmup_epochs: Option<f64>,
-    /// Times to go through the training data. Default: 3.
-    #[arg(long, value_name = "N", value_parser = positive_u32, allow_negative_numbers = true,
-        help_heading = "Schedule")]
-    pub(crate) epochs: Option<u32>,
-    /// Sequences in a micro-batch. Default: 16.
-    #[arg(long, value_name = "N", value_parser = positive_u32, allow_negative_numbers = true,
-        help_heading = "Schedule")]
-    pub(crate) batch_size: Option<u32>,
-    /// Micro-batches to an optimizer step. Default: 1.
-    #[arg(long, value_name = "N", value_parser = positive_u32, allow_negative_numbers = true,
-        help_heading = "Schedule")]
-    pub(crate) gradient_accumulation: Option<u32>,
-    /// The seed of everything random. Default: 42.
-    #[arg(long, value_name = "N", value_parser = whole_u64, allow_negative_numbers = true,
-        help_heading = "Schedule")]
-    pub(crate) seed: Option<u64>,
-
-    /// Which epoch becomes the model. Default: best.
-    #[arg(long, value_enum, help_heading = "Evaluation")]
-    pub(crate) keep: Option<Keep>,
-    /// The validation metric that chooses the best epoch. Default: loss.
-    #[arg(long, value_enum, help_heading = "Evaluation")]
-    pub(crate) metric: Option<Metric>,
-    /// Stop after this many epochs without a better metric. Default: never.
-    #[arg(long, value_name = "PATIENCE", value_parser = positive_u32, allow_negative_numbers = true,
-        help_heading = "Evaluation")]
-    pub(crate) early_stopping: Option<u32>,
+    #[command(flatten)]
+    settings: SettingArgs,
     /// How often the position is saved that an interrupted job continues from: a number of optimizer steps (500), a time
     /// (10m, 2h), or epoch. Default: after each epoch and after ten minutes.
     #[arg(long, value_name = "WHEN", value_parser = checkpoint_every::parse, allow_negative_numbers = true,
         help_heading = "Schedule")]
-    pub(crate) checkpoint_every: Option<CheckpointEvery>,
-    /// The label that precision, recall and F1 are of, when there are two. Default: the second one.
-    #[arg(long, value_name = "LABEL", allow_negative_numbers = true, help_heading = "Evaluation")]
-    pub(crate) positive_label: Option<String>,
-
-    #[command(flatten)]
-    pub(crate) methods: MethodArgs,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Optimizer {
-    Adam,
-    Adamw,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Scheduler {
-    Constant,
-    Linear,
-    Cosine,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Keep {
-    /// The epoch with the best validation metric.
-    Best,
-    /// The last epoch.
-    Last,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Metric {
-    Loss,
-    Accuracy,
-    F1,
+    checkpoint_every: Option<CheckpointEvery>,
+    /// How much each label counts in the loss: `balanced` (inversely to its rows), or a list such as spam=5,ham=1,
+    /// where a label that is not named has weight 1. Default: all alike.
+    #[arg(long, value_name = "balanced|LABEL=WEIGHT,...", value_parser = class_weights, help_heading = METHODS)]
+    class_weights: Option<v1::ClassWeights>,
 }
 
 impl TrainArgs {
@@ -217,55 +107,13 @@ impl TrainArgs {
 }
 
 impl HyperparameterArgs {
+    /// The settings that were named; none when none was.
     fn to_proto(&self) -> Option<v1::Hyperparameters> {
-        use v1::hyperparameters::Warmup;
-        let warmup = (self.warmup_steps.map(Warmup::WarmupSteps))
-            .or(self.warmup_ratio.map(Warmup::WarmupRatio))
-            .or(self.warmup_epochs.map(Warmup::WarmupEpochs));
-        let optimizer = self.optimizer.map(|optimizer| match optimizer {
-            Optimizer::Adam => v1::Optimizer::Adam.into(),
-            Optimizer::Adamw => v1::Optimizer::Adamw.into(),
-        });
-        let scheduler = self.scheduler.map(|scheduler| match scheduler {
-            Scheduler::Constant => v1::Scheduler::Constant.into(),
-            Scheduler::Linear => v1::Scheduler::Linear.into(),
-            Scheduler::Cosine => v1::Scheduler::Cosine.into(),
-        });
-        let keep = self.keep.map(|keep| match keep {
-            Keep::Best => v1::Keep::Best.into(),
-            Keep::Last => v1::Keep::Last.into(),
-        });
-        let metric = self.metric.map(|metric| match metric {
-            Metric::Loss => v1::Metric::Loss.into(),
-            Metric::Accuracy => v1::Metric::Accuracy.into(),
-            Metric::F1 => v1::Metric::F1.into(),
-        });
-        let hyperparameters = v1::Hyperparameters {
-            optimizer,
-            learning_rate: self.lr,
-            beta1: self.beta1,
-            beta2: self.beta2,
-            epsilon: self.eps,
-            weight_decay: self.weight_decay,
-            scheduler,
-            warmup,
-            epochs: self.epochs,
-            batch_size: self.batch_size,
-            gradient_accumulation: self.gradient_accumulation,
-            max_grad_norm: self.max_grad_norm,
-            dropout: self.dropout,
-            encoder_dropout: self.encoder_dropout,
-            seed: self.seed,
-            keep,
-            metric,
-            early_stopping: self.early_stopping,
-            max_length: self.max_length,
-            positive_label: self.positive_label.clone(),
-            precision: self.precision.map(|precision| v1::Precision::from(precision).into()),
-            truncation: self.truncation.map(|truncation| v1::Truncation::from(truncation).into()),
-            checkpoint_every: self.checkpoint_every,
-            methods: self.methods.to_proto(),
-        };
+        let mut hyperparameters =
+            v1::Hyperparameters { checkpoint_every: self.checkpoint_every, ..self.settings.0.clone() };
+        if let Some(weights) = &self.class_weights {
+            hyperparameters.methods.get_or_insert_default().class_weights = Some(weights.clone());
+        }
         (hyperparameters != v1::Hyperparameters::default()).then_some(hyperparameters)
     }
 }
@@ -352,6 +200,46 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(spec, expected);
+    }
+
+    fn hyperparameters(line: &str) -> v1::Hyperparameters {
+        request(line).spec.and_then(|spec| spec.hyperparameters).expect("hyperparameters")
+    }
+
+    fn weights(given: &[(&str, f64)]) -> v1::ClassWeights {
+        let weight = |&(label, weight): &(&str, f64)| v1::LabelWeight { label: label.into(), weight };
+        v1::ClassWeights { balanced: false, given: given.iter().map(weight).collect() }
+    }
+
+    #[test]
+    fn every_method_reaches_its_field() {
+        let sent = hyperparameters(
+            "--precision bf16 --truncation head-tail --gradient-checkpointing --freeze-layers 4 --freeze-embeddings \
+             --layer-decay 0.95 --label-smoothing 0.1 --class-weights spam=5,ham=1 --focal-gamma 2 --ema 0.999 \
+             --r-drop 1 --reinit-layers 2",
+        );
+        let expected = v1::Methods {
+            gradient_checkpointing: Some(true),
+            freeze_layers: Some(4),
+            freeze_embeddings: Some(true),
+            layer_decay: Some(0.95),
+            label_smoothing: Some(0.1),
+            class_weights: Some(weights(&[("spam", 5.0), ("ham", 1.0)])),
+            focal_gamma: Some(2.0),
+            ema: Some(0.999),
+            r_drop: Some(1.0),
+            reinit_layers: Some(2),
+        };
+        assert_eq!(sent.methods, Some(expected));
+        assert_eq!(sent.precision(), v1::Precision::Bf16);
+        assert_eq!(sent.truncation(), v1::Truncation::HeadTail);
+    }
+
+    #[test]
+    fn a_method_that_is_not_named_is_not_sent() {
+        assert_eq!(hyperparameters("--lr 1e-5").methods, None);
+        let methods = hyperparameters("--freeze-layers 0").methods;
+        assert_eq!(methods, Some(v1::Methods { freeze_layers: Some(0), ..Default::default() }));
     }
 
     #[test]

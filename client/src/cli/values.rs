@@ -1,12 +1,11 @@
 //! Parsers of single values. Each refuses what cannot be meant, in words about the value.
 
-use std::fmt::Display;
-use std::str::FromStr;
 use std::time::Duration;
 
 use hone::text_file::Encoding;
 
-fn number(text: &str) -> Result<f64, String> {
+/// A finite number.
+pub(super) fn number(text: &str) -> Result<f64, String> {
     match text.trim().parse::<f64>() {
         Ok(value) if value.is_finite() => Ok(value),
         Ok(value) if value.is_infinite() => Err("must be finite".to_owned()),
@@ -28,65 +27,23 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
     number_that(text, |value| value > 0.0, "greater than 0")
 }
 
-pub(super) fn not_negative(text: &str) -> Result<f64, String> {
-    number_that(text, |value| value >= 0.0, "0 or greater")
-}
-
-/// A share that may be everything: a warm-up ratio.
-pub(super) fn ratio(text: &str) -> Result<f64, String> {
-    number_that(text, |value| (0.0..=1.0).contains(&value), "from 0 to 1")
-}
-
 /// A share that must leave something on both sides: a split.
 pub(super) fn split(text: &str) -> Result<f64, String> {
     number_that(text, |value| value > 0.0 && value < 1.0, "between 0 and 1, for example 0.2")
 }
 
-/// A share that must not be everything: dropout and the betas.
-pub(super) fn below_one(text: &str) -> Result<f64, String> {
-    number_that(text, |value| (0.0..1.0).contains(&value), "from 0 to less than 1")
-}
-
-/// A share that must be neither nothing nor everything: the decay of a moving average.
-pub(super) fn inside_one(text: &str) -> Result<f64, String> {
-    number_that(text, |value| value > 0.0 && value < 1.0, "greater than 0 and less than 1")
-}
-
-/// A share that must not be nothing: the decay from layer to layer.
-pub(super) fn up_to_one(text: &str) -> Result<f64, String> {
-    number_that(text, |value| value > 0.0 && value <= 1.0, "greater than 0 and at most 1")
-}
-
-fn whole<T: FromStr + Display + PartialOrd + From<u8>>(text: &str, max: T) -> Result<T, String> {
+pub(super) fn positive_u64(text: &str) -> Result<u64, String> {
     let text = text.trim();
-    if let Ok(value) = text.parse::<T>() {
-        return if value >= T::from(1) { Ok(value) } else { Err("must be at least 1".to_owned()) };
+    if let Ok(value) = text.parse() {
+        return if value >= 1 { Ok(value) } else { Err("must be at least 1".to_owned()) };
     }
     match text.strip_prefix('-').unwrap_or(text) {
         digits if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) => {
             Err("must be a whole number, in digits alone".to_owned())
         }
         digits if digits.len() < text.len() => Err("must be at least 1".to_owned()),
-        _ => Err(format!("must be at most {max}")),
+        _ => Err(format!("must be at most {}", u64::MAX)),
     }
-}
-
-pub(super) fn positive_u32(text: &str) -> Result<u32, String> {
-    whole(text, u32::MAX)
-}
-
-pub(super) fn positive_u64(text: &str) -> Result<u64, String> {
-    whole(text, u64::MAX)
-}
-
-/// Zero is a value here: steps of warm-up, a seed.
-pub(super) fn whole_u64(text: &str) -> Result<u64, String> {
-    text.trim().parse().map_err(|_| "must be a whole number, 0 or greater".to_owned())
-}
-
-/// Zero is a value here: layers that are frozen.
-pub(super) fn whole_u32(text: &str) -> Result<u32, String> {
-    text.trim().parse().map_err(|_| "must be a whole number, 0 or greater".to_owned())
 }
 
 /// The one character between fields.

@@ -120,7 +120,7 @@ fn describe(job: &v1::Job, width: Option<usize>, paint: Paint) -> String {
         fact("way on", watch::START_AGAIN.to_owned());
     }
     for (name, value) in job.spec.as_ref().map(spec::entries).unwrap_or_default() {
-        fact(name, value);
+        fact(&name, value);
     }
     let mut blocks = vec![facts.lines(width).join("\n")];
     let table = epochs::table(&job.epochs, job.model.as_ref().map(|model| model.epoch), paint);

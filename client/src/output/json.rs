@@ -1,7 +1,9 @@
 //! Messages as JSON: snake_case names as in the protocol, enums as lower-case words, times as RFC 3339 in UTC.
 //! What is not set is left out.
 
+use hone::settings::{self, Setting};
 use hone::v1;
+use hone::v1::hyperparameters::CheckpointEvery;
 use prost_types::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -76,58 +78,31 @@ pub(crate) fn spec(spec: &v1::JobSpec) -> Value {
 }
 
 fn hyperparameters(given: &v1::Hyperparameters) -> Value {
-    use v1::hyperparameters::{CheckpointEvery, Warmup};
-    let mut object = Map::new();
-    put(&mut object, "optimizer", given.optimizer.map(optimizer));
-    put(&mut object, "learning_rate", given.learning_rate);
-    put(&mut object, "beta1", given.beta1);
-    put(&mut object, "beta2", given.beta2);
-    put(&mut object, "epsilon", given.epsilon);
-    put(&mut object, "weight_decay", given.weight_decay);
-    put(&mut object, "scheduler", given.scheduler.map(scheduler));
-    match given.warmup {
-        Some(Warmup::WarmupSteps(steps)) => put(&mut object, "warmup_steps", Some(steps)),
-        Some(Warmup::WarmupRatio(ratio)) => put(&mut object, "warmup_ratio", Some(ratio)),
-        Some(Warmup::WarmupEpochs(epochs)) => put(&mut object, "warmup_epochs", Some(epochs)),
-        None => {}
+    let (mut object, mut methods) = (Map::new(), Map::new());
+    for (setting, value) in settings::given(given) {
+        let place = if setting.is_method() { &mut methods } else { &mut object };
+        place.insert(setting.field.to_owned(), setting_value(setting, value));
     }
-    put(&mut object, "epochs", given.epochs);
-    put(&mut object, "batch_size", given.batch_size);
-    put(&mut object, "gradient_accumulation", given.gradient_accumulation);
-    put(&mut object, "max_grad_norm", given.max_grad_norm);
-    put(&mut object, "dropout", given.dropout);
-    put(&mut object, "encoder_dropout", given.encoder_dropout);
-    put(&mut object, "seed", given.seed);
-    put(&mut object, "keep", given.keep.map(keep));
-    put(&mut object, "metric", given.metric.map(metric));
-    put(&mut object, "early_stopping", given.early_stopping);
-    put(&mut object, "max_length", given.max_length);
-    put(&mut object, "positive_label", given.positive_label.clone());
-    put(&mut object, "precision", given.precision.map(precision));
-    put(&mut object, "truncation", given.truncation.map(truncation));
     match given.checkpoint_every {
         Some(CheckpointEvery::CheckpointSteps(steps)) => put(&mut object, "checkpoint_steps", Some(steps)),
         Some(CheckpointEvery::CheckpointMinutes(n)) => put(&mut object, "checkpoint_minutes", Some(n)),
         Some(CheckpointEvery::CheckpointEpochs(on)) => put(&mut object, "checkpoint_epochs", Some(on)),
         None => {}
     }
-    put(&mut object, "methods", given.methods.as_ref().map(methods));
+    let weights = given.methods.as_ref().and_then(|methods| methods.class_weights.as_ref());
+    put(&mut methods, "class_weights", weights.map(class_weights));
+    put(&mut object, "methods", (!methods.is_empty()).then_some(methods));
     Value::Object(object)
 }
 
-fn methods(given: &v1::Methods) -> Value {
-    let mut object = Map::new();
-    put(&mut object, "gradient_checkpointing", given.gradient_checkpointing);
-    put(&mut object, "freeze_layers", given.freeze_layers);
-    put(&mut object, "freeze_embeddings", given.freeze_embeddings);
-    put(&mut object, "layer_decay", given.layer_decay);
-    put(&mut object, "label_smoothing", given.label_smoothing);
-    put(&mut object, "class_weights", given.class_weights.as_ref().map(class_weights));
-    put(&mut object, "focal_gamma", given.focal_gamma);
-    put(&mut object, "ema", given.ema);
-    put(&mut object, "r_drop", given.r_drop);
-    put(&mut object, "reinit_layers", given.reinit_layers);
-    Value::Object(object)
+fn setting_value(setting: &Setting, value: settings::Value) -> Value {
+    match value {
+        settings::Value::Number(number) => number.into(),
+        settings::Value::Whole(number) => number.into(),
+        settings::Value::Switch(on) => on.into(),
+        settings::Value::Choice(number) => setting.word(number).unwrap_or("unknown").into(),
+        settings::Value::Text(text) => text.into(),
+    }
 }
 
 /// "balanced", or an object from labels to weights.
@@ -361,32 +336,6 @@ pub(crate) fn split(value: i32) -> String {
     word(v1::Split::try_from(value).ok().map(|split| split.as_str_name()), "SPLIT_")
 }
 
-pub(crate) fn optimizer(value: i32) -> String {
-    word(v1::Optimizer::try_from(value).ok().map(|optimizer| optimizer.as_str_name()), "OPTIMIZER_")
-}
-
-pub(crate) fn scheduler(value: i32) -> String {
-    word(v1::Scheduler::try_from(value).ok().map(|scheduler| scheduler.as_str_name()), "SCHEDULER_")
-}
-
-pub(crate) fn keep(value: i32) -> String {
-    word(v1::Keep::try_from(value).ok().map(|keep| keep.as_str_name()), "KEEP_")
-}
-
-pub(crate) fn metric(value: i32) -> String {
-    word(v1::Metric::try_from(value).ok().map(|metric| metric.as_str_name()), "METRIC_")
-}
-
-pub(crate) fn precision(value: i32) -> String {
-    word(v1::Precision::try_from(value).ok().map(|precision| precision.as_str_name()), "PRECISION_")
-}
-
-/// As the flag has it: "head-tail".
-pub(crate) fn truncation(value: i32) -> String {
-    let name = v1::Truncation::try_from(value).ok().map(|truncation| truncation.as_str_name());
-    word(name, "TRUNCATION_").replace('_', "-")
-}
-
 pub(crate) fn format(value: i32) -> String {
     word(v1::FileFormat::try_from(value).ok().map(|format| format.as_str_name()), "FILE_FORMAT_")
 }
@@ -427,8 +376,9 @@ mod tests {
         assert_eq!(spec(&v1::JobSpec::default()), json!({}));
         let given = v1::Hyperparameters { seed: Some(0), ..Default::default() };
         assert_eq!(hyperparameters(&given), json!({"seed": 0}));
-        let given = v1::Methods { ema: Some(0.99), ..Default::default() };
-        assert_eq!(methods(&given), json!({"ema": 0.99}));
+        let methods = Some(v1::Methods { ema: Some(0.99), ..Default::default() });
+        let given = v1::Hyperparameters { methods, ..Default::default() };
+        assert_eq!(hyperparameters(&given), json!({"methods": {"ema": 0.99}}));
     }
 
     #[test]

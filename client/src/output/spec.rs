@@ -1,18 +1,23 @@
 //! A job's specification for people: everything in it, or only what differs from another.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use hone::settings::{self, Setting, Value};
 use hone::v1;
 
 use super::format::{count, number, one_line, quoted, short_digest};
 use super::json;
 
+/// What something in a specification is called.
+pub(crate) type Name = Cow<'static, str>;
+
 /// Name and value of everything that is set, in the order in which people think of it.
-pub(crate) fn entries(spec: &v1::JobSpec) -> Vec<(&'static str, String)> {
+pub(crate) fn entries(spec: &v1::JobSpec) -> Vec<(Name, String)> {
     let mut entries = Vec::new();
-    let mut put = |name, value: Option<String>| {
+    let mut put = |name: &'static str, value: Option<String>| {
         if let Some(value) = value {
-            entries.push((name, one_line(&value)));
+            entries.push((Name::Borrowed(name), one_line(&value)));
         }
     };
     put("model", spec.name.clone());
@@ -40,54 +45,37 @@ pub(crate) fn entries(spec: &v1::JobSpec) -> Vec<(&'static str, String)> {
     put("header", dialect.no_header.then(|| "none".to_owned()));
 
     let given = spec.hyperparameters.clone().unwrap_or_default();
-    put("optimizer", given.optimizer.map(json::optimizer));
-    put("learning rate", given.learning_rate.map(number));
-    put("scheduler", given.scheduler.map(json::scheduler));
-    put("warm-up", given.warmup.map(warmup));
-    put("epochs", given.epochs.map(|epochs| epochs.to_string()));
-    put("batch size", given.batch_size.map(|size| size.to_string()));
-    put("gradient accumulation", given.gradient_accumulation.map(|batches| batches.to_string()));
-    put("weight decay", given.weight_decay.map(number));
-    put("beta1", given.beta1.map(number));
-    put("beta2", given.beta2.map(number));
-    put("eps", given.epsilon.map(number));
-    put("max grad norm", given.max_grad_norm.map(number));
-    put("dropout", given.dropout.map(number));
-    put("encoder dropout", given.encoder_dropout.map(number));
-    put("max length", given.max_length.map(|length| length.to_string()));
-    // What is off or automatic is not worth a row.
-    put(
-        "truncation",
-        given.truncation.filter(|&kind| kind != v1::Truncation::Head as i32).map(json::truncation),
-    );
-    put("precision", given.precision.filter(|&kind| kind != v1::Precision::Auto as i32).map(json::precision));
-    put("keep", given.keep.map(json::keep));
-    put("metric", given.metric.map(json::metric));
-    put("early stopping", given.early_stopping.map(|patience| patience.to_string()));
-    put("positive label", given.positive_label);
-    put("seed", given.seed.map(|seed| seed.to_string()));
-    put("position saved", given.checkpoint_every.map(checkpoint_every));
-
-    let methods = given.methods.unwrap_or_default();
-    let switched = |on: Option<bool>| on.filter(|&on| on).map(|_| "on".to_owned());
-    let layers = |layers: Option<u32>| layers.filter(|&layers| layers > 0).map(|layers| layers.to_string());
-    put("gradient checkpointing", switched(methods.gradient_checkpointing));
-    put("frozen layers", layers(methods.freeze_layers));
-    put("frozen embeddings", switched(methods.freeze_embeddings));
-    put("new layers", layers(methods.reinit_layers));
-    put("layer decay", methods.layer_decay.map(number));
-    put("label smoothing", methods.label_smoothing.filter(|&share| share > 0.0).map(number));
-    put("class weights", methods.class_weights.and_then(class_weights));
-    put("focal gamma", methods.focal_gamma.map(number));
-    put("moving average", methods.ema.map(number));
-    put("R-Drop", methods.r_drop.map(number));
+    for (setting, value) in settings::given(&given) {
+        entries.extend(setting_text(setting, value).map(|text| (setting.title().into(), one_line(&text))));
+    }
+    let every = given.checkpoint_every.map(checkpoint_every);
+    entries.extend(every.map(|every| ("position saved".into(), every)));
+    let weights = given.methods.and_then(|methods| methods.class_weights).and_then(class_weights);
+    entries.extend(weights.map(|weights| ("class weights".into(), one_line(&weights))));
     entries
+}
+
+/// A setting's value; none for what is off or automatic, which is not worth a row.
+fn setting_text(setting: &Setting, value: Value) -> Option<String> {
+    let text = match value {
+        Value::Number(0.0) | Value::Whole(0) if setting.is_method() => return None,
+        Value::Number(value) => number(value),
+        Value::Whole(value) if setting.unit().is_empty() => value.to_string(),
+        Value::Whole(value) => count(value),
+        Value::Switch(on) => if on { "on" } else { "off" }.to_owned(),
+        Value::Choice(value) => setting.word(value).unwrap_or("unknown").to_owned(),
+        Value::Text(text) => text,
+    };
+    if text == setting.absent_word() {
+        return None;
+    }
+    Some(if setting.unit().is_empty() { text } else { format!("{text} {}", setting.unit()) })
 }
 
 /// A value that differs between two jobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Change {
-    pub(crate) name: &'static str,
+    pub(crate) name: Name,
     pub(crate) before: String,
     pub(crate) after: String,
 }
@@ -101,14 +89,14 @@ impl fmt::Display for Change {
 /// What is different in the later of two jobs. The model's name is no change.
 pub(crate) fn changes(before: &v1::JobSpec, after: &v1::JobSpec) -> Vec<Change> {
     let (before, after) = (entries(before), entries(after));
-    let value = |entries: &[(&str, String)], name: &str| {
-        let found = entries.iter().find(|(known, _)| *known == name);
+    let value = |entries: &[(Name, String)], name: &str| {
+        let found = entries.iter().find(|(known, _)| known == name);
         found.map_or_else(|| absent(name).to_owned(), |(_, value)| value.clone())
     };
     let gone = before.iter().filter(|(name, _)| !after.iter().any(|(known, _)| known == name));
-    let names = after.iter().chain(gone).map(|(name, _)| *name).filter(|name| *name != "model");
+    let names = after.iter().chain(gone).map(|(name, _)| name).filter(|&name| name != "model");
     names
-        .map(|name| Change { name, before: value(&before, name), after: value(&after, name) })
+        .map(|name| Change { name: name.clone(), before: value(&before, name), after: value(&after, name) })
         .filter(|change| change.before != change.after)
         .collect()
 }
@@ -117,12 +105,8 @@ pub(crate) fn changes(before: &v1::JobSpec, after: &v1::JobSpec) -> Vec<Change> 
 fn absent(name: &str) -> &'static str {
     match name {
         "training rows" | "validation rows" | "test rows" => "all",
-        "early stopping" => "never",
-        "truncation" => "head",
-        "precision" => "auto",
         "position saved" => "every epoch and 10 minutes",
-        "gradient checkpointing" | "frozen embeddings" => "off",
-        _ => "none",
+        name => settings::all().find(|setting| setting.title() == name).map_or("none", Setting::absent_word),
     }
 }
 
@@ -135,15 +119,6 @@ fn source(source: &v1::DataSource) -> String {
     match &source.name {
         Some(name) => format!("{name} ({digest})"),
         None => digest.to_owned(),
-    }
-}
-
-fn warmup(warmup: v1::hyperparameters::Warmup) -> String {
-    use v1::hyperparameters::Warmup;
-    match warmup {
-        Warmup::WarmupSteps(steps) => format!("{} steps", count(steps)),
-        Warmup::WarmupRatio(ratio) => format!("{} of all steps", number(ratio)),
-        Warmup::WarmupEpochs(epochs) => format!("{} epochs", number(epochs)),
     }
 }
 
@@ -222,7 +197,7 @@ mod tests {
     fn a_method_that_is_off_has_no_entry() {
         assert_eq!(
             entries(&filled(v1::Methods::default())),
-            [("training data", "demonstration data".to_owned())]
+            [("training data".into(), "demonstration data".to_owned())]
         );
     }
 

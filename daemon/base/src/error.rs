@@ -116,6 +116,12 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+impl From<hone::settings::Unfit> for Error {
+    fn from(unfit: hone::settings::Unfit) -> Self {
+        Self::invalid(unfit.to_string())
+    }
+}
+
 #[cfg(feature = "candle")]
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {

@@ -1,6 +1,8 @@
 //! How a caller names a model: `name`, `name@3` or `name@alias`.
 
-use hone_base::error::{Error, Result, quoted};
+pub use hone::message::shown;
+
+use hone_base::error::{Error, Result};
 use hone_storage::names::{MAX_NAME, is_name_character};
 
 /// A model as a caller names it.
@@ -61,12 +63,6 @@ pub fn check_alias(alias: &str) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// What a caller sent, cut to a length that fits into a message.
-pub fn shown(text: &str) -> String {
-    let start: String = text.chars().take(80).collect();
-    if start.len() < text.len() { format!("{}...", quoted(&start)) } else { quoted(text) }
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::diagnosis;
 use super::event::Split;
-use super::objective;
 use super::schedule::Schedule;
 use super::spec::{Source, Spec};
+use super::{methods, objective};
 use hone_base::cancel::Cancel;
 use hone_base::error::{Error, Result};
 use hone_data::dataset::{Dataset, Labels, split};
@@ -82,7 +82,7 @@ impl Plan {
         let columns = train.used;
         let labels = Labels::of(&spec.train.name, &train.examples, &columns.label_names)?;
         let layers = config.architecture.num_hidden_layers;
-        spec.hyperparameters.methods.check(layers)?;
+        methods::check(&spec.hyperparameters.methods, layers)?;
         let positive = positive(spec.hyperparameters.positive_label.as_deref(), &labels)?;
         let train_notes = train.notes;
         let mut validation_notes = vec![];
