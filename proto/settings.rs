@@ -117,7 +117,7 @@ pub enum Value {
 /// A value that a setting cannot have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfit {
-    flag: &'static str,
+    field: &'static str,
     why: String,
 }
 
@@ -125,7 +125,7 @@ impl std::error::Error for Unfit {}
 
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "--{} {}", self.flag, self.why)
+        write!(f, "`{}` {}", self.field, self.why)
     }
 }
 
@@ -327,7 +327,7 @@ impl Setting {
     /// # Errors
     /// When it cannot, with what it may be.
     pub fn check(&self, value: &Value) -> Result<(), Unfit> {
-        let unfit = |why: String| Err(Unfit { flag: self.flag, why });
+        let unfit = |why: String| Err(Unfit { field: self.field, why });
         let outside = |got: String| unfit(format!("must be {}; got {got}", self.range()));
         match (&self.kind, value) {
             (Kind::Number(range, _), Value::Number(value)) if !range.holds(*value) => {

@@ -149,15 +149,18 @@ fn is_html(head: &[u8]) -> bool {
     starts("<!doctype html") || starts("<html")
 }
 
-/// What to say where bytes are not UTF-8, to follow their place: which encoding they look like, and the flag.
+/// What to say where bytes are not UTF-8, to follow their place: which encoding they look like, and the field that
+/// names it.
 pub fn not_utf8(bytes: &[u8]) -> &'static str {
     // Windows-1252 has no character at these five; letters and curly quotes stand alone between ASCII.
     let is_western = !bytes.iter().any(|byte| matches!(byte, 0x81 | 0x8d | 0x8f | 0x90 | 0x9d));
     let high = bytes.iter().filter(|byte| **byte >= 0x80).count();
     if is_western && high * 4 <= bytes.len() {
-        "it looks like Windows-1252 (Excel's \"ANSI\"); say --encoding windows-1252, or save the file as UTF-8"
+        "it looks like Windows-1252 (Excel's \"ANSI\"); set `columns.dialect.encoding = windows-1252`, or save the file \
+         as UTF-8"
     } else {
-        "name the file's encoding with --encoding (windows-1251, gbk, shift_jis, …), or save the file as UTF-8"
+        "name the file's encoding with `columns.dialect.encoding` (windows-1251, gbk, shift_jis, …), or save the file \
+         as UTF-8"
     }
 }
 
@@ -296,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_guess_is_made_of_what_is_not_utf8() {
-        assert!(not_utf8(b"it\x92s a fine day").contains("--encoding windows-1252"));
+        assert!(not_utf8(b"it\x92s a fine day").contains("`columns.dialect.encoding = windows-1252`"));
         assert!(not_utf8(b"\xcf\xf0\xe8\xe2\xe5\xf2").contains("gbk"));
     }
 }

@@ -160,7 +160,7 @@ async fn a_file_that_cannot_be_used_is_refused_with_the_place_and_not_kept() {
             "no label column",
             "notes.csv",
             unclear.as_bytes(),
-            &["notes.csv", "which column is the label", "\"text\", \"note\"", "--label-column"],
+            &["notes.csv", "which column is the label", "\"text\", \"note\"", "`columns.label`"],
         ),
         (
             "too few fields",
@@ -249,55 +249,67 @@ async fn a_job_with_a_wrong_value_is_refused_by_its_flag() {
         spec
     };
     let cases: [(&str, JobSpec, &[&str]); 19] = [
-        ("rate 0", number(|of| of.learning_rate = Some(0.0)), &["--lr", "greater than 0", "got 0"]),
-        ("a negative rate", number(|of| of.learning_rate = Some(-1e-5)), &["--lr", "got -0.00001"]),
-        ("a rate that is no number", number(|of| of.learning_rate = Some(f64::NAN)), &["--lr", "got NaN"]),
-        ("more positions than there are", long(beyond), &["--max-length", "129", "128 positions"]),
-        ("no room for a text", long(2), &["--max-length", "got 2"]),
-        ("no epoch", number(|of| of.epochs = Some(0)), &["--epochs", "got 0"]),
-        ("an empty batch", number(|of| of.batch_size = Some(0)), &["--batch-size", "got 0"]),
-        ("all dropped out", number(|of| of.dropout = Some(1.0)), &["--dropout", "got 1"]),
+        (
+            "rate 0",
+            number(|of| of.learning_rate = Some(0.0)),
+            &["`learning_rate`", "greater than 0", "got 0"],
+        ),
+        (
+            "a negative rate",
+            number(|of| of.learning_rate = Some(-1e-5)),
+            &["`learning_rate`", "got -0.00001"],
+        ),
+        (
+            "a rate that is no number",
+            number(|of| of.learning_rate = Some(f64::NAN)),
+            &["`learning_rate`", "got NaN"],
+        ),
+        ("more positions than there are", long(beyond), &["`max_length`", "129", "128 positions"]),
+        ("no room for a text", long(2), &["`max_length`", "got 2"]),
+        ("no epoch", number(|of| of.epochs = Some(0)), &["`epochs`", "got 0"]),
+        ("an empty batch", number(|of| of.batch_size = Some(0)), &["`batch_size`", "got 0"]),
+        ("all dropped out", number(|of| of.dropout = Some(1.0)), &["`dropout`", "got 1"]),
         (
             "a warm-up longer than all",
             number(|of| of.warmup = Some(Warmup::WarmupRatio(1.5))),
-            &["--warmup-ratio", "got 1.5"],
+            &["`warmup_ratio`", "got 1.5"],
         ),
-        ("an unknown optimizer", number(|of| of.optimizer = Some(9)), &["--optimizer", "9"]),
+        ("an unknown optimizer", number(|of| of.optimizer = Some(9)), &["`optimizer`", "9"]),
         (
             "a positive label that is none",
             number(|of| of.positive_label = Some("lukewarm".into())),
-            &["--positive-label", "\"lukewarm\"", "\"negative\", \"positive\""],
+            &["`positive_label`", "\"lukewarm\"", "\"negative\", \"positive\""],
         ),
-        ("an unknown precision", number(|of| of.precision = Some(9)), &["--precision", "9"]),
-        ("an unknown truncation", number(|of| of.truncation = Some(9)), &["--truncation", "9"]),
+        ("an unknown precision", number(|of| of.precision = Some(9)), &["`precision`", "9"]),
+        ("an unknown truncation", number(|of| of.truncation = Some(9)), &["`truncation`", "9"]),
         (
             "more frozen layers than there are",
             method(|of| of.freeze_layers = Some(3)),
-            &["--freeze-layers", "3", "only 2 layers"],
+            &["`freeze_layers`", "3", "only 2 layers"],
         ),
         (
             "more new layers than there are",
             method(|of| of.reinit_layers = Some(3)),
-            &["--reinit-layers", "3", "only 2 layers"],
+            &["`reinit_layers`", "3", "only 2 layers"],
         ),
         (
             "a layer both frozen and new",
             method(|of| (of.freeze_layers, of.reinit_layers) = (Some(1), Some(2))),
-            &["--freeze-layers 1", "--reinit-layers 2", "overlap"],
+            &["`freeze_layers = 1`", "`reinit_layers = 2`", "overlap"],
         ),
-        ("a rate that never decays", method(|of| of.layer_decay = Some(1.5)), &["--layer-decay", "got 1.5"]),
+        ("a rate that never decays", method(|of| of.layer_decay = Some(1.5)), &["`layer_decay`", "got 1.5"]),
         (
             "a weight of a label that is none",
             method(|of| {
                 let given = vec![LabelWeight { label: "lukewarm".into(), weight: 2.0 }];
                 of.class_weights = Some(ClassWeights { balanced: false, given });
             }),
-            &["--class-weights", "\"lukewarm\"", "negative, positive"],
+            &["`class_weights`", "\"lukewarm\"", "negative, positive"],
         ),
         (
             "a name that is a path",
             JobSpec { name: Some("../toy".into()), ..toy.clone() },
-            &["--name", "\"../toy\""],
+            &["`name`", "\"../toy\""],
         ),
     ];
     for (case, spec, words) in cases {
@@ -323,27 +335,27 @@ async fn a_job_on_data_that_does_not_fit_is_refused_by_file_line_and_label() {
             "an unknown training file",
             JobSpec { train: source(NO_FILE), ..toy.clone() },
             Code::NotFound,
-            &["--train", NO_FILE],
+            &["`train`", NO_FILE],
         ),
         (
             "an unknown file with a name",
             JobSpec { train: Some(named), ..toy.clone() },
             Code::NotFound,
-            &["--train", "there is no data set", NO_FILE],
+            &["`train`", "there is no data set", NO_FILE],
         ),
         (
             "an unknown validation file",
             JobSpec { validation: source(NO_FILE), ..toy.clone() },
             Code::NotFound,
-            &["--validation", NO_FILE],
+            &["`validation`", NO_FILE],
         ),
         (
             "an id that is a path",
             JobSpec { test: source("../hone.db"), ..toy.clone() },
             Code::InvalidArgument,
-            &["--test", "\"../hone.db\"", "SHA-256"],
+            &["`test`", "\"../hone.db\"", "SHA-256"],
         ),
-        ("a test file alone", JobSpec { train: None, ..toy.clone() }, Code::InvalidArgument, &["--train"]),
+        ("a test file alone", JobSpec { train: None, ..toy.clone() }, Code::InvalidArgument, &["`train`"]),
         (
             "one label only",
             JobSpec { train: source(&praise), ..toy.clone() },
@@ -590,7 +602,7 @@ async fn a_run_that_diverges_fails_at_its_step_and_the_next_job_succeeds() {
     assert_eq!(failed.state(), JobState::Failed);
     let failure = failed.failure.clone().expect("a reason");
     assert_eq!(failure.code, Code::FailedPrecondition as i32, "{failure:?}");
-    for word in ["diverged", "at step ", "(epoch 1)", "--lr"] {
+    for word in ["diverged", "at step ", "(epoch 1)", "`learning_rate`"] {
         assert!(failure.message.contains(word), "no {word:?} in {failure:?}");
     }
     assert_eq!((failed.model.clone(), failed.test.clone()), (None, None));

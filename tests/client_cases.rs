@@ -56,7 +56,7 @@ async fn why_a_job_failed_is_kept_with_it_in_words_and_in_json_also_after_a_rest
     client(&daemon.address, &["show", &job]).await.assert_shows(&["failed", "failure", "--lr"]);
     let shown = client(&daemon.address, &["--json", "show", &job]).await.json();
     let message = shown[0]["failure"]["message"].as_str().expect("a reason");
-    assert!(message.contains("--lr"), "{message}");
+    assert!(message.contains("`learning_rate`"), "{message}");
     daemon.stop().await;
 }
 

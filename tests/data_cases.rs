@@ -63,7 +63,7 @@ fn columns_of_labels(names: &[&str]) -> Columns {
 
 #[test]
 fn encodings_are_recognised_or_asked_for() {
-    refused("02-cp1252.csv", guessed(), &["line 2", "0x92", "--encoding windows-1252"]);
+    refused("02-cp1252.csv", guessed(), &["line 2", "0x92", "`columns.dialect.encoding = windows-1252`"]);
     let western = dialect(Dialect { encoding: Encoding::named("windows-1252"), ..Dialect::default() });
     told("02-cp1252.csv", western, "bad 13, good 13", "read as windows-1252");
     told("utf16le_nobom.csv", guessed(), "neg 16, pos 16", "read as UTF-16LE");
@@ -81,7 +81,11 @@ fn any_delimiter_is_found_and_told() {
     told("08-semicolons.csv", guessed(), "bad 12, good 12", "seem to be separated by semicolons");
     told("10-tabs.csv", guessed(), "bad 12, good 12", "seem to be separated by tabs");
     let wrong = dialect(Dialect { delimiter: Some('|'), ..Dialect::default() });
-    refused("08-semicolons.csv", wrong, &["line 1", "separated by vertical bars", "--delimiter"]);
+    refused(
+        "08-semicolons.csv",
+        wrong,
+        &["line 1", "separated by vertical bars", "`columns.dialect.delimiter`"],
+    );
 }
 
 #[test]
@@ -99,9 +103,13 @@ fn rows_are_counted_as_people_count_them() {
 #[test]
 fn headers_are_found_asked_for_or_left_out() {
     let without_header = || dialect(Dialect { no_header: true, ..Dialect::default() });
-    refused("nohdr.csv", guessed(), &["line 1: the first line looks like data", "--no-header"]);
+    refused(
+        "nohdr.csv",
+        guessed(),
+        &["line 1: the first line looks like data", "`columns.dialect.no_header`"],
+    );
     silently("nohdr.csv", without_header(), "neg 16, pos 16");
-    refused("tweet.csv", guessed(), &["--no-header"]);
+    refused("tweet.csv", guessed(), &["`columns.dialect.no_header`"]);
     silently("tweet.csv", without_header(), "0 16, 4 16");
     silently("20-header-case.csv", guessed(), "bad 12, good 12");
     let named = Columns { text: Some("text".into()), ..guessed() };
@@ -111,7 +119,7 @@ fn headers_are_found_asked_for_or_left_out() {
 
 #[test]
 fn a_second_text_is_asked_for_or_told() {
-    refused("24-pairs.csv", guessed(), &["\"sentence1\", \"sentence2\"", "--text-pair-column"]);
+    refused("24-pairs.csv", guessed(), &["\"sentence1\", \"sentence2\"", "`columns.text_pair`"]);
     let pair = |first: &str, second: &str| Columns {
         text: Some(first.into()),
         text_pair: Some(second.into()),
@@ -134,7 +142,7 @@ fn json_is_read_in_every_usual_arrangement() {
     silently("data.json", guessed(), "neg 16, pos 16");
     refused("columns.json", guessed(), &["one object a row", "to_json"]);
     silently("nested.jsonl", guessed(), "neg 16, pos 16");
-    refused("28-nested.jsonl", guessed(), &["\"data.text\"", "--label-column"]);
+    refused("28-nested.jsonl", guessed(), &["\"data.text\"", "`columns.label`"]);
     told("30-mixed-types.jsonl", guessed(), "0 12, 1 12", "such as 1.0, count as 1");
     told("mixed.jsonl", guessed(), "7 1, neg 15, pos 16", "1 text is a number (5)");
     silently("32-schema-like-text.jsonl", guessed(), "bad 13, good 12");
@@ -150,10 +158,10 @@ fn labels_that_are_missing_are_refused_dropped_or_kept() {
     refused(
         "16-empty-label.csv",
         guessed(),
-        &["lines 12, 13", "2 rows have no label (empty)", "--missing-label drop"],
+        &["lines 12, 13", "2 rows have no label (empty)", "`columns.missing_label = drop`"],
     );
     told("16-empty-label.csv", missing(MissingLabel::Drop), "bad 12, good 12", "2 rows have no label");
-    refused("nan.csv", guessed(), &["lines 2, 7, 12", "\"NaN\"", "--missing-label"]);
+    refused("nan.csv", guessed(), &["lines 2, 7, 12", "\"NaN\"", "`columns.missing_label = drop`"]);
     told("nan.csv", missing(MissingLabel::Drop), "neg 13, pos 12", "7 rows have no label");
     told("nan.csv", missing(MissingLabel::Keep), "NaN 7, neg 13, pos 12", "often means a missing one");
 }
@@ -177,25 +185,35 @@ fn several_labels_are_read_however_they_are_written() {
     refused(
         "52-hash.csv",
         guessed(),
-        &["no label (empty)", "contain \"#\"", "--multi-label --label-separator '#'"],
+        &["no label (empty)", "contain \"#\"", "`columns.label_separator = \"#\"`"],
     );
     silently("52-hash.csv", several("#"), "anger 6, fear 6, joy 12, trust 6");
-    told("52-hash.csv", several("|"), "anger#fear 6, joy 6, joy#trust 6", "--label-separator '#'");
-    told("multistr.csv", guessed(), "['neg'] 16, ['pos', 'x'] 16", "look like lists; --multi-label");
+    told(
+        "52-hash.csv",
+        several("|"),
+        "anger#fear 6, joy 6, joy#trust 6",
+        "`columns.label_separator = \"#\"`",
+    );
+    told(
+        "multistr.csv",
+        guessed(),
+        "['neg'] 16, ['pos', 'x'] 16",
+        "look like lists; with `columns.label_separator`",
+    );
     silently("multistr.csv", several("|"), "neg 16, pos 16, x 16");
     silently("56-int-lists.jsonl", several("|"), "1 12, 2 12");
 }
 
 #[test]
 fn a_column_for_each_label_is_read_when_it_is_named() {
-    refused("onehot.csv", guessed(), &["--label-columns positive,negative"]);
+    refused("onehot.csv", guessed(), &["`columns.label_columns = positive,negative`"]);
     silently("onehot.csv", columns_of_labels(&["positive", "negative"]), "positive 16, negative 16");
     let names = ["toxic", "insult", "threat"];
-    refused("54-column-per-label.csv", several("|"), &["--label-columns toxic,insult,threat"]);
+    refused("54-column-per-label.csv", several("|"), &["`columns.label_columns = toxic,insult,threat`"]);
     refused(
         "54-column-per-label.csv",
         columns_of_labels(&names),
-        &["of the label columns are 1; say --multi-label"],
+        &["of the label columns are 1; set `columns.label_separator`"],
     );
     let each = Columns { label_separator: Some("|".into()), ..columns_of_labels(&names) };
     silently("54-column-per-label.csv", each, "toxic 12, insult 6, threat 3");
@@ -323,7 +341,7 @@ async fn nine_rows_are_trained_on_in_nine_steps_and_the_rarer_label_is_not_forgo
     let (job, notices) = run("60-imbalanced.csv", None, &|of| of.epochs = Some(1)).await;
     assert_eq!(job.state(), JobState::Succeeded, "{job:?}");
     for words in
-        ["answers 'ok' for all 24 validation rows", "never predicted: 'fault'", "--class-weights balanced"]
+        ["answers 'ok' for all 24 validation rows", "never predicted: 'fault'", "`class_weights = balanced`"]
     {
         assert!(notices.contains(words), "{notices}");
     }

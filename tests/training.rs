@@ -217,7 +217,7 @@ fn a_loss_that_is_not_finite_stops_the_run_and_names_the_step() {
     });
     let error = job.run(&job.workspace("run"), 2).0.expect_err("a diverging run");
     assert_eq!(error.kind(), Kind::Precondition);
-    assert!(error.message().contains("step ") && error.message().contains("--lr"), "{error}");
+    assert!(error.message().contains("step ") && error.message().contains("`learning_rate`"), "{error}");
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn weights_that_overflow_in_the_last_step_fail_the_run_and_nothing_is_kept() {
         let (outcome, events) = job.run(&workspace, 2);
         let error = outcome.expect_err("divergence");
         assert_eq!(error.kind(), Kind::Precondition);
-        for word in ["training diverged; lower --lr", "epoch 1"] {
+        for word in ["training diverged; lower `learning_rate`", "epoch 1"] {
             assert!(error.message().contains(word), "{name}: {error}");
         }
         assert!(epochs(&events).is_empty());
@@ -99,7 +99,7 @@ fn an_encoder_with_a_weight_that_is_no_number_is_refused_by_tensor_and_row() {
         let expected = format!("embeddings.word_embeddings.weight has {word} in row 17");
         assert!(error.message().contains(&expected), "{error}");
         assert!(
-            error.message().contains("model.safetensors") && !error.message().contains("--lr"),
+            error.message().contains("model.safetensors") && !error.message().contains("`learning_rate`"),
             "{error}"
         );
     }
@@ -117,7 +117,7 @@ fn nine_rows_in_windows_of_four_give_three_whole_epochs_and_the_few_steps_are_to
     assert_eq!(epochs(&events).iter().map(|epoch| epoch.train.rows).collect::<Vec<_>>(), [9, 9, 9]);
     assert_told(
         &events,
-        &["only 9 optimizer steps", "--epochs", "--batch-size", "--gradient-accumulation (now 2)"],
+        &["only 9 optimizer steps", "`epochs`", "`batch_size`", "`gradient_accumulation` (now 2)"],
     );
 }
 
@@ -129,7 +129,7 @@ fn a_warm_up_longer_than_the_run_is_told_and_not_cut() {
         of.learning_rate = 2e-5;
     });
     let (_, events) = job.finish("run", 2);
-    assert_told(&events, &["the rate never reaches 0.00002", "ends at 3.20e-7", "--warmup-steps"]);
+    assert_told(&events, &["the rate never reaches 0.00002", "ends at 3.20e-7", "`warmup_steps`"]);
     let last = steps(&events).last().copied().expect("a step");
     assert!((last.learning_rate - 2e-5 * 8.0 / 500.0).abs() < 1e-12, "{last:?}");
 }
@@ -160,7 +160,7 @@ fn a_run_whose_every_rate_is_zero_is_refused_before_it_starts() {
     });
     let error = job.plan().expect_err("a refusal");
     assert_eq!(error.kind(), Kind::Invalid);
-    assert!(error.message().contains("--warmup-steps 0"), "{error}");
+    assert!(error.message().contains("`warmup_steps = 0`"), "{error}");
 }
 
 #[test]
@@ -188,8 +188,8 @@ fn a_rate_far_too_high_fails_the_run_or_is_told() {
         });
         let (outcome, events) = job.run(&job.workspace(&format!("{rate}")), 2);
         match outcome {
-            Err(error) => assert!(error.message().contains("--lr"), "{error}"),
-            Ok(_) => assert_told(&events, &["lower --lr"]),
+            Err(error) => assert!(error.message().contains("`learning_rate`"), "{error}"),
+            Ok(_) => assert_told(&events, &["lower `learning_rate`"]),
         }
     }
 }
@@ -201,7 +201,7 @@ fn a_loss_that_never_leaves_that_of_guessing_is_told() {
         (of.epochs, of.learning_rate) = (count(3), 1e-12);
     });
     let (_, events) = job.finish("run", 2);
-    assert_told(&events, &["nothing was learned so far", "ln 2", "--lr"]);
+    assert_told(&events, &["nothing was learned so far", "ln 2", "`learning_rate`"]);
 }
 
 #[test]

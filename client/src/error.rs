@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 
+use crate::fields::with_flags;
+
 /// The exit codes as `client --help` shows them. [`Kind::exit_code`] is the same table for the program.
 pub const EXIT_CODES: &str = "\
 Exit codes:
@@ -143,8 +145,8 @@ impl Error {
         self.doubt.as_ref().map(|(doubt, url)| (doubt, url.as_str()))
     }
 
-    /// Translates a status. The daemon's messages are sentences for the user and stay as they are;
-    /// what the transport says about itself is put into words.
+    /// Translates a status. The daemon's messages are sentences for the user and stay as they are, but that the fields
+    /// that they name become flags; what the transport says about itself is put into words.
     pub(crate) fn from_status(status: &Status, url: &str) -> Self {
         if is_transport(status) {
             return Self::unreachable(url, &root_cause(status));
@@ -169,7 +171,7 @@ impl Error {
                     .in_doubt(Doubt::Service, url);
             }
             ("", code) => format!("the daemon at {url} gave no reason ({})", describe(code)),
-            (message, _) => message.to_owned(),
+            (message, _) => with_flags(message),
         };
         let error = Self::new(kind, message);
         match kind {
@@ -283,6 +285,12 @@ mod tests {
         let error = Error::from_status(&status, URL);
         assert_eq!(error.to_string(), "the column \"txt\" does not exist in reviews.csv");
         assert_eq!(error.kind(), Kind::Refused);
+    }
+
+    #[test]
+    fn the_fields_that_the_daemon_names_become_flags() {
+        let error = Error::from_status(&Status::invalid_argument("`learning_rate` must be a number"), URL);
+        assert_eq!(error.to_string(), "--lr must be a number");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::connect::Daemon;
 use crate::error::{Error, Kind, is_transport, root_cause};
+use crate::fields::with_flags;
 use crate::interrupt::Interrupt;
 use crate::output::format::duration;
 
@@ -199,7 +200,7 @@ fn may_pass(status: &Status) -> bool {
 }
 
 fn reason(status: &Status) -> String {
-    if is_transport(status) { root_cause(status) } else { status.message().to_owned() }
+    if is_transport(status) { root_cause(status) } else { with_flags(status.message()) }
 }
 
 fn given_up(daemon: &Daemon, cursor: &Cursor, lost: &Status, retry_for: Duration) -> Error {

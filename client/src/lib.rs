@@ -12,6 +12,7 @@
 //!   lines        texts from a file or a pipe, in batches
 //! progress       one line that moves (a terminal) or a line now and then (a pipe)
 //! output/*       text for people, JSON lines for programs; the only place that writes
+//! fields         the fields that the daemon's messages name, as flags
 //! plot           losses over epochs in a few characters
 //! error          what went wrong in words, and the exit codes
 //! ```
@@ -24,6 +25,7 @@ mod cli;
 mod commands;
 mod connect;
 mod error;
+mod fields;
 mod files;
 mod follow;
 mod interrupt;

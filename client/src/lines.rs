@@ -8,6 +8,7 @@ use hone::text_file::{self, Encoding, Recognised, Utf8Reader};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Error;
+use crate::fields::with_flags;
 use crate::files::reason;
 
 /// A batch ends after this many lines, or when the next one would have to be waited for.
@@ -47,12 +48,13 @@ impl Why {
     }
 
     /// What to do about it.
-    pub(crate) fn hint(self) -> Option<&'static str> {
+    pub(crate) fn hint(self) -> Option<String> {
         match self {
-            Self::NotUtf8(hint) => Some(hint),
-            Self::Zero => {
-                Some("it is no plain text, or in another encoding: say --encoding utf-16le, for example")
-            }
+            Self::NotUtf8(hint) => Some(with_flags(hint)),
+            Self::Zero => Some(
+                "it is no plain text, or in another encoding: say --encoding utf-16le, for example"
+                    .to_owned(),
+            ),
             Self::Empty | Self::TooLong => None,
         }
     }

@@ -179,4 +179,51 @@ mod tests {
         assert!(error.message().contains("--features cuda"), "{error}");
         assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
     }
+
+    /// The flags that the text names, tests and comments left out.
+    fn flags(text: &str) -> Vec<String> {
+        let end = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
+        let code = text[..end].lines().filter(|line| !line.trim_start().starts_with("//"));
+        let mut found = Vec::new();
+        for (line, at) in code.flat_map(|line| line.match_indices("--").map(move |(at, _)| (line, at))) {
+            let starts = !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '-');
+            let name: String =
+                line[at + 2..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
+            if starts && name.starts_with(|c: char| c.is_ascii_lowercase()) {
+                found.push(name);
+            }
+        }
+        found
+    }
+
+    fn sources(folder: &std::path::Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && !["tests", "target"].contains(&name.as_str()) {
+                sources(&path, found);
+            } else if name.ends_with(".rs")
+                && !["tests.rs", "testing.rs", "build.rs"].contains(&name.as_str())
+            {
+                found.push(path);
+            }
+        }
+    }
+
+    #[test]
+    fn messages_name_fields_and_no_flag_but_the_daemons_own() {
+        let command = <Config as clap::CommandFactory>::command();
+        let own: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
+        let cargo = ["release", "features"];
+        let mut files = Vec::new();
+        sources(std::path::Path::new(env!("CARGO_MANIFEST_DIR")), &mut files);
+        assert!(files.len() > 50, "{}", files.len());
+        for path in files {
+            let text = std::fs::read_to_string(&path).unwrap();
+            for flag in flags(&text) {
+                let known = own.contains(&flag.as_str()) || cargo.contains(&flag.as_str());
+                assert!(known, "{}: --{flag}: name the field, as in `learning_rate`", path.display());
+            }
+        }
+    }
 }

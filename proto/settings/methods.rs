@@ -148,7 +148,7 @@ impl TryFrom<v1::ClassWeights> for ClassWeights {
     type Error = Unfit;
 
     fn try_from(wire: v1::ClassWeights) -> Result<Self, Unfit> {
-        let unfit = |why: String| Err(Unfit { flag: "class-weights", why });
+        let unfit = |why: String| Err(Unfit { field: "class_weights", why });
         match (wire.balanced, wire.given.len()) {
             (true, 0) => return Ok(Self::Balanced),
             (false, 0) => return Ok(Self::None),
@@ -202,9 +202,9 @@ mod tests {
         wire.try_into()
     }
 
-    fn refused(flag: &str, change: impl FnOnce(&mut Wire)) {
+    fn refused(field: &str, change: impl FnOnce(&mut Wire)) {
         let error = read(change).unwrap_err();
-        assert!(error.to_string().starts_with(flag), "{flag}: {error}");
+        assert!(error.to_string().starts_with(field), "{field}: {error}");
     }
 
     fn given(weights: &[(&str, f64)]) -> Option<v1::ClassWeights> {
@@ -246,28 +246,28 @@ mod tests {
     #[test]
     fn a_number_outside_its_range_is_refused() {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.1] {
-            refused("--layer-decay", |m| m.layer_decay = Some(bad));
-            refused("--label-smoothing", |m| m.label_smoothing = Some(bad));
-            refused("--focal-gamma", |m| m.focal_gamma = Some(bad));
-            refused("--ema", |m| m.ema = Some(bad));
-            refused("--r-drop", |m| m.r_drop = Some(bad));
-            refused("--class-weights", |m| m.class_weights = given(&[("a", bad)]));
+            refused("`layer_decay`", |m| m.layer_decay = Some(bad));
+            refused("`label_smoothing`", |m| m.label_smoothing = Some(bad));
+            refused("`focal_gamma`", |m| m.focal_gamma = Some(bad));
+            refused("`ema`", |m| m.ema = Some(bad));
+            refused("`r_drop`", |m| m.r_drop = Some(bad));
+            refused("`class_weights`", |m| m.class_weights = given(&[("a", bad)]));
         }
-        refused("--layer-decay", |m| m.layer_decay = Some(0.0));
-        refused("--layer-decay", |m| m.layer_decay = Some(1.01));
-        refused("--label-smoothing", |m| m.label_smoothing = Some(1.0));
-        refused("--focal-gamma", |m| m.focal_gamma = Some(0.0));
-        refused("--ema", |m| m.ema = Some(0.0));
-        refused("--ema", |m| m.ema = Some(1.0));
-        refused("--r-drop", |m| m.r_drop = Some(0.0));
+        refused("`layer_decay`", |m| m.layer_decay = Some(0.0));
+        refused("`layer_decay`", |m| m.layer_decay = Some(1.01));
+        refused("`label_smoothing`", |m| m.label_smoothing = Some(1.0));
+        refused("`focal_gamma`", |m| m.focal_gamma = Some(0.0));
+        refused("`ema`", |m| m.ema = Some(0.0));
+        refused("`ema`", |m| m.ema = Some(1.0));
+        refused("`r_drop`", |m| m.r_drop = Some(0.0));
     }
 
     #[test]
     fn weights_that_contradict_each_other_are_refused() {
-        refused("--class-weights", |m| m.class_weights = given(&[("a", 0.0)]));
-        refused("--class-weights", |m| m.class_weights = given(&[("", 1.0)]));
-        refused("--class-weights", |m| m.class_weights = given(&[("a", 1.0), ("a", 2.0)]));
-        refused("--class-weights", |m| {
+        refused("`class_weights`", |m| m.class_weights = given(&[("a", 0.0)]));
+        refused("`class_weights`", |m| m.class_weights = given(&[("", 1.0)]));
+        refused("`class_weights`", |m| m.class_weights = given(&[("a", 1.0), ("a", 2.0)]));
+        refused("`class_weights`", |m| {
             m.class_weights =
                 given(&[("a", 1.0)]).map(|weights| v1::ClassWeights { balanced: true, ..weights });
         });

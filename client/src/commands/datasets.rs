@@ -124,10 +124,10 @@ fn describe(dataset: &v1::Dataset, width: Option<usize>, paint: Paint) -> String
         fact("labels", &used.label_columns.join(", "));
     }
     if !summary.guess.is_empty() {
-        fact("guessed", &summary.guess);
+        fact("guessed", &format::told(&summary.guess));
     }
     for note in &summary.notes {
-        fact("note", note);
+        fact("note", &format::told(note));
     }
     if let Some(of) = &summary.characters {
         let lengths = [("median", of.p50), ("95%", of.p95), ("longest", of.max)];

@@ -114,7 +114,7 @@ fn describe(job: &v1::Job, width: Option<usize>, paint: Paint) -> String {
         fact("ended", format!("{} UTC{took}", format::minute(Some(ended))));
     }
     if let Some(failure) = &job.failure {
-        fact("failure", paint.red(&format::one_line(&failure.message)));
+        fact("failure", paint.red(&format::told(&failure.message)));
     }
     if job.state() == v1::JobState::Interrupted {
         fact("way on", watch::START_AGAIN.to_owned());

@@ -107,6 +107,6 @@ fn tell(flag: &str, dataset: &v1::Dataset, sent: bool, output: &mut Output<'_>) 
     if let Some(summary) =
         dataset.summary.as_ref().filter(|summary| flag == "train" && !summary.guess.is_empty())
     {
-        output.note(&format!("{flag}: {}", format::one_line(&summary.guess)));
+        output.note(&format!("{flag}: {}", format::told(&summary.guess)));
     }
 }

@@ -9,6 +9,7 @@ use super::{client, get_job};
 use crate::cli::{Global, WatchArgs};
 use crate::connect::Daemon;
 use crate::error::{Error, Kind};
+use crate::fields::with_flags;
 use crate::follow::{self, End, Listener};
 use crate::interrupt::Interrupt;
 use crate::output::{Output, data, epochs, format, json};
@@ -66,7 +67,7 @@ pub(super) async fn attach(
                 // The event may stand before the number that the user asked for.
                 None => get_job(daemon, &id).await?.failure.unwrap_or_default().message,
             };
-            Err(Error::new(Kind::JobFailed, format!("job {id} failed: {failure}"))
+            Err(Error::new(Kind::JobFailed, format!("job {id} failed: {}", with_flags(&failure)))
                 .hint(format!("`{client} show {id}` shows what it was given and how far it came")))
         }
         End::Job(v1::JobState::Cancelled) => {
@@ -185,7 +186,7 @@ impl Listener for View<'_, '_> {
                 self.output.text(&text)
             }
             Some(Event::Notice(notice)) => {
-                self.output.note(&format!("note: {}", format::one_line(&notice.message)));
+                self.output.note(&format!("note: {}", format::told(&notice.message)));
                 Ok(())
             }
             kind @ (Some(Event::StateChanged(_)) | None) => {

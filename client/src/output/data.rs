@@ -3,7 +3,7 @@
 use hone::v1;
 
 use super::Paint;
-use super::format::{count, one_line, percent, plural, short_digest};
+use super::format::{count, one_line, percent, plural, short_digest, told};
 use super::json::split as split_word;
 use super::table::{Column, Table};
 
@@ -33,7 +33,7 @@ pub(crate) fn prepared(report: &v1::Prepared, width: Option<usize>, paint: Paint
     let mut lines = if table.is_empty() { Vec::new() } else { table.lines(width) };
     for split in &report.splits {
         let name = split_word(split.split);
-        lines.extend(split.notes.iter().map(|note| format!("note: {name}: {}", one_line(note))));
+        lines.extend(split.notes.iter().map(|note| format!("note: {name}: {}", told(note))));
     }
     for warning in warnings(report) {
         lines.push(format!("{} {warning}", paint.yellow("warning:")));

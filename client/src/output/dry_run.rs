@@ -3,7 +3,7 @@
 use hone::v1;
 use serde_json::{Map, Value, json};
 
-use super::format::{bytes, count, duration, one_line, percent, plural, rate};
+use super::format::{bytes, count, duration, percent, plural, rate, told};
 use super::table::{Column, Table};
 use super::{Paint, data, json};
 
@@ -43,7 +43,7 @@ pub(crate) fn describe(report: &v1::DryRunResponse, width: Option<usize>, paint:
         None => row("time", "-".to_owned(), "not measured".to_owned()),
     }
     lines.extend(table.lines(width));
-    lines.extend(report.notices.iter().map(|notice| format!("note: {}", one_line(notice))));
+    lines.extend(report.notices.iter().map(|notice| format!("note: {}", told(notice))));
     lines.push("nothing was started; leave out --dry-run to start the job".to_owned());
     lines.join("\n")
 }

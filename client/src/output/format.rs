@@ -3,6 +3,8 @@
 pub(crate) use hone::message::quoted;
 use prost_types::Timestamp;
 
+use crate::fields::with_flags;
+
 /// 1234567 as "1,234,567".
 pub(crate) fn count(value: u64) -> String {
     let digits = value.to_string();
@@ -133,6 +135,11 @@ pub(crate) fn short_digest(digest: &str) -> &str {
 /// Text that stays on its line and sends nothing to the terminal but characters.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// What the daemon says to people: on one line, and with flags instead of fields.
+pub(crate) fn told(text: &str) -> String {
+    one_line(&with_flags(text))
 }
 
 /// Bytes as lower-case hexadecimal.

@@ -311,7 +311,7 @@ async fn a_dry_run_says_what_the_job_would_need_and_starts_nothing() {
 #[tokio::test]
 async fn a_dry_run_of_a_wrong_job_is_refused_like_the_job() {
     let stub = trained().await;
-    stub.script().start = Some(Status::invalid_argument("--freeze-layers is 9"));
+    stub.script().start = Some(Status::invalid_argument("`freeze_layers` is 9"));
     let ran = client(&stub, &["train", "--dry-run", "--freeze-layers", "9"]).await;
     assert_eq!((ran.code, ran.err.lines().last()), (5, Some("error: --freeze-layers is 9")));
 }

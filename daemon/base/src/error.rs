@@ -1,6 +1,8 @@
 //! The one error type of the daemon: a kind, which decides the status code, and a message for people.
 //!
-//! A message says what happened, why, and what to do, and names the offending thing (file, line, column, flag).
+//! A message says what happened, why, and what to do, and names the offending thing: a file, a line, a column, a field.
+//! Fields of requests stand in backquotes, with a value where one is meant (`learning_rate`, `metric = f1`), those of
+//! `Columns` with their path (`columns.label`): any client can show that, and the command-line client makes flags of it.
 
 use std::fmt;
 

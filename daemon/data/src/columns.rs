@@ -132,8 +132,8 @@ impl Choice {
     ) -> Result<Self> {
         if self.text.is_none() {
             let place = self.longest(columns, rows).ok_or_else(|| {
-                let flags = "--text-column (and a second text with --text-pair-column)";
-                unclear(file, columns, "text", flags)
+                let fields = "`columns.text` (and a second text with `columns.text_pair`)";
+                unclear(file, columns, "text", fields)
             })?;
             self.guess_text(file, columns, place, "length")?;
         }
@@ -143,7 +143,7 @@ impl Choice {
             if !self.no_header && values(rows, place).flatten().any(|value| value.trim() == name) {
                 return Err(Error::invalid(format!(
                     "{file}, line 1: the first line looks like data (\"{name}\" is a label); write a header above it that \
-                     names the columns, or say --no-header, and name the columns by their numbers",
+                     names the columns, or set `columns.dialect.no_header`, and name the columns by their numbers",
                 )));
             }
             self.guess_label(file, columns, place, "values")?;
@@ -168,10 +168,11 @@ impl Choice {
             .map(String::as_str)
             .collect();
         match names.len() {
-            0 | 1 => unclear(file, columns, "label", "--label-column"),
+            0 | 1 => unclear(file, columns, "label", "`columns.label`"),
             _ => Error::invalid(format!(
-                "{file}: cannot tell which column is the label; {} hold 0 and 1: if each is a label, say --label-columns \
-                 {} (with --multi-label when a row may have several of them or none), else name one with --label-column",
+                "{file}: cannot tell which column is the label; {} hold 0 and 1: if each is a label, set \
+                 `columns.label_columns = {}` (with `columns.label_separator` when a row may have several of them or none), \
+                 else name one with `columns.label`",
                 list(&names),
                 names.join(","),
             )),
@@ -397,14 +398,19 @@ mod tests {
         let two: &[&[&str]] = &[&["a text of words", "1", "a"], &["a text of words", "2", "b"]];
         let bare: &[&[&str]] = &[&["a text of words", "neg"], &["a text of words", "pos"]];
         for (columns, given, rows, expected) in [
-            (&["sentence1", "sentence2", "label"][..], given(None, None), pair, "name it with --text-column"),
+            (
+                &["sentence1", "sentence2", "label"][..],
+                given(None, None),
+                pair,
+                "name it with `columns.text`",
+            ),
             (
                 &["text", "id"],
                 given(None, None),
                 ids,
-                "the columns are \"text\", \"id\"; name it with --label-column",
+                "the columns are \"text\", \"id\"; name it with `columns.label`",
             ),
-            (&["text", "u", "v"], given(None, None), two, "name it with --label-column"),
+            (&["text", "u", "v"], given(None, None), two, "name it with `columns.label`"),
             (&["text"], given(None, None), &[], "cannot tell which column is the label"),
             (
                 &["a", "b"],

@@ -188,7 +188,7 @@ impl Dataset {
                 if found != usual {
                     let words = dialect::in_words(found);
                     notes.push(format!(
-                        "fields seem to be separated by {words}; --delimiter names another character"
+                        "fields seem to be separated by {words}; `columns.dialect.delimiter` names another character"
                     ));
                 }
                 found
@@ -276,7 +276,7 @@ impl<'a> Reader<'a> {
         let notes = match unused.first() {
             Some(column) if given.text.is_none() => {
                 vec![format!(
-                    "the column \"{column}\" is not used; --text-pair-column \"{column}\" makes it a second text"
+                    "the column \"{column}\" is not used; as `columns.text_pair` it is a second text"
                 )]
             }
             _ => vec![],
@@ -421,8 +421,8 @@ impl<'a> Reader<'a> {
         let text = cell.into_text().map_err(|message| self.invalid(line, column, &message))?;
         if text.len() > MAX_TEXT_BYTES {
             let message = format!(
-                "the text has {} bytes; {MAX_TEXT_BYTES} is the most. A model reads the first --max-length tokens alone, \
-                 so keep the beginning (in pandas: data[\"{}\"] = data[\"{}\"].str[:100_000]), or split it into rows",
+                "the text has {} bytes; {MAX_TEXT_BYTES} is the most. A model reads the first `max_length` tokens \
+                 alone, so keep the beginning (in pandas: data[\"{}\"] = data[\"{}\"].str[:100_000]), or split it into rows",
                 text.len(),
                 self.column(column),
                 self.column(column),

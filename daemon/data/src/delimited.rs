@@ -80,7 +80,7 @@ impl Delimited {
             self.line,
             format!(
                 "the {what} has one column, {}, but a text and a label are needed; fields are taken to be \
-                 separated by {}, and --delimiter names another character",
+                 separated by {}, and `columns.dialect.delimiter` names another character",
                 quoted(only),
                 dialect::in_words(self.delimiter)
             ),
@@ -135,7 +135,9 @@ impl Delimited {
             let Some(quote) = self.raw[from..].find('"').map(|at| from + at) else {
                 from = self.raw.len();
                 if !self.lines.read(&mut self.raw)? {
-                    return Err(self.failed(opened, "the quote that opens here is not closed; in a file that does not quote its fields, say --quote none"));
+                    let message = "the quote that opens here is not closed; in a file that does not quote its fields, set \
+                                   `columns.dialect.unquoted = true`";
+                    return Err(self.failed(opened, message));
                 }
                 continue;
             };
@@ -152,11 +154,11 @@ impl Delimited {
                 let message = match opened == self.lines.number() {
                     true => {
                         "text stands behind a closing quote; double the quotes inside a quoted field, or, in a file that does \
-                              not quote its fields, say --quote none"
+                              not quote its fields, set `columns.dialect.unquoted = true`"
                     }
                     false => {
                         "the quote that opens here is not closed before the next row; close it, or, in a file that does not \
-                              quote its fields, say --quote none"
+                              quote its fields, set `columns.dialect.unquoted = true`"
                     }
                 };
                 return Err(self.failed(opened, message));

@@ -94,7 +94,7 @@ pub(super) fn names(file: &str, length: usize, given: &[String]) -> Result<Vec<S
     if given.len() != length {
         return Err(Error::invalid(format!(
             "{file}: each row has {length} indicators (0 or 1), but there are {} names ({}); name each label once, in the \
-             order of the list (--label-names)",
+             order of the list (`columns.label_names`)",
             given.len(),
             given.join(", "),
         )));

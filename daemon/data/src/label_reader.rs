@@ -63,7 +63,8 @@ impl<'a> LabelReader<'a> {
             Cell::List(items) if several.is_some() => return Ok(Some(self.items(items, true))),
             Cell::List(_) => {
                 return Err(
-                    "the label is a list; say --multi-label when a row may have several labels".into()
+                    "the label is a list; set `columns.label_separator` when a row may have several labels"
+                        .into(),
                 );
             }
             Cell::Other(what) => return Err(format!("the label is {what}, not a string or a number").into()),
@@ -109,7 +110,7 @@ impl<'a> LabelReader<'a> {
                     };
                     return Err((
                         place,
-                        format!("{what}; a column of --label-columns has a 0 or a 1 in each row"),
+                        format!("{what}; a column of `columns.label_columns` has a 0 or a 1 in each row"),
                     ));
                 }
             }
@@ -119,7 +120,8 @@ impl<'a> LabelReader<'a> {
             (false, count) => Err((
                 0,
                 format!(
-                    "{count} of the label columns are 1; say --multi-label when a row may have several labels or none"
+                    "{count} of the label columns are 1; set `columns.label_separator` when a row may have several labels \
+                     or none"
                 ),
             )),
         }
@@ -212,8 +214,8 @@ impl<'a> LabelReader<'a> {
                 let name = label.parse::<usize>().ok().and_then(|place| names.get(place));
                 *label = name.cloned().ok_or_else(|| {
                     Error::invalid(format!(
-                        "{}, line {}: --label-names names {} labels ({}), and \"{label}\" is none of them, nor a number \
-                         from 0 to {}",
+                        "{}, line {}: `columns.label_names` names {} labels ({}), and \"{label}\" is none of them, nor a \
+                         number from 0 to {}",
                         self.file,
                         example.line,
                         names.len(),
@@ -240,7 +242,7 @@ impl<'a> LabelReader<'a> {
         let (lists, share_of_lists) = share(&|label| label_lists::items(label).is_some());
         if used.is_none() && lists >= 2 && share_of_lists >= WORTH_TELLING {
             return Some(format!(
-                "{lists} labels look like lists; --multi-label reads each as several labels"
+                "{lists} labels look like lists; with `columns.label_separator` each is several labels"
             ));
         }
         SEPARATORS.iter().filter(|separator| Some(**separator) != used).find_map(|separator| {
@@ -252,12 +254,11 @@ impl<'a> LabelReader<'a> {
             }
             let again =
                 parts.iter().any(|(part, lists)| !part.is_empty() && (*lists > 1 || rows.contains_key(part)));
-            let flags = match used {
-                Some(_) => format!("--label-separator '{separator}'"),
-                None => format!("--multi-label --label-separator '{separator}'"),
-            };
             (count >= 2 && share >= WORTH_TELLING && again).then(|| {
-                format!("{count} labels contain \"{separator}\"; if a row has several labels, say {flags}")
+                format!(
+                    "{count} labels contain \"{separator}\"; if a row has several labels, set \
+                     `columns.label_separator = \"{separator}\"`"
+                )
             })
         })
     }
@@ -329,7 +330,7 @@ mod tests {
         assert_eq!(labels, [["a|b"], ["c"]]);
         assert!(settled.notes.is_empty() && settled.names.is_empty());
         let refused = |cell| read(&Columns::default(), &[cell]).map(drop).unwrap_err();
-        assert!(refused(list(&[])).message().contains("--multi-label"));
+        assert!(refused(list(&[])).message().contains("`columns.label_separator`"));
         for missing in [text(" "), text("\u{200b}"), text("NaN"), Cell::Null, Cell::Missing] {
             assert!(refused(missing).message().contains("line 2, column \"label\": 1 row has no label"));
         }
@@ -365,7 +366,10 @@ mod tests {
         assert_eq!(labels, [["Pos"], ["neg"], ["Pos"]]);
         assert_eq!(settled.names, ["neg", "Pos"]);
         let error = read(&named, &[text("2")]).map(drop).unwrap_err();
-        assert!(error.message().contains("line 2: --label-names names 2 labels (neg, Pos)"), "{error}");
+        assert!(
+            error.message().contains("line 2: `columns.label_names` names 2 labels (neg, Pos)"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -375,7 +379,7 @@ mod tests {
         let reader = LabelReader::new("f.csv", "a".to_owned(), &one);
         let plain = |text: &str| Cell::Plain(text.to_owned());
         assert_eq!(reader.one_hot(&[text("0"), plain("true")]).unwrap(), ["b"]);
-        assert!(reader.one_hot(&[text("1"), text("1")]).unwrap_err().1.contains("--multi-label"));
+        assert!(reader.one_hot(&[text("1"), text("1")]).unwrap_err().1.contains("`columns.label_separator`"));
         assert_eq!(reader.one_hot(&[text("0"), text("2")]).unwrap_err().0, 1);
         assert!(reader.one_hot(&[text(""), text("1")]).unwrap_err().1.contains("the cell is empty"));
         let any = Columns { label_columns, ..several() };
@@ -392,13 +396,13 @@ mod tests {
         };
         let note = told(&Columns::default(), &["joy#trust", "anger", "joy#fear", "fear"]);
         assert!(
-            note.contains("2 labels contain \"#\"") && note.contains("--multi-label --label-separator '#'"),
+            note.contains("2 labels contain \"#\"") && note.contains("set `columns.label_separator = \"#\"`"),
             "{note}"
         );
         let note = told(&several(), &["joy, trust", "anger", "joy, fear", ""]);
-        assert!(note.contains("say --label-separator ', '"), "{note}");
+        assert!(note.contains("set `columns.label_separator = \", \"`"), "{note}");
         let note = told(&Columns::default(), &["['a', 'b']", "['a']", "['b']"]);
-        assert!(note.contains("--multi-label"), "{note}");
+        assert!(note.contains("`columns.label_separator`"), "{note}");
         assert_eq!(told(&Columns::default(), &["World, Asia", "Sports", "Science/Tech", "Business"]), "");
         assert_eq!(told(&several(), &["a|b, c", "a", "b, c"]), "");
     }

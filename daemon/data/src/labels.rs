@@ -122,7 +122,7 @@ pub(super) fn too_many<'a>(dataset_name: &str, labels: impl Iterator<Item = &'a 
     let labels: BTreeSet<&str> = labels.collect();
     let why = match measurement(&labels) {
         Some(example) => measurements(example),
-        None => "is it the right column? Name it with --label-column".to_owned(),
+        None => "is it the right column? Name it with `columns.label`".to_owned(),
     };
     Error::invalid(format!("{dataset_name}: there are more than {MAX_LABELS} different labels; {why}"))
 }
@@ -143,7 +143,7 @@ fn refuse_what_is_no_label(dataset_name: &str, different: &BTreeSet<&str>, rows:
         }
         _ if count == rows && rows >= ROWS_TO_JUDGE => Err(Error::invalid(format!(
             "{found}: each row has one of its own, as an id has; a label stands in several rows. Name the column of the \
-             label with --label-column"
+             label with `columns.label`"
         ))),
         _ => Ok(()),
     }
@@ -159,7 +159,7 @@ fn measurement<'a>(labels: &BTreeSet<&'a str>) -> Option<&'a str> {
 fn measurements(example: &str) -> String {
     format!(
         "they are numbers with fractions, such as {example}: measurements, and Hone learns labels. Turn them into a few \
-         classes, or name another column with --label-column"
+         classes, or name another column with `columns.label`"
     )
 }
 
@@ -273,7 +273,7 @@ mod tests {
         assert!(Labels::of("f.csv", &examples(&many), &[]).is_ok());
         let more: Vec<&str> = many.iter().copied().chain(["x", "x"]).collect();
         let error = Labels::of("f.csv", &examples(&more), &[]).unwrap_err();
-        assert!(error.message().contains("--label-column"), "{error}");
+        assert!(error.message().contains("`columns.label`"), "{error}");
     }
 
     #[test]

@@ -93,13 +93,14 @@ impl MissingRows {
         };
         let keep = match (self.words.is_empty(), self.empty) {
             (true, _) => "",
-            (false, 0) => "; with --missing-label keep the word is a label like any other",
+            (false, 0) => "; with `columns.missing_label = keep` the word is a label like any other",
             (false, _) => {
-                "; with --missing-label keep the words are labels like any other, and empty cells stay refused"
+                "; with `columns.missing_label = keep` the words are labels like any other, and empty cells stay refused"
             }
         };
         Err(Error::invalid(format!(
-            "{file}, {} {}{more}, column {}: {} no label ({}); with --missing-label drop such rows are left out{keep}",
+            "{file}, {} {}{more}, column {}: {} no label ({}); with `columns.missing_label = drop` such rows are left \
+             out{keep}",
             if self.rows == 1 { "line" } else { "lines" },
             lines.join(", "),
             quoted(column),
@@ -123,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_labels_are_refused_with_their_lines_and_the_flag() {
+    fn missing_labels_are_refused_with_their_lines_and_the_field() {
         let mut missing = MissingRows::default();
         for line in 2..9 {
             missing.add(line, (line % 2 == 0).then_some("NaN"));
@@ -132,8 +133,8 @@ mod tests {
         assert_eq!(
             error.message(),
             "f.csv, lines 2, 3, 4, 5, 6 and 2 more, column \"label\": 7 rows have no label (\"NaN\", empty); with \
-             --missing-label drop such rows are left out; with --missing-label keep the words are labels like any other, \
-             and empty cells stay refused"
+             `columns.missing_label = drop` such rows are left out; with `columns.missing_label = keep` the words are \
+             labels like any other, and empty cells stay refused"
         );
         let told = missing.finish("f.csv", "label", MissingLabel::Drop).unwrap().unwrap();
         assert_eq!(told, "7 rows have no label (\"NaN\", empty) and were left out");

@@ -95,8 +95,10 @@ impl Source {
     pub(super) fn unreadable(&self, line: u64, error: &std::io::Error) -> Error {
         match error.kind() {
             _ if error.raw_os_error().is_some() => Error::io("read", &self.path, error),
-            ErrorKind::InvalidData if !self.encoding.is_utf8() => self
-                .invalid(line, format!("{error}; is the file in another encoding? Name it with --encoding")),
+            ErrorKind::InvalidData if !self.encoding.is_utf8() => self.invalid(
+                line,
+                format!("{error}; is the file in another encoding? Name it with `columns.dialect.encoding`"),
+            ),
             ErrorKind::UnexpectedEof => {
                 self.invalid(line, "the gzip data ends early: the file is not complete")
             }

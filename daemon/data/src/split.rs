@@ -29,7 +29,7 @@ pub fn split(examples: Vec<Example>, share: f64, seed: u64) -> Result<(Vec<Examp
         examples.into_iter().zip(is_held_out).partition(|(_, is_held_out)| *is_held_out);
     if validation.is_empty() {
         return Err(Error::invalid(
-            "too few rows to hold some out for validation: no label has two rows; pass a file with --validation",
+            "too few rows to hold some out for validation: no label has two rows; pass a file as `validation`",
         ));
     }
     let examples = |part: Vec<(Example, bool)>| part.into_iter().map(|(example, _)| example).collect();
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_split_that_cannot_be_made_says_what_to_do() {
         let error = split(rows(&[1, 2, 3]), 0.2, 1).unwrap_err();
-        assert!(error.message().contains("pass a file with --validation"), "{error}");
+        assert!(error.message().contains("pass a file as `validation`"), "{error}");
         for share in [0.0, 1.0, -0.1, f64::NAN] {
             let error = split(rows(&[1, 1, 2, 2]), share, 1).unwrap_err();
             assert!(error.message().contains("more than 0 and less than 1"), "{error}");

@@ -47,22 +47,22 @@ pub struct SourceRequest {
 impl JobRequest {
     /// Fills the remaining defaults in: data sets by their names, the demonstration data, the daemon's encoder.
     pub fn resolve(self, datasets: &Datasets, encoder: &str) -> Result<Spec> {
-        let source = |flag: &str, request: SourceRequest| -> Result<Source> {
-            let stored = datasets.get(&request.dataset, None, None).map_err(|error| error.within(flag))?;
+        let source = |field: &str, request: SourceRequest| -> Result<Source> {
+            let stored = datasets.get(&request.dataset, None, None).map_err(|error| error.within(field))?;
             Ok(Source { dataset: request.dataset, name: request.name.unwrap_or(stored.name) })
         };
         let (train, validation, test, default_name) = match self.train {
             Some(train) => {
-                let train = source("--train", train)?;
+                let train = source("`train`", train)?;
                 let name = model_name(&train.name);
                 let validation =
-                    self.validation.map(|request| source("--validation", request)).transpose()?;
-                let test = self.test.map(|request| source("--test", request)).transpose()?;
+                    self.validation.map(|request| source("`validation`", request)).transpose()?;
+                let test = self.test.map(|request| source("`test`", request)).transpose()?;
                 (train, validation, test, name)
             }
             None if self.validation.is_some() || self.test.is_some() => {
                 return Err(Error::invalid(
-                    "a validation or test file needs a training file (--train); without any, the demonstration data \
+                    "a validation or test file needs a training file (`train`); without any, the demonstration data \
                      is used",
                 ));
             }

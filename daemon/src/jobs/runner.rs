@@ -124,7 +124,7 @@ impl Runner {
             std::iter::once(&finished.epoch.validation).chain(finished.test.as_ref().map(|t| &t.metrics));
         if let Some((what, value)) = metrics.filter_map(diagnosis::not_finite).next() {
             return Err(Error::precondition(format!(
-                "the model is not kept, because its {what} is {}: training diverged; lower --lr (now {})",
+                "the model is not kept, because its {what} is {}: training diverged; lower `learning_rate` (now {})",
                 diagnosis::in_words(value),
                 job.spec.hyperparameters.learning_rate
             )));
@@ -320,7 +320,7 @@ mod tests {
         let failure = bench.ended(&id).failure.unwrap();
         assert_eq!(failure.kind, Kind::Precondition);
         assert!(
-            failure.message.contains("its loss is NaN") && failure.message.contains("--lr"),
+            failure.message.contains("its loss is NaN") && failure.message.contains("`learning_rate`"),
             "{failure:?}"
         );
         bench.stop();

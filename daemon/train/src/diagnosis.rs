@@ -25,21 +25,21 @@ pub(super) fn before(of: &Hyperparameters, schedule: &Schedule) -> Vec<String> {
     let mut told = Vec::new();
     if total < FEW_STEPS {
         told.push(format!(
-            "the whole job has only {}, which is seldom enough to learn from: raise --epochs (now {}), or lower \
-             --batch-size (now {}){}",
+            "the whole job has only {}, which is seldom enough to learn from: raise `epochs` (now {}), or lower \
+             `batch_size` (now {}){}",
             plural(total, "optimizer step", "optimizer steps"),
             of.epochs,
             of.batch_size,
             match of.gradient_accumulation.get() {
                 1 => String::new(),
-                steps => format!(" or --gradient-accumulation (now {steps})"),
+                steps => format!(" or `gradient_accumulation` (now {steps})"),
             }
         ));
     }
     if warmup >= total && total > 0 {
         told.push(format!(
             "the warm-up has {warmup} steps and the job {total}: the rate never reaches {peak}; it ends at {}; shorten \
-             the warm-up (--warmup-steps, --warmup-ratio or --warmup-epochs), or raise --epochs",
+             the warm-up (`warmup_steps`, `warmup_ratio` or `warmup_epochs`), or raise `epochs`",
             short(schedule.rate(total - 1))
         ));
     }
@@ -52,7 +52,7 @@ pub(super) fn no_rate(schedule: &Schedule) -> Option<String> {
     (total > 0 && !schedule.has_rate()).then(|| {
         format!(
             "the warm-up of {} takes the whole job of {}, and its first step has the learning rate 0, so nothing would \
-             be learned: use --warmup-steps 0, or raise --epochs",
+             be learned: use `warmup_steps = 0`, or raise `epochs`",
             plural(warmup, "step", "steps"),
             plural(total, "step", "steps"),
         )
@@ -128,20 +128,20 @@ fn answers(evidence: &Evidence<'_>) -> Option<(Finding, String)> {
             true => format!("never predicted: {} ({share})", named(&missed)),
             false => format!("never set in the validation rows: {}", named(&missed)),
         };
-        let way = "--class-weights balanced, --metric f1 and more --epochs help";
+        let way = "`class_weights = balanced`, `metric = f1` and more `epochs` help";
         return Some((Finding::NeverCalled, format!("{never}; {way}")));
     };
     let rate = evidence.of.learning_rate;
     let told_apart = evidence.epochs.iter().rev().skip(1).find(|epoch| hits(&epoch.validation) > 1);
     let why = match told_apart {
         Some(earlier) => format!(
-            "epoch {} still told labels apart, so training has collapsed: lower --lr (now {rate}){}",
+            "epoch {} still told labels apart, so training has collapsed: lower `learning_rate` (now {rate}){}",
             earlier.epoch,
-            if evidence.of.max_grad_norm.is_none() { " and clip with --max-grad-norm 1" } else { "" }
+            if evidence.of.max_grad_norm.is_none() { " and clip with `max_grad_norm = 1`" } else { "" }
         ),
         None => format!(
-            "never predicted: {} ({share}); train longer (--epochs), use --class-weights balanced, or change --lr (now \
-             {rate})",
+            "never predicted: {} ({share}); train longer (`epochs`), use `class_weights = balanced`, or change \
+             `learning_rate` (now {rate})",
             named(&missed)
         ),
     };
@@ -164,7 +164,7 @@ fn guessing(evidence: &Evidence<'_>) -> Option<(Finding, String)> {
             Finding::WorseThanGuessing,
             format!(
                 "the validation loss {} is far above {}, that of guessing by how frequent each label is: training \
-                 diverges or overfits; lower --lr (now {}) or --epochs",
+                 diverges or overfits; lower `learning_rate` (now {}) or `epochs`",
                 short(loss),
                 short(guess),
                 evidence.of.learning_rate
@@ -182,8 +182,8 @@ fn nothing_learned(evidence: &Evidence<'_>) -> Option<(Finding, String)> {
         && near(validation, evidence.validation_guess);
     let rate = evidence.of.learning_rate;
     let way = match rate > 1e-4 {
-        true => format!("lower --lr (now {rate}, usual is 1e-5 to 5e-5)"),
-        false => format!("raise --epochs or --lr (now {rate})"),
+        true => format!("lower `learning_rate` (now {rate}, usual is 1e-5 to 5e-5)"),
+        false => format!("raise `epochs` or `learning_rate` (now {rate})"),
     };
     let classes = epoch.validation.labels.len();
     let flat = match evidence.one_label {
@@ -209,11 +209,11 @@ fn norms(evidence: &Evidence<'_>) -> Option<(Finding, String)> {
     (last > 100.0 * first.max(1.0)).then(|| {
         let clipping = match evidence.of.max_grad_norm {
             Some(bound) => format!("each step is clipped to {bound}, which hides it"),
-            None => "nothing clips them; --max-grad-norm 1 does".to_owned(),
+            None => "nothing clips them; `max_grad_norm = 1` does".to_owned(),
         };
         let rate = evidence.of.learning_rate;
         let words = format!(
-            "gradient norms grew from {} to {} ({clipping}): training diverges; lower --lr (now {rate})",
+            "gradient norms grew from {} to {} ({clipping}): training diverges; lower `learning_rate` (now {rate})",
             short(first),
             short(last)
         );

@@ -9,21 +9,21 @@ use hone_base::error::{Error, Result};
 /// # Errors
 /// When more layers are frozen or start anew than there are.
 pub fn check(methods: &Methods, layers: usize) -> Result<()> {
-    let too_many = |flag: &str, count: u32| {
+    let too_many = |field: &str, count: u32| {
         Err(Error::invalid(format!(
-            "{flag} is {count}, but the encoder has only {layers} layers; use at most {layers}"
+            "`{field}` is {count}, but the encoder has only {layers} layers; use at most {layers}"
         )))
     };
     let (frozen, anew) = (methods.freeze_layers, methods.reinit_layers);
     if frozen as usize > layers {
-        return too_many("--freeze-layers", frozen);
+        return too_many("freeze_layers", frozen);
     }
     if anew as usize > layers {
-        return too_many("--reinit-layers", anew);
+        return too_many("reinit_layers", anew);
     }
     if frozen as usize + anew as usize > layers {
         return Err(Error::invalid(format!(
-            "--freeze-layers {frozen} and --reinit-layers {anew} overlap in an encoder of {layers} layers, and a \
+            "`freeze_layers = {frozen}` and `reinit_layers = {anew}` overlap in an encoder of {layers} layers, and a \
              layer that starts anew has to learn; together use at most {layers}"
         )));
     }
@@ -45,9 +45,9 @@ mod tests {
         assert!(check(&frozen(6), 6).is_ok() && check(&anew(6), 6).is_ok());
         assert_eq!(
             refusal(frozen(7)),
-            "--freeze-layers is 7, but the encoder has only 6 layers; use at most 6"
+            "`freeze_layers` is 7, but the encoder has only 6 layers; use at most 6"
         );
-        assert!(refusal(anew(u32::MAX)).starts_with("--reinit-layers is 4294967295"));
+        assert!(refusal(anew(u32::MAX)).starts_with("`reinit_layers` is 4294967295"));
     }
 
     #[test]
@@ -55,6 +55,6 @@ mod tests {
         let both =
             |freeze_layers, reinit_layers| Methods { freeze_layers, reinit_layers, ..Methods::default() };
         assert!(check(&both(4, 2), 6).is_ok());
-        assert!(refusal(both(4, 3)).starts_with("--freeze-layers 4 and --reinit-layers 3 overlap"));
+        assert!(refusal(both(4, 3)).starts_with("`freeze_layers = 4` and `reinit_layers = 3` overlap"));
     }
 }

@@ -32,14 +32,14 @@ fn weights(asked: &ClassWeights, labels: &Labels, train: &Targets) -> Result<Opt
                 let meant =
                     meant.map_or_else(String::new, |label| format!("; did you mean {}?", quoted(label)));
                 return Err(Error::invalid(format!(
-                    "--class-weights gives a weight to {}, but the labels are {}{meant}",
+                    "`class_weights` gives a weight to {}, but the labels are {}{meant}",
                     quoted(unknown),
                     labels.listed()
                 )));
             }
             if let Some((label, weight)) = given.iter().find(|(_, w)| !(w.is_finite() && **w > 0.0)) {
                 return Err(Error::invalid(format!(
-                    "--class-weights gives {} the weight {weight}; a weight is greater than 0",
+                    "`class_weights` gives {} the weight {weight}; a weight is greater than 0",
                     quoted(label)
                 )));
             }
@@ -103,7 +103,7 @@ mod tests {
             let given = ClassWeights::Given([(label.to_owned(), weight)].into());
             weights_of(given, &train).unwrap_err().message().to_owned()
         };
-        assert_eq!(refused("d", 1.0), "--class-weights gives a weight to \"d\", but the labels are a, b, c");
+        assert_eq!(refused("d", 1.0), "`class_weights` gives a weight to \"d\", but the labels are a, b, c");
         assert!(refused("a", 0.0).contains("greater than 0"));
         assert!(refused("a", f64::NAN).contains("greater than 0"));
     }

@@ -18,7 +18,7 @@ use hone_engine::model::config::Config;
 use hone_engine::model::objective::Objective;
 use hone_engine::targets::Targets;
 
-/// The shortest `--max-length`: two special tokens and one of the text.
+/// The shortest `max_length`: two special tokens and one of the text.
 const SHORTEST: u32 = 3;
 
 /// Everything that a run needs: nothing that can be known without the device is wrong.
@@ -204,12 +204,12 @@ fn max_length(asked: Option<NonZeroU32>, positions: usize) -> Result<usize> {
     let Some(length) = asked.map(NonZeroU32::get) else { return Ok(positions) };
     if length < SHORTEST {
         return Err(Error::invalid(format!(
-            "--max-length is {length}, but a text needs at least {SHORTEST} tokens, the special ones included"
+            "`max_length` is {length}, but a text needs at least {SHORTEST} tokens, the special ones included"
         )));
     }
     if length as usize > positions {
         return Err(Error::invalid(format!(
-            "--max-length is {length}, but the encoder has only {positions} positions; use at most {positions}"
+            "`max_length` is {length}, but the encoder has only {positions} positions; use at most {positions}"
         )));
     }
     Ok(length as usize)
@@ -219,7 +219,7 @@ fn positive(asked: Option<&str>, labels: &Labels) -> Result<usize> {
     let Some(asked) = asked else { return Ok(1) };
     labels.names().iter().position(|label| label == asked).ok_or_else(|| {
         Error::invalid(format!(
-            "--positive-label is \"{asked}\", but the labels are {}",
+            "`positive_label` is \"{asked}\", but the labels are {}",
             labels.names().iter().take(10).map(|label| format!("\"{label}\"")).collect::<Vec<_>>().join(", ")
         ))
     })

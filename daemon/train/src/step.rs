@@ -103,6 +103,9 @@ impl Run<'_> {
 
     fn diverged(&self, what: &str) -> Error {
         let rate = self.hyperparameters().learning_rate;
-        Error::new(Kind::Precondition, format!("{what}: training diverged; lower --lr (now {rate})"))
+        Error::new(
+            Kind::Precondition,
+            format!("{what}: training diverged; lower `learning_rate` (now {rate})"),
+        )
     }
 }

@@ -254,7 +254,8 @@ fn with_a_separator_rows_have_any_number_of_labels() {
 fn a_list_of_labels_is_refused_without_a_separator_and_so_is_one_of_other_things() {
     let error = read("a.jsonl", r#"{"text": "a", "labels": ["y", "x"]}"#).unwrap_err();
     assert!(
-        error.message().contains("line 1, column \"labels\"") && error.message().contains("--multi-label"),
+        error.message().contains("line 1, column \"labels\"")
+            && error.message().contains("`columns.label_separator`"),
         "{error}"
     );
     let columns = Columns { label_separator: Some("|".into()), ..Columns::default() };

@@ -47,7 +47,7 @@ impl Engine {
             Precision::Fp32 => Ok(Self::Device(Box::new(Reference::new(architecture, device)))),
             Precision::Bf16 => Err(Error::precondition(format!(
                 "bfloat16 on this device needs Hone's own kernels, which are not the default yet: start the daemon \
-                     with {}=kernels, or use --precision fp32",
+                     with {}=kernels, or use `precision = fp32`",
                 cuda::VARIABLE
             ))),
         }

@@ -14,16 +14,16 @@ const MAX_NAMES: usize = 1000;
 
 impl Parse<v1::Columns> for Columns {
     fn parse(wire: v1::Columns) -> Result<Self> {
-        // An empty name is a flag without a value: nothing was named.
+        // An empty name is a field without a value: nothing was named.
         let named = |name: Option<String>| name.filter(|name| !name.is_empty());
         Ok(Self {
             text: named(wire.text),
             text_pair: named(wire.text_pair),
             label: named(wire.label),
             label_separator: named(wire.label_separator),
-            label_columns: distinct("--label-columns", wire.label_columns)?,
-            label_names: distinct("--label-names", wire.label_names)?,
-            missing_label: match known("--missing-label", Some(wire.missing_label))? {
+            label_columns: distinct("`columns.label_columns`", wire.label_columns)?,
+            label_names: distinct("`columns.label_names`", wire.label_names)?,
+            missing_label: match known("`columns.missing_label`", Some(wire.missing_label))? {
                 Some(v1::MissingLabel::Drop) => MissingLabel::Drop,
                 Some(v1::MissingLabel::Keep) => MissingLabel::Keep,
                 Some(v1::MissingLabel::Error | v1::MissingLabel::Unspecified) | None => MissingLabel::Error,
@@ -38,8 +38,8 @@ impl Parse<v1::Dialect> for Dialect {
         let encoding = |name: String| {
             Encoding::named(&name).ok_or_else(|| {
                 Error::invalid(format!(
-                    "--encoding: no encoding is called {}; usual ones are utf-8, utf-16le, windows-1252, iso-8859-2, gbk \
-                     and shift_jis",
+                    "`columns.dialect.encoding`: no encoding is called {}; usual ones are utf-8, utf-16le, windows-1252, \
+                     iso-8859-2, gbk and shift_jis",
                     shown(&name)
                 ))
             })
@@ -49,7 +49,7 @@ impl Parse<v1::Dialect> for Dialect {
             match (chars.next(), chars.next()) {
                 (Some(delimiter), None) if !matches!(delimiter, '"' | '\n' | '\r') => Ok(delimiter),
                 _ => Err(Error::invalid(format!(
-                    "--delimiter must be one character and no quote; got {}",
+                    "`columns.dialect.delimiter` must be one character and no quote; got {}",
                     shown(&text)
                 ))),
             }
@@ -64,16 +64,16 @@ impl Parse<v1::Dialect> for Dialect {
 }
 
 /// Names of which none is empty or given twice.
-fn distinct(flag: &str, names: Vec<String>) -> Result<Vec<String>> {
+fn distinct(field: &str, names: Vec<String>) -> Result<Vec<String>> {
     if names.len() > MAX_NAMES {
-        return Err(Error::invalid(format!("{flag} has {} names; {MAX_NAMES} is the most", names.len())));
+        return Err(Error::invalid(format!("{field} has {} names; {MAX_NAMES} is the most", names.len())));
     }
     for (place, name) in names.iter().enumerate() {
         if name.is_empty() {
-            return Err(Error::invalid(format!("{flag} has an empty name")));
+            return Err(Error::invalid(format!("{field} has an empty name")));
         }
         if names.iter().take(place).any(|before| before == name) {
-            return Err(Error::invalid(format!("{flag} has {} twice", shown(name))));
+            return Err(Error::invalid(format!("{field} has {} twice", shown(name))));
         }
     }
     Ok(names)
@@ -131,23 +131,29 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_with_the_flag() {
-        let refused = |flag: &str, wire: v1::Columns| {
+    fn nonsense_is_refused_with_the_field() {
+        let refused = |field: &str, wire: v1::Columns| {
             let error = Columns::parse(wire).unwrap_err();
-            assert!(error.message().starts_with(flag), "{error}");
+            assert!(error.message().starts_with(field), "{error}");
         };
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         let dialect = |dialect| v1::Columns { dialect: Some(dialect), ..Default::default() };
-        refused("--label-columns", v1::Columns { label_columns: names(&["a", "a"]), ..Default::default() });
-        refused("--label-names", v1::Columns { label_names: names(&["a", ""]), ..Default::default() });
-        refused("--missing-label", v1::Columns { missing_label: 9, ..Default::default() });
         refused(
-            "--encoding",
+            "`columns.label_columns`",
+            v1::Columns { label_columns: names(&["a", "a"]), ..Default::default() },
+        );
+        refused(
+            "`columns.label_names`",
+            v1::Columns { label_names: names(&["a", ""]), ..Default::default() },
+        );
+        refused("`columns.missing_label`", v1::Columns { missing_label: 9, ..Default::default() });
+        refused(
+            "`columns.dialect.encoding`",
             dialect(v1::Dialect { encoding: Some("klingon".into()), ..Default::default() }),
         );
         for delimiter in ["", "ab", "\"", "\n"] {
             refused(
-                "--delimiter",
+                "`columns.dialect.delimiter`",
                 dialect(v1::Dialect { delimiter: Some(delimiter.into()), ..Default::default() }),
             );
         }

@@ -200,9 +200,9 @@ mod tests {
         Hyperparameters::parse(wire)
     }
 
-    fn refused(flag: &str, change: impl FnOnce(&mut Wire)) {
+    fn refused(field: &str, change: impl FnOnce(&mut Wire)) {
         let error = read(change).unwrap_err();
-        assert!(error.message().starts_with(flag), "{flag}: {error}");
+        assert!(error.message().starts_with(field), "{field}: {error}");
         assert_eq!(error.kind(), hone_base::error::Kind::Invalid);
     }
 
@@ -241,43 +241,43 @@ mod tests {
     #[test]
     fn a_number_that_is_not_finite_is_refused_everywhere() {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            refused("--lr", |h| h.learning_rate = Some(bad));
-            refused("--beta1", |h| h.beta1 = Some(bad));
-            refused("--beta2", |h| h.beta2 = Some(bad));
-            refused("--eps", |h| h.epsilon = Some(bad));
-            refused("--weight-decay", |h| h.weight_decay = Some(bad));
-            refused("--max-grad-norm", |h| h.max_grad_norm = Some(bad));
-            refused("--dropout", |h| h.dropout = Some(bad));
-            refused("--encoder-dropout", |h| h.encoder_dropout = Some(bad));
-            refused("--warmup-ratio", |h| h.warmup = Some(WireWarmup::WarmupRatio(bad)));
-            refused("--warmup-epochs", |h| h.warmup = Some(WireWarmup::WarmupEpochs(bad)));
+            refused("`learning_rate`", |h| h.learning_rate = Some(bad));
+            refused("`beta1`", |h| h.beta1 = Some(bad));
+            refused("`beta2`", |h| h.beta2 = Some(bad));
+            refused("`epsilon`", |h| h.epsilon = Some(bad));
+            refused("`weight_decay`", |h| h.weight_decay = Some(bad));
+            refused("`max_grad_norm`", |h| h.max_grad_norm = Some(bad));
+            refused("`dropout`", |h| h.dropout = Some(bad));
+            refused("`encoder_dropout`", |h| h.encoder_dropout = Some(bad));
+            refused("`warmup_ratio`", |h| h.warmup = Some(WireWarmup::WarmupRatio(bad)));
+            refused("`warmup_epochs`", |h| h.warmup = Some(WireWarmup::WarmupEpochs(bad)));
         }
     }
 
     #[test]
     fn a_number_outside_its_range_is_refused() {
         for bad in [0.0, -1.0] {
-            refused("--lr", |h| h.learning_rate = Some(bad));
-            refused("--eps", |h| h.epsilon = Some(bad));
+            refused("`learning_rate`", |h| h.learning_rate = Some(bad));
+            refused("`epsilon`", |h| h.epsilon = Some(bad));
         }
         for bad in [-0.1, 1.0, 2.0] {
-            refused("--beta1", |h| h.beta1 = Some(bad));
-            refused("--beta2", |h| h.beta2 = Some(bad));
-            refused("--dropout", |h| h.dropout = Some(bad));
-            refused("--encoder-dropout", |h| h.encoder_dropout = Some(bad));
+            refused("`beta1`", |h| h.beta1 = Some(bad));
+            refused("`beta2`", |h| h.beta2 = Some(bad));
+            refused("`dropout`", |h| h.dropout = Some(bad));
+            refused("`encoder_dropout`", |h| h.encoder_dropout = Some(bad));
         }
-        refused("--weight-decay", |h| h.weight_decay = Some(-0.01));
-        refused("--max-grad-norm", |h| h.max_grad_norm = Some(-1.0));
-        refused("--warmup-ratio", |h| h.warmup = Some(WireWarmup::WarmupRatio(1.1)));
-        refused("--warmup-epochs", |h| h.warmup = Some(WireWarmup::WarmupEpochs(-1.0)));
-        refused("--epochs", |h| h.epochs = Some(0));
-        refused("--epochs", |h| h.epochs = Some(10_001));
-        refused("--batch-size", |h| h.batch_size = Some(0));
-        refused("--batch-size", |h| h.batch_size = Some(4097));
-        refused("--gradient-accumulation", |h| h.gradient_accumulation = Some(0));
-        refused("--early-stopping", |h| h.early_stopping = Some(0));
-        refused("--max-length", |h| h.max_length = Some(2));
-        refused("--positive-label", |h| h.positive_label = Some(String::new()));
+        refused("`weight_decay`", |h| h.weight_decay = Some(-0.01));
+        refused("`max_grad_norm`", |h| h.max_grad_norm = Some(-1.0));
+        refused("`warmup_ratio`", |h| h.warmup = Some(WireWarmup::WarmupRatio(1.1)));
+        refused("`warmup_epochs`", |h| h.warmup = Some(WireWarmup::WarmupEpochs(-1.0)));
+        refused("`epochs`", |h| h.epochs = Some(0));
+        refused("`epochs`", |h| h.epochs = Some(10_001));
+        refused("`batch_size`", |h| h.batch_size = Some(0));
+        refused("`batch_size`", |h| h.batch_size = Some(4097));
+        refused("`gradient_accumulation`", |h| h.gradient_accumulation = Some(0));
+        refused("`early_stopping`", |h| h.early_stopping = Some(0));
+        refused("`max_length`", |h| h.max_length = Some(2));
+        refused("`positive_label`", |h| h.positive_label = Some(String::new()));
         refused("`checkpoint_steps`", |h| h.checkpoint_every = Some(WireEvery::CheckpointSteps(0)));
         for bad in [0, u32::MAX] {
             refused("`checkpoint_minutes`", |h| {
@@ -285,17 +285,17 @@ mod tests {
             });
         }
         let error = read(|h| h.learning_rate = Some(-1.0)).unwrap_err();
-        assert_eq!(error.message(), "--lr must be a number greater than 0; got -1");
+        assert_eq!(error.message(), "`learning_rate` must be a number greater than 0; got -1");
     }
 
     #[test]
     fn a_number_of_an_enum_that_is_not_known_is_refused() {
-        refused("--optimizer", |h| h.optimizer = Some(9));
-        refused("--scheduler", |h| h.scheduler = Some(-1));
-        refused("--keep", |h| h.keep = Some(3));
-        refused("--metric", |h| h.metric = Some(100));
-        refused("--precision", |h| h.precision = Some(4));
-        refused("--truncation", |h| h.truncation = Some(-1));
+        refused("`optimizer`", |h| h.optimizer = Some(9));
+        refused("`scheduler`", |h| h.scheduler = Some(-1));
+        refused("`keep`", |h| h.keep = Some(3));
+        refused("`metric`", |h| h.metric = Some(100));
+        refused("`precision`", |h| h.precision = Some(4));
+        refused("`truncation`", |h| h.truncation = Some(-1));
         assert_eq!(read(|h| h.metric = Some(0)).unwrap(), Hyperparameters::default());
     }
 

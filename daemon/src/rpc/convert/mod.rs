@@ -79,9 +79,9 @@ pub(super) fn all<'a, A: 'a, B: Convert<&'a A>>(items: impl IntoIterator<Item = 
 }
 
 /// The value of an enum's number; the unspecified one, 0, is no value.
-fn known<E: TryFrom<i32>>(flag: &str, number: Option<i32>) -> Result<Option<E>> {
+fn known<E: TryFrom<i32>>(field: &str, number: Option<i32>) -> Result<Option<E>> {
     let Some(number) = number.filter(|number| *number != 0) else { return Ok(None) };
     E::try_from(number).map(Some).map_err(|_| {
-        Error::invalid(format!("{flag} has the unknown value {number}; the client may be too new"))
+        Error::invalid(format!("{field} has the unknown value {number}; the client may be too new"))
     })
 }

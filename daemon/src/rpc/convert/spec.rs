@@ -15,19 +15,19 @@ use hone_train::spec::{Source, Spec};
 
 impl Parse<v1::JobSpec> for JobRequest {
     fn parse(wire: v1::JobSpec) -> Result<Self> {
-        let name = wire.name.map(|name| check_name("--name", &name).map(|()| name)).transpose()?;
+        let name = wire.name.map(|name| check_name("`name`", &name).map(|()| name)).transpose()?;
         let hyperparameters = wire.hyperparameters.unwrap_or_default().parsed()?;
         Ok(Self {
             name,
-            encoder: text("--encoder", wire.encoder)?,
-            train: source("--train", wire.train)?,
-            validation: source("--validation", wire.validation)?,
-            test: source("--test", wire.test)?,
-            validation_split: share("--validation-split", wire.validation_split)?.unwrap_or(0.2),
+            encoder: text("`encoder`", wire.encoder)?,
+            train: source("`train`", wire.train)?,
+            validation: source("`validation`", wire.validation)?,
+            test: source("`test`", wire.test)?,
+            validation_split: share("`validation_split`", wire.validation_split)?.unwrap_or(0.2),
             columns: wire.columns.unwrap_or_default().parsed()?,
-            train_limit: limit("--train-limit", wire.train_limit)?,
-            validation_limit: limit("--validation-limit", wire.validation_limit)?,
-            test_limit: limit("--test-limit", wire.test_limit)?,
+            train_limit: limit("`train_limit`", wire.train_limit)?,
+            validation_limit: limit("`validation_limit`", wire.validation_limit)?,
+            test_limit: limit("`test_limit`", wire.test_limit)?,
             hyperparameters,
         })
     }
@@ -55,36 +55,36 @@ impl Convert<&Spec> for v1::JobSpec {
     }
 }
 
-fn source(flag: &str, wire: Option<v1::DataSource>) -> Result<Option<SourceRequest>> {
+fn source(field: &str, wire: Option<v1::DataSource>) -> Result<Option<SourceRequest>> {
     let Some(v1::DataSource { dataset_id, name }) = wire else { return Ok(None) };
-    check_id(&dataset_id).map_err(|error| error.within(flag))?;
+    check_id(&dataset_id).map_err(|error| error.within(field))?;
     let name = name.filter(|name| !name.is_empty()).map(file_name).transpose();
-    Ok(Some(SourceRequest { dataset: dataset_id, name: name.map_err(|error| error.within(flag))? }))
+    Ok(Some(SourceRequest { dataset: dataset_id, name: name.map_err(|error| error.within(field))? }))
 }
 
 /// A share that leaves something on both sides.
-fn share(flag: &str, value: Option<f64>) -> Result<Option<f64>> {
+fn share(field: &str, value: Option<f64>) -> Result<Option<f64>> {
     const RANGE: Range = Range::ABOVE_0_BELOW_1;
     match value {
         Some(value) if !RANGE.holds(value) => {
-            Err(Error::invalid(format!("{flag} must be a number {RANGE}; got {value}")))
+            Err(Error::invalid(format!("{field} must be a number {RANGE}; got {value}")))
         }
         value => Ok(value),
     }
 }
 
-fn limit(flag: &str, value: Option<u64>) -> Result<Option<NonZeroU64>> {
+fn limit(field: &str, value: Option<u64>) -> Result<Option<NonZeroU64>> {
     let limit = |value| {
         NonZeroU64::new(value)
-            .ok_or_else(|| Error::invalid(format!("{flag} must be a whole number from 1; got 0")))
+            .ok_or_else(|| Error::invalid(format!("{field} must be a whole number from 1; got 0")))
     };
     value.map(limit).transpose()
 }
 
-fn text(flag: &str, value: Option<String>) -> Result<Option<String>> {
+fn text(field: &str, value: Option<String>) -> Result<Option<String>> {
     match value {
         Some(value) if value.is_empty() || value.len() > MAX_TEXT || value.contains('\0') => Err(
-            Error::invalid(format!("{flag} must be a text of 1 to {MAX_TEXT} bytes; got {}", shown(&value))),
+            Error::invalid(format!("{field} must be a text of 1 to {MAX_TEXT} bytes; got {}", shown(&value))),
         ),
         value => Ok(value),
     }
@@ -99,23 +99,23 @@ mod tests {
 
     #[test]
     fn each_value_of_a_job_is_checked() {
-        let refused = |flag: &str, spec: v1::JobSpec| {
+        let refused = |field: &str, spec: v1::JobSpec| {
             let error = JobRequest::parse(spec).unwrap_err();
-            assert!(error.message().starts_with(flag), "{flag}: {error}");
+            assert!(error.message().starts_with(field), "{field}: {error}");
         };
         let data = |id: &str| Some(v1::DataSource { dataset_id: id.into(), name: None });
         for bad in ["", "../up", "a/b", "a b", ".a"] {
-            refused("--name", v1::JobSpec { name: Some(bad.into()), ..Default::default() });
+            refused("`name`", v1::JobSpec { name: Some(bad.into()), ..Default::default() });
         }
         for bad in [0.0, 1.0, -0.5, f64::NAN] {
-            refused("--validation-split", v1::JobSpec { validation_split: Some(bad), ..Default::default() });
+            refused("`validation_split`", v1::JobSpec { validation_split: Some(bad), ..Default::default() });
         }
-        refused("--train:", v1::JobSpec { train: data("../hone.db"), ..Default::default() });
-        refused("--test:", v1::JobSpec { test: data(""), ..Default::default() });
-        refused("--train-limit", v1::JobSpec { train_limit: Some(0), ..Default::default() });
-        refused("--validation-limit", v1::JobSpec { validation_limit: Some(0), ..Default::default() });
-        refused("--test-limit", v1::JobSpec { test_limit: Some(0), ..Default::default() });
-        refused("--encoder", v1::JobSpec { encoder: Some(String::new()), ..Default::default() });
+        refused("`train`:", v1::JobSpec { train: data("../hone.db"), ..Default::default() });
+        refused("`test`:", v1::JobSpec { test: data(""), ..Default::default() });
+        refused("`train_limit`", v1::JobSpec { train_limit: Some(0), ..Default::default() });
+        refused("`validation_limit`", v1::JobSpec { validation_limit: Some(0), ..Default::default() });
+        refused("`test_limit`", v1::JobSpec { test_limit: Some(0), ..Default::default() });
+        refused("`encoder`", v1::JobSpec { encoder: Some(String::new()), ..Default::default() });
     }
 
     #[test]

@@ -43,8 +43,8 @@ fn a_job_of_few_steps_is_told_what_makes_them_more() {
     assert_eq!(
         told,
         [
-            "the whole job has only 9 optimizer steps, which is seldom enough to learn from: raise --epochs (now 3), or \
-          lower --batch-size (now 16)"
+            "the whole job has only 9 optimizer steps, which is seldom enough to learn from: raise `epochs` (now 3), or \
+          lower `batch_size` (now 16)"
         ]
     );
     assert!(before(&of, &Schedule::new(&of, 100, 50)).is_empty());
@@ -63,7 +63,7 @@ fn a_warm_up_longer_than_the_job_is_told_with_the_rate_that_it_reaches() {
 fn a_job_whose_every_rate_is_zero_is_refused_with_the_flag() {
     let of = Hyperparameters { warmup: Warmup::Steps(3), ..Hyperparameters::default() };
     let why = no_rate(&Schedule::new(&of, 1, 1)).unwrap();
-    assert!(why.contains("--warmup-steps 0") && why.contains("3 steps"), "{why}");
+    assert!(why.contains("`warmup_steps = 0`") && why.contains("3 steps"), "{why}");
     let of = Hyperparameters::default();
     assert_eq!(no_rate(&Schedule::new(&of, 1, 1)), None);
 }
@@ -84,7 +84,7 @@ fn a_collapse_after_a_good_epoch_is_called_one() {
     let bad = epoch(2, 0.8, metrics(0.7, vec![label("neg", 25, 0.0), label("pos", 26, 1.0)]));
     let told = told(&[good, bad], &[0, 51], None);
     assert!(told[0].contains("epoch 1 still told labels apart, so training has collapsed"), "{told:?}");
-    assert!(told[0].contains("lower --lr"), "{told:?}");
+    assert!(told[0].contains("lower `learning_rate`"), "{told:?}");
 }
 
 #[test]

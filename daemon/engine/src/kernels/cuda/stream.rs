@@ -27,8 +27,8 @@ pub(crate) fn exhausted(doing: &str) -> Error {
     Error::new(
         Kind::Exhausted,
         format!(
-            "the GPU has no memory left to {doing}: lower --batch-size or --max-length, or use \
-             --gradient-checkpointing"
+            "the GPU has no memory left to {doing}: lower `batch_size` or `max_length`, or use \
+             `gradient_checkpointing = true`"
         ),
     )
 }

@@ -295,7 +295,7 @@ fn a_batch_that_does_not_fit_is_an_error_that_says_what_to_lower_and_a_smaller_o
     learn(&mut model, &batch(1, 9), noise(1), 1.0);
     let error = model.forward(&batch(1, 200).0, noise(1)).expect_err("an error");
     assert_eq!(error.kind(), Kind::Exhausted);
-    assert!(error.message().contains("lower --batch-size or --max-length"), "{error}");
+    assert!(error.message().contains("lower `batch_size` or `max_length`"), "{error}");
     learn(&mut model, &batch(2, 3), noise(2), 1.0);
 }
 
