@@ -156,7 +156,7 @@ impl Choice {
         self.guesses.join(", ")
     }
 
-    /// What is told where no column is clearly the label: columns of 0 and 1 are shown with their flag.
+    /// What is told where no column is clearly the label: columns of 0 and 1 are shown with their field.
     fn no_label(&self, file: &str, columns: &[String], rows: &[Vec<Option<String>>]) -> Error {
         let is_indicator = |place: &usize| {
             !self.is_used(*place)
