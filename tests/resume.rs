@@ -340,7 +340,8 @@ fn take_notices(log: &mut Vec<Event>, words: &str) -> Vec<String> {
 fn a_damaged_position_is_refused_and_the_one_before_is_taken() {
     let job = with(Methods::default(), |spec| spec.hyperparameters.checkpoint_every = steps(1));
     let whole = whole(&job);
-    let damages: [(&str, fn(&Path)); 5] = [
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 5] = [
         ("half of the tensors", |position| {
             let path = position.join("training.safetensors");
             let bytes = std::fs::read(&path).expect("tensors");

@@ -92,7 +92,7 @@ impl Repository {
         create_parent(&path)?;
         let failed = |error| Error::io("link", &path, &error);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
             _ => std::os::unix::fs::symlink(Path::new("../../blobs").join(etag), &path).map_err(failed),
         }
     }
