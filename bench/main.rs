@@ -1,10 +1,11 @@
 //! Measures training, evaluation and classification on this machine, one JSON object a line:
-//! `hone-bench step | epoch | evaluate | classify`, and on a GPU `kernels`.
+//! `hone-bench step | epoch | evaluate | classify`, on a GPU `kernels`, and `lanes`: calls beside jobs.
 //!
 //! `compare.py` runs it in turn with the same on PyTorch and prints the ratio.
 
 #[cfg(feature = "cuda")]
 mod kernels;
+mod lanes;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -105,6 +106,8 @@ enum What {
         #[arg(long, default_value_t = 20)]
         passes: usize,
     },
+    /// Calls to a daemon while no job runs, and while jobs start, run and end.
+    Lanes(#[command(flatten)] lanes::Lanes),
     /// Each kernel and product of a training step of the model, on a GPU.
     #[cfg(feature = "cuda")]
     Kernels {
@@ -146,14 +149,16 @@ enum Products {
 }
 
 impl What {
-    fn common(&self) -> &Common {
+    /// Of what is measured on one pool; a daemon has its own threads.
+    fn common(&self) -> Option<&Common> {
         match self {
             Self::Step { common, .. }
             | Self::Epoch { common, .. }
             | Self::Evaluate { common, .. }
-            | Self::Classify { common, .. } => common,
+            | Self::Classify { common, .. } => Some(common),
+            Self::Lanes(_) => None,
             #[cfg(feature = "cuda")]
-            Self::Kernels { common, .. } => common,
+            Self::Kernels { common, .. } => Some(common),
         }
     }
 }
@@ -178,14 +183,25 @@ impl Products {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    let common = cli.what.common();
+    let measured = match cli.what.common() {
+        Some(common) => on_a_pool(&cli.what, common)?,
+        None => measure(&cli.what)?,
+    };
+    #[allow(clippy::print_stdout)]
+    {
+        println!("{measured}");
+    }
+    Ok(())
+}
+
+fn on_a_pool(what: &What, common: &Common) -> Result<Value> {
     let threads =
         common.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()
         .map_err(|error| Error::internal(error.to_string()))?;
-    let mut measured = pool.install(|| measure(&cli.what))?;
+    let mut measured = pool.install(|| measure(what))?;
     if let Value::Object(fields) = &mut measured {
         let (device, compute) = common.open()?;
         let precision = format!("{:?}", compute.precision()).to_lowercase();
@@ -196,11 +212,7 @@ fn main() -> Result<()> {
         fields.insert("peak_rss_bytes".into(), peak_memory().into());
         fields.insert("version".into(), env!("CARGO_PKG_VERSION").into());
     }
-    #[allow(clippy::print_stdout)]
-    {
-        println!("{measured}");
-    }
-    Ok(())
+    Ok(measured)
 }
 
 fn measure(what: &What) -> Result<Value> {
@@ -224,6 +236,7 @@ fn measure(what: &What) -> Result<Value> {
             evaluate(common, file, *limit, *max_length, *passes)
         }
         What::Classify { common, batch, length, passes } => classify(common, *batch, *length, *passes),
+        What::Lanes(of) => lanes::measure(of),
         #[cfg(feature = "cuda")]
         What::Kernels { common, batch, length, bandwidth, rate } => {
             let (device, compute) = common.open()?;

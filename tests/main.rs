@@ -9,6 +9,7 @@ mod engine;
 mod families;
 mod folder_cases;
 mod harness;
+mod lane_cases;
 mod messages;
 mod methods;
 mod optimizer;

@@ -42,7 +42,8 @@ pub struct Config {
     )]
     pub model: String,
 
-    /// Threads that compute [default: as many as the machine has]
+    /// Threads that compute: so many for training, as many for answers, which go first, and as many for
+    /// the tokens of files [default: as many as the machine has]
     #[arg(long, env = "HONE_THREADS", value_name = "N", default_value_t = default_threads(), hide_default_value = true)]
     pub threads: NonZeroUsize,
 

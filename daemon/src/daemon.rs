@@ -15,6 +15,7 @@ use crate::jobs::log::Log;
 use crate::jobs::registry::Registry;
 use crate::jobs::runner::{self, Runner};
 use crate::jobs::trainer::{DeviceTrainer, Trainer};
+use crate::lanes::Lanes;
 use crate::rpc::health::Health;
 use crate::rpc::stopping::Stopping;
 use crate::rpc::{HoneRouter, Services, router};
@@ -47,7 +48,7 @@ pub struct Compute {
     /// Loads models.
     pub engine: Arc<dyn Engine>,
     /// The threads of both.
-    pub pool: Arc<rayon::ThreadPool>,
+    pub lanes: Lanes,
     /// Reads labelled files.
     pub reader: Reader,
 }
@@ -69,18 +70,13 @@ impl Compute {
     /// Computes on the device and with the threads that the operator chose.
     pub fn new(config: &Config) -> Result<Self> {
         let device = config.device.open()?;
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(config.threads.get())
-            .thread_name(|number| format!("compute-{number}"))
-            .build()
-            .map_err(|error| Error::internal(format!("cannot start {} threads: {error}", config.threads)))?;
-        let pool = Arc::new(pool);
+        let lanes = Lanes::new(config.threads)?;
         let instructions = Isa::chosen()?.name();
         tracing::info!(device = ?device.location(), instructions, threads = config.threads, "computing");
         Ok(Self {
-            trainer: Arc::new(DeviceTrainer::new(device.clone(), pool.clone())),
+            trainer: Arc::new(DeviceTrainer::new(device.clone(), lanes.clone())),
             engine: Arc::new(DeviceEngine::new(device)),
-            pool,
+            lanes,
             reader: READER,
         })
     }
@@ -116,17 +112,17 @@ impl Daemon {
 
     /// The same with something that computes, and a configuration that is checked.
     pub async fn open_with(config: &Config, compute: Compute) -> Result<Self> {
-        let Compute { trainer, engine, pool, reader } = compute;
+        let Compute { trainer, engine, lanes, reader } = compute;
         let (root, max_jobs) = (config.data_dir.clone(), config.max_jobs.get());
         let parts = tokio::task::spawn_blocking(move || Parts::open(&root, max_jobs));
         let Parts { data, lock, store, jobs } = parts.await.map_err(crashed)??;
-        let models = Arc::new(Models::new(data.clone(), store.clone(), engine, pool.clone()));
+        let models = Arc::new(Models::new(data.clone(), store.clone(), engine, lanes.clone()));
         let (health, stopping) = (Health::new().await, Stopping::default());
         let services = Services {
             jobs: jobs.clone(),
             datasets: Arc::new(Datasets::new(data.clone(), store.clone(), config.max_upload.0, reader)),
             models: models.clone(),
-            serving: Serving::new(models.clone(), pool),
+            serving: Serving::new(models.clone(), lanes),
             trainer: trainer.clone(),
             data: data.clone(),
             encoder: config.model.clone(),

@@ -20,6 +20,7 @@
 //! - `hone_train`: the training loop; it emits events and knows nothing of jobs
 //! - `hone_storage`: everything that outlives the process: records, the database, the data folder
 //! - this crate, where a module uses only what stands above it:
+//!   - [`lanes`]: the threads that compute, for each kind of work its own
 //!   - [`jobs`]: data sets, the log of each job, the one thread that trains
 //!   - [`serve`]: models by name, the threads that own them, the batching policy
 //!   - [`rpc`]: the services of `hone.v1`: convert, delegate, convert
@@ -29,12 +30,16 @@
 //!
 //! # Threads
 //!
-//! The runtime's threads only move messages. Files and the database are read on its blocking threads. One thread runs
-//! jobs, one thread owns each loaded model, and one pool of `--threads` threads computes for all of them.
+//! The runtime's threads only move messages. The database is read on its blocking threads, and requests are turned into
+//! tokens there; files are read on threads of their own. One thread runs jobs, one thread owns each loaded model and
+//! loads it. They compute on [`lanes`] of `--threads` threads each: one for training, one for answers, one for the
+//! tokens of files. A piece of work has its lane alone, and nothing waits for a lane on a lane's thread. Whatever is not
+//! for an answer has the lowest priority and stands still while calls wait or run, but for a tenth of the time.
 
 pub mod config;
 pub mod daemon;
 pub mod jobs;
+pub mod lanes;
 pub mod rpc;
 pub mod serve;
 pub mod telemetry;

@@ -1,5 +1,8 @@
 //! A whole daemon over gRPC, with a trainer and an engine that need no model.
 
+mod lanes;
+
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::Parser as _;
@@ -33,15 +36,19 @@ struct Harness {
 
 impl Harness {
     async fn start(home: &Home) -> Self {
-        let folder = home.path().to_str().unwrap();
-        let config =
-            Config::parse_from(["daemon", "--data-dir", folder, "--max-jobs", "2", "--max-upload", "3M"]);
         let compute = Compute {
             trainer: Arc::new(FakeTrainer),
             engine: Arc::new(FakeEngine::default()),
-            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),
+            lanes: Lanes::new(const { NonZeroUsize::new(2).unwrap() }).unwrap(),
             reader: testing::read,
         };
+        Self::start_with(home, compute).await
+    }
+
+    async fn start_with(home: &Home, compute: Compute) -> Self {
+        let folder = home.path().to_str().unwrap();
+        let config =
+            Config::parse_from(["daemon", "--data-dir", folder, "--max-jobs", "2", "--max-upload", "3M"]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let daemon = Daemon::open_with(&config, compute).await.unwrap();

@@ -11,6 +11,7 @@ use hone_base::error::{Error, Kind, Result, quoted};
 use hone_base::panic::lock;
 use hone_data::Columns;
 use hone_data::dataset::{Dataset, Format, Summary};
+use hone_engine::kernels::lane::aside;
 use hone_storage::data_dir::{self, DataDir};
 use hone_storage::{DatasetRecord, Listing, Store, Time, unknown_dataset};
 use hone_train::spec::Source;
@@ -97,7 +98,8 @@ impl Datasets {
                 header.name
             )));
         }
-        let (format, summary) = (self.reader)(file.path(), &header.name, header.format, &header.columns)?;
+        let (format, summary) =
+            aside(|| (self.reader)(file.path(), &header.name, header.format, &header.columns))?;
         let record = DatasetRecord {
             id,
             name: header.name,
@@ -136,7 +138,7 @@ impl Datasets {
                     path.display()
                 )));
             }
-            (_, record.summary) = (self.reader)(&path, &record.name, Some(record.format), columns)?;
+            (_, record.summary) = aside(|| (self.reader)(&path, &record.name, Some(record.format), columns))?;
             record.columns = columns.clone();
         }
         Ok(record)

@@ -12,6 +12,7 @@ use hone_base::cancel::{Cancel, Reason};
 use hone_base::digest;
 use hone_base::error::{Error, Result};
 use hone_base::panic::words;
+use hone_engine::kernels::lane::aside;
 use hone_storage::data_dir::{self, DataDir};
 use hone_storage::{Job, Store, Time, Version};
 use hone_train::event::{Event, Published, State};
@@ -129,7 +130,7 @@ impl Runner {
                 job.spec.hyperparameters.learning_rate
             )));
         }
-        let files = digest::of_folder(&finished.folder)?;
+        let files = aside(|| digest::of_folder(&finished.folder))?;
         let version = self.store.reserve_version(name)?;
         data_dir::publish_folder(&finished.folder, &self.data.version(name, version))?;
         Ok(Version {

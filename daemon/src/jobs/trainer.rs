@@ -2,13 +2,14 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use candle_core::Device;
 
 use super::device::Turns;
+use crate::lanes::Lanes;
 use hone_base::cancel::Cancel;
 use hone_base::error::{Error, Kind, Result};
+use hone_engine::kernels::lane::aside;
 use hone_engine::model::checkpoint::Checkpoint;
 use hone_hub as hub;
 use hone_hub::EncoderName;
@@ -54,17 +55,17 @@ pub trait Trainer: Send + Sync + 'static {
     ) -> Result<Outcome>;
 }
 
-/// The trainer of this crate: one device, one pool of threads.
+/// The trainer of this crate: one device, one lane.
 pub struct DeviceTrainer {
     device: Device,
-    pool: Arc<rayon::ThreadPool>,
+    lanes: Lanes,
     turns: Turns,
 }
 
 impl DeviceTrainer {
-    /// Trains on a device; what the CPU does is done by the pool.
-    pub fn new(device: Device, pool: Arc<rayon::ThreadPool>) -> Self {
-        Self { device, pool, turns: Turns::default() }
+    /// Trains on a device; what the CPU does is done on the lanes.
+    pub fn new(device: Device, lanes: Lanes) -> Self {
+        Self { device, lanes, turns: Turns::default() }
     }
 }
 
@@ -84,7 +85,7 @@ impl Trainer for DeviceTrainer {
 
     fn check(&self, spec: &Spec, data: &DataDir, cancel: &Cancel) -> Result<()> {
         match hub::find_local(&EncoderName::parse(&spec.encoder)?)? {
-            Some(folder) => self.beside_training(|| plan(spec, &folder, data, cancel).map(drop)),
+            Some(folder) => aside(|| plan(spec, &folder, data, cancel).map(drop)),
             None => Ok(()),
         }
     }
@@ -93,8 +94,8 @@ impl Trainer for DeviceTrainer {
         let name = EncoderName::parse(&spec.encoder)?;
         let was_here = hub::find_local(&name)?.is_some();
         let encoder = hub::resolve(&name, cancel, &mut |_| ())?;
-        let study = || Study::new(plan(spec, &encoder, data, cancel)?, &self.device, cancel);
-        let mut study = self.beside_training(study)?;
+        let plan = aside(|| plan(spec, &encoder, data, cancel))?;
+        let mut study = self.lanes.files.run(|| Study::new(plan, &self.device, cancel))?;
         for notice in study.encoder_notices() {
             study.note(notice);
         }
@@ -104,7 +105,8 @@ impl Trainer for DeviceTrainer {
         match self.turns.try_take() {
             Some(turn) => {
                 let nowhere = data.workspace("dry-run");
-                self.pool.install(|| study.rehearse(&self.device, &nowhere, cancel, &|| turn.is_wanted()));
+                let is_wanted = || turn.is_wanted();
+                self.lanes.training.run(|| study.rehearse(&self.device, &nowhere, cancel, &is_wanted));
                 cancel.check()?;
             }
             None => study.note("a job has the device, so no step was measured and the time is not known"),
@@ -150,25 +152,15 @@ impl DeviceTrainer {
             return Ok(Outcome::Stopped);
         }
         let _turn = self.turns.take();
-        self.pool.install(|| {
-            let plan = plan(spec, &encoder, data, cancel)?;
-            for message in plan.tokenizer.notices() {
-                if tell(message.clone(), emit).is_break() {
-                    return Ok(Outcome::Stopped);
-                }
+        let plan = aside(|| plan(spec, &encoder, data, cancel))?;
+        for message in plan.tokenizer.notices() {
+            if tell(message.clone(), emit).is_break() {
+                return Ok(Outcome::Stopped);
             }
-            train::run(&plan, &self.device, workspace, control.clone(), emit)
-        })
-    }
-
-    /// Works on the pool beside a job that may be training. The only thread of a pool of one may be training for
-    /// hours: then another one like it does the work.
-    fn beside_training<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        if self.pool.current_num_threads() > 1 {
-            return self.pool.install(work);
         }
-        let other = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-        other.map_err(|error| Error::internal(format!("cannot start a thread: {error}")))?.install(work)
+        // Events are logged on this thread: the database's lock is not for a thread of the lowest priority.
+        let run = |emit: &mut Emit<'_>| train::run(&plan, &self.device, workspace, control.clone(), emit);
+        self.lanes.training.run_asking(|ask| run(ask), |event| emit(event))
     }
 }
 

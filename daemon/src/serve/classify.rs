@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rayon::prelude::*;
 use tokio::sync::Semaphore;
 
 use super::registry::Models;
 use super::worker::{Answer, Ready, Refused};
+use crate::lanes::Lanes;
 use hone_base::error::{Error, Kind, Result};
 use hone_data::tokenize::{MAX_TEXT_BYTES, Tokens};
+use hone_engine::kernels::calls::Calls;
 use hone_storage::Version;
 
 /// Texts of a request at most.
@@ -18,15 +19,20 @@ pub const MAX_INPUTS: usize = 1024;
 /// Text of all requests together, in KiB, that the daemon holds at most.
 const ADMITTED_KIB: usize = 256 << 10;
 
-/// Requests with fewer texts are turned into tokens by one thread.
-const PARALLEL_FROM: usize = 16;
+/// Texts that one task turns into tokens at most.
+const PIECE_TEXTS: usize = 16;
+
+/// Bytes of texts from which on a task takes no further text.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// Answers requests.
 #[derive(Clone)]
 pub struct Serving {
     models: Arc<Models>,
-    pool: Arc<rayon::ThreadPool>,
+    calls: Calls,
     room: Arc<Semaphore>,
+    /// Tasks that turn texts into tokens at once: as many as there are threads for it.
+    tokenizing: Arc<Semaphore>,
 }
 
 /// A text or pair.
@@ -88,9 +94,14 @@ pub struct Timings {
 }
 
 impl Serving {
-    /// Answers with these models.
-    pub fn new(models: Arc<Models>, pool: Arc<rayon::ThreadPool>) -> Self {
-        Self { models, pool, room: Arc::new(Semaphore::new(ADMITTED_KIB)) }
+    /// Answers with these models; texts become tokens on as many threads as the lane has that answers.
+    pub fn new(models: Arc<Models>, lanes: Lanes) -> Self {
+        Self {
+            models,
+            room: Arc::new(Semaphore::new(ADMITTED_KIB)),
+            tokenizing: Arc::new(Semaphore::new(lanes.serving.threads())),
+            calls: lanes.calls,
+        }
     }
 
     /// Classifies the inputs of one request. When the future is dropped, what waits is not computed.
@@ -114,7 +125,7 @@ impl Serving {
 
         let queued = Instant::now();
         let answers = loop {
-            match worker.submit(tokens) {
+            match worker.submit(tokens, self.calls.enter()) {
                 Ok(answers) => break answers,
                 Err(Refused::Full(error)) => return Err(error),
                 // Unloaded to make room since this request came: load it again.
@@ -140,24 +151,53 @@ impl Serving {
         })
     }
 
+    /// The tokens of all inputs, in order. A request with many takes a thread for a piece of it at a time, in turn with
+    /// other requests.
     async fn tokenize(&self, ready: Arc<Ready>, inputs: Vec<Input>) -> Result<Vec<Tokens>> {
-        let pool = self.pool.clone();
-        let work = move || {
-            let encode = |(place, input): (usize, &Input)| {
-                let tokens = ready.tokenizer.encode(&input.text, input.text_pair.as_deref());
-                tokens.map_err(|error| error.within(format!("inputs[{place}]")))
-            };
-            // A pool of one thread may be busy with training for hours.
-            if inputs.len() < PARALLEL_FROM || pool.current_num_threads() == 1 {
-                inputs.iter().enumerate().map(encode).collect()
-            } else {
-                pool.install(|| inputs.par_iter().enumerate().map(encode).collect())
-            }
-        };
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|error| Error::internal(format!("turning text into tokens failed: {error}")))?
+        let failed = |error| Error::internal(format!("turning text into tokens failed: {error}"));
+        let mut tokens = Vec::with_capacity(inputs.len());
+        let (mut tasks, mut first) = (Vec::new(), 0);
+        for piece in pieces(inputs) {
+            let turn = self.tokenizing.clone().acquire_owned().await;
+            let (ready, call, place) = (ready.clone(), self.calls.enter(), first);
+            first += piece.len();
+            tasks.push(tokio::task::spawn_blocking(move || {
+                let _held = (turn, call);
+                encode(&ready, &piece, place)
+            }));
+        }
+        for task in tasks {
+            tokens.append(&mut task.await.map_err(failed)??);
+        }
+        Ok(tokens)
     }
+}
+
+/// The inputs in order, a piece for each task.
+fn pieces(inputs: Vec<Input>) -> Vec<Vec<Input>> {
+    let mut pieces: Vec<Vec<Input>> = Vec::new();
+    let mut bytes = 0;
+    for input in inputs {
+        let size = input.text.len() + input.text_pair.as_ref().map_or(0, String::len);
+        match pieces.last_mut().filter(|piece| piece.len() < PIECE_TEXTS && bytes < PIECE_BYTES) {
+            Some(piece) => piece.push(input),
+            None => {
+                bytes = 0;
+                pieces.push(vec![input]);
+            }
+        }
+        bytes += size;
+    }
+    pieces
+}
+
+/// The tokens of inputs, the first of which has this place in its request.
+fn encode(ready: &Ready, inputs: &[Input], first: usize) -> Result<Vec<Tokens>> {
+    let encode = |(place, input): (usize, &Input)| {
+        let tokens = ready.tokenizer.encode(&input.text, input.text_pair.as_deref());
+        tokens.map_err(|error| error.within(format!("inputs[{place}]")))
+    };
+    (first..).zip(inputs).map(encode).collect()
 }
 
 /// Checks the inputs and counts their bytes.
@@ -316,19 +356,14 @@ mod tests {
         bench.models.shut_down();
     }
 
-    #[tokio::test]
-    async fn training_on_the_only_thread_does_not_hold_requests_up() {
-        let bench = Bench::with_threads(1);
-        bench.publish("reviews");
-        let (done, busy) = std::sync::mpsc::channel::<()>();
-        bench.pool.spawn(move || {
-            let _ = busy.recv();
-        });
-        let inputs = vec![input("good"); 100];
-        let answer = tokio::time::timeout(Duration::from_secs(5), bench.serving().classify("", inputs)).await;
-        assert_eq!(answer.unwrap().unwrap().predictions.len(), 100);
-        bench.models.shut_down();
-        drop(done);
+    #[test]
+    fn a_request_is_cut_into_pieces_of_few_texts_and_few_bytes() {
+        let sizes = |texts: Vec<Input>| pieces(texts).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(sizes(vec![input("good"); 35]), [16, 16, 3]);
+        let long = input(&"x".repeat(PIECE_BYTES / 2));
+        assert_eq!(sizes(vec![long; 5]), [2, 2, 1]);
+        let pair = Input { text_pair: Some("x".repeat(PIECE_BYTES)), ..input("good") };
+        assert_eq!(sizes(vec![pair, input("good")]), [1, 1]);
     }
 
     #[tokio::test]

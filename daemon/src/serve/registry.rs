@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use super::engine::Engine;
 use super::reference::{At, Reference, check_alias};
 use super::worker::Worker;
+use crate::lanes::Lanes;
 use hone_base::digest::FileDigest;
 use hone_base::error::{Error, Kind, Result, quoted};
 use hone_base::nearest::{few, nearest};
@@ -21,7 +22,7 @@ pub struct Models {
     data: DataDir,
     store: Arc<Store>,
     engine: Arc<dyn Engine>,
-    pool: Arc<rayon::ThreadPool>,
+    lanes: Lanes,
     snapshot: Mutex<Option<(u64, Arc<Listing<Model>>)>>,
     cache: Mutex<Cache>,
 }
@@ -36,13 +37,8 @@ struct Cache {
 
 impl Models {
     /// The models in a data folder. None is loaded before it is asked for.
-    pub fn new(
-        data: DataDir,
-        store: Arc<Store>,
-        engine: Arc<dyn Engine>,
-        pool: Arc<rayon::ThreadPool>,
-    ) -> Self {
-        Self { data, store, engine, pool, snapshot: Mutex::default(), cache: Mutex::default() }
+    pub fn new(data: DataDir, store: Arc<Store>, engine: Arc<dyn Engine>, lanes: Lanes) -> Self {
+        Self { data, store, engine, lanes, snapshot: Mutex::default(), cache: Mutex::default() }
     }
 
     /// Every model, by name. Blocks only after a change.
@@ -175,11 +171,12 @@ impl Models {
         }
         let name = format!("{}@{}", version.name, version.version);
         let (engine, folder, files) = (self.engine.clone(), self.folder(version), version.files.clone());
-        let (worker, thread) = Worker::start(&name.clone(), engine.limits(), self.pool.clone(), move || {
-            check_files(&folder, &files)
-                .and_then(|()| engine.load(&folder))
-                .map_err(|error| unloadable(&error).within(format!("the model {name} cannot be loaded")))
-        })?;
+        let (worker, thread) =
+            Worker::start(&name.clone(), engine.limits(), self.lanes.serving.clone(), move || {
+                check_files(&folder, &files)
+                    .and_then(|()| engine.load(&folder))
+                    .map_err(|error| unloadable(&error).within(format!("the model {name} cannot be loaded")))
+            })?;
         cache.threads.retain(|thread| !thread.is_finished());
         cache.threads.push(thread);
         cache.loaded.push((version.clone(), worker.clone()));

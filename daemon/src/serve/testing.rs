@@ -1,5 +1,6 @@
 //! What the tests of serving and of services share: an engine that needs no model.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -7,6 +8,7 @@ use super::classify::{Input, Serving};
 use super::engine::{Engine, Loaded, Score, Tokenize};
 use super::queue::Limits;
 use super::registry::Models;
+use crate::lanes::Lanes;
 use hone_base::digest;
 use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::lock;
@@ -80,23 +82,19 @@ pub(crate) struct Bench {
     pub(crate) data: DataDir,
     store: Arc<Store>,
     engine: FakeEngine,
-    pub(crate) pool: Arc<rayon::ThreadPool>,
+    lanes: Lanes,
     _home: Home,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self::with_threads(2)
-    }
-
-    pub(crate) fn with_threads(threads: usize) -> Self {
         let home = Home::new();
         let (data, store, engine) = (home.data(), Arc::new(home.store()), FakeEngine::default());
-        let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
+        let lanes = Lanes::new(const { NonZeroUsize::new(2).unwrap() }).unwrap();
         let models =
-            Arc::new(Models::new(data.clone(), store.clone(), Arc::new(engine.clone()), pool.clone()));
+            Arc::new(Models::new(data.clone(), store.clone(), Arc::new(engine.clone()), lanes.clone()));
         store.insert_job("01a", &spec("reviews"), 8).unwrap();
-        Self { models, data, store, engine, pool, _home: home }
+        Self { models, data, store, engine, lanes, _home: home }
     }
 
     pub(crate) fn publish(&self, name: &str) -> Arc<Version> {
@@ -111,7 +109,7 @@ impl Bench {
     }
 
     pub(crate) fn serving(&self) -> Serving {
-        Serving::new(self.models.clone(), self.pool.clone())
+        Serving::new(self.models.clone(), self.lanes.clone())
     }
 
     /// The first words of everything that was computed.

@@ -1,4 +1,4 @@
-//! The thread that owns a loaded model: it takes batches from the queue and answers each sequence.
+//! The thread that owns a model: it loads it, takes batches from the queue and answers each sequence.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -13,6 +13,8 @@ use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::{lock, words};
 use hone_data::tokenize::Tokens;
 use hone_engine::batch::Batch;
+use hone_engine::kernels::calls::Call;
+use hone_engine::kernels::lane::Lane;
 
 /// Sequences that wait for one model at most.
 const CAPACITY: usize = 8192;
@@ -51,6 +53,8 @@ struct Waiting {
     tokens: Tokens,
     place: usize,
     reply: mpsc::Sender<Answer>,
+    /// Other work gives way until the last sequence of the request has its answer.
+    _call: Arc<Call>,
 }
 
 /// The answer to one sequence of a request.
@@ -80,7 +84,7 @@ impl Worker {
     pub fn start(
         name: &str,
         limits: Limits,
-        pool: Arc<rayon::ThreadPool>,
+        lane: Arc<Lane>,
         load: impl FnOnce() -> Result<Loaded> + Send + 'static,
     ) -> Result<(Arc<Self>, JoinHandle<()>)> {
         let state = Mutex::new(State { queue: Queue::new(CAPACITY), closed: false });
@@ -89,7 +93,7 @@ impl Worker {
         let (handle, name) = (worker.clone(), name.to_owned());
         let thread = std::thread::Builder::new()
             .name("model".into())
-            .spawn(move || own_pool(&pool, |pool| handle.run(&name, limits, pool, load)))
+            .spawn(move || handle.run(&name, limits, &lane, load))
             .map_err(|error| Error::internal(format!("cannot start a thread for a model: {error}")))?;
         Ok((worker, thread))
     }
@@ -110,15 +114,17 @@ impl Worker {
         matches!(*self.phase.borrow(), Phase::Failed(_))
     }
 
-    /// Queues all sequences of a request or none. As many answers come as there are sequences, in any order.
-    pub fn submit(&self, sequences: Vec<Tokens>) -> Result<mpsc::Receiver<Answer>, Refused> {
+    /// Queues all sequences of a request or none. As many answers come as there are sequences, in any order; the last
+    /// of them ends the call.
+    pub fn submit(&self, sequences: Vec<Tokens>, call: Call) -> Result<mpsc::Receiver<Answer>, Refused> {
+        let call = Arc::new(call);
         let (reply, answers) = mpsc::channel(sequences.len().max(1));
         let mut state = lock(&self.state);
         if state.closed {
             return Err(Refused::Closed(sequences));
         }
         let waiting = |(place, tokens): (usize, Tokens)| {
-            (tokens.ids.len(), Waiting { tokens, place, reply: reply.clone() })
+            (tokens.ids.len(), Waiting { tokens, place, reply: reply.clone(), _call: call.clone() })
         };
         state.queue.push_all(sequences.into_iter().enumerate().map(waiting).collect()).map_err(|full| {
             Refused::Full(Error::new(
@@ -145,15 +151,9 @@ impl Worker {
         self.close();
     }
 
-    fn run(
-        &self,
-        name: &str,
-        limits: Limits,
-        pool: &rayon::ThreadPool,
-        load: impl FnOnce() -> Result<Loaded> + Send,
-    ) {
+    fn run(&self, name: &str, limits: Limits, lane: &Lane, load: impl FnOnce() -> Result<Loaded>) {
         let start = Instant::now();
-        let loaded = guarded(|| pool.install(load));
+        let loaded = guarded(load);
         let model = match loaded {
             Ok(Loaded { tokenizer, model }) => {
                 tracing::info!(model = name, ms = start.elapsed().as_millis() as u64, "model loaded");
@@ -170,7 +170,7 @@ impl Worker {
             }
         };
         while let Some(batch) = self.next_batch(limits) {
-            answer(&model, &batch, pool);
+            answer(&model, &batch, lane);
         }
         tracing::info!(model = name, "model unloaded");
     }
@@ -190,12 +190,12 @@ impl Worker {
     }
 }
 
-/// Computes a batch on the pool and answers its members. When it fails, each member is tried alone, so that one bad
+/// Computes a batch on the lane and answers its members. When it fails, each member is tried alone, so that one bad
 /// member fails no other.
-fn answer(model: &Mutex<Box<dyn Score>>, batch: &[Waiting], pool: &rayon::ThreadPool) {
+fn answer(model: &Mutex<Box<dyn Score>>, batch: &[Waiting], lane: &Lane) {
     let compute = |members: &[Waiting]| {
         let packed = Batch::pack(members.iter().map(|member| &member.tokens));
-        let scores = guarded(|| pool.install(|| lock(model).scores(&packed)))?;
+        let scores = guarded(|| lane.run(|| lock(model).scores(&packed)))?;
         if scores.len() == members.len() {
             return Ok(scores);
         }
@@ -222,16 +222,4 @@ fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         Err(Error::internal(format!("internal error: {}; this is a bug in Hone", words(&*panic))))
     })
-}
-
-/// A training job occupies one thread of the shared pool from its first step to its last. When that is the only
-/// one, serving computes on the model's own thread.
-fn own_pool<T>(shared: &rayon::ThreadPool, work: impl FnOnce(&rayon::ThreadPool) -> T) -> T {
-    if shared.current_num_threads() > 1 {
-        return work(shared);
-    }
-    match rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build() {
-        Ok(own) => work(&own),
-        Err(_) => work(shared),
-    }
 }

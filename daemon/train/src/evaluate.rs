@@ -8,6 +8,7 @@ use super::prepare::Rows;
 use super::thresholds;
 use hone_base::error::Result;
 use hone_engine::batch::{Batch, by_tokens};
+use hone_engine::kernels::calls::give_way;
 use hone_engine::targets::Targets;
 
 /// Tokens of a batch at most.
@@ -28,6 +29,7 @@ pub(super) fn evaluate(
     let lengths: Vec<usize> = rows.tokens.iter().map(|tokens| tokens.ids.len()).collect();
     let (mut told, mut order, mut logits) = (Instant::now(), Vec::new(), Vec::new());
     for group in by_tokens(&lengths, TOKENS) {
+        give_way();
         logits.extend(in_rows(&answer(&rows.batch(&group, 1))?, labels));
         order.extend(group);
         if told.elapsed() >= throttle {

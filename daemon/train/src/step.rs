@@ -6,6 +6,7 @@ use super::evaluate::in_rows;
 use super::event::Metrics;
 use super::run::{Halt, Run};
 use hone_base::error::{Error, Kind, Result};
+use hone_engine::kernels::calls::give_way;
 use hone_engine::model::finite;
 use hone_engine::model::noise::{Mode, Noise};
 
@@ -29,6 +30,7 @@ impl Run<'_> {
         let mut passed = Vec::with_capacity(window.len());
         for (index, MicroBatch { batch, targets }) in window.iter().enumerate() {
             self.cancel.check()?;
+            give_way();
             let mode = Mode::Train(self.noise(index as u64));
             self.optimizer.refresh(&mut self.model, &batch.ids)?;
             let logits = self.model.forward(batch, mode)?;

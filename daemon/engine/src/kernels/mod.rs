@@ -12,11 +12,13 @@
 pub mod adam;
 pub mod attention;
 pub mod buffer;
+pub mod calls;
 pub mod cuda;
 pub mod dropout;
 pub mod embedding;
 mod gemm;
 pub mod isa;
+pub mod lane;
 pub mod layer_norm;
 pub mod linear;
 mod math;

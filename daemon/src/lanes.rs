@@ -1,0 +1,41 @@
+//! The lanes of a daemon: training, answers and files each have threads of their own, and answers go first.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use hone_base::error::Result;
+use hone_engine::kernels::calls::Calls;
+use hone_engine::kernels::lane::Lane;
+
+/// The threads that compute. Clones are the same lanes.
+///
+/// What is not here runs on blocking threads: a request's texts become tokens on those of the runtime, a few texts at a
+/// time; a model is loaded by the thread that owns it; a file is read by [`hone_engine::kernels::lane::aside`].
+#[derive(Clone, Debug)]
+pub struct Lanes {
+    /// The calls that wait or run; the other lanes give way to them.
+    pub calls: Calls,
+    /// Batches of requests.
+    pub serving: Arc<Lane>,
+    /// The job that has the device, or the steps of a dry run.
+    pub training: Arc<Lane>,
+    /// Tokenizing of files before a job has the device.
+    pub files: Arc<Lane>,
+}
+
+impl Lanes {
+    /// Lanes of so many threads each.
+    ///
+    /// # Errors
+    ///
+    /// When the threads cannot be started.
+    pub fn new(threads: NonZeroUsize) -> Result<Self> {
+        let calls = Calls::default();
+        Ok(Self {
+            serving: Arc::new(Lane::new("serving", threads)?),
+            training: Arc::new(Lane::behind(&calls, "training", threads)?),
+            files: Arc::new(Lane::behind(&calls, "files", threads)?),
+            calls,
+        })
+    }
+}
