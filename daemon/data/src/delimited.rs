@@ -12,6 +12,9 @@ use super::lines::Lines;
 use super::row::{Cell, Rows};
 use hone_base::error::{Error, Result, quoted};
 
+/// Fields that a row may have.
+const MAX_FIELDS: usize = 10_000;
+
 pub(super) struct Delimited {
     lines: Lines,
     delimiter: char,
@@ -106,6 +109,14 @@ impl Delimited {
                 false => self.bare(start),
             };
             self.fields.push(field);
+            if self.fields.len() > MAX_FIELDS {
+                return Err(self.lines.invalid(
+                    self.lines.number(),
+                    format!(
+                        "the row has more than {MAX_FIELDS} fields; keep the columns of text and label alone"
+                    ),
+                ));
+            }
             if !self.raw[end..].starts_with(self.delimiter) {
                 return Ok(());
             }

@@ -11,6 +11,9 @@ use super::row::Cell;
 /// Columns that objects may have.
 const MAX_COLUMNS: usize = 4096;
 
+/// Items of a list that are kept; no row has as many labels.
+const MAX_ITEMS: usize = 100_000;
+
 /// Puts an object's values into one cell for each column.
 ///
 /// # Errors
@@ -136,14 +139,16 @@ impl<'de> Visitor<'de> for Value<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let mut list = Some(Vec::new());
+        let mut list = Ok(Vec::new());
         while let Some(Item(item)) = items.next_element()? {
-            match (item, &mut list) {
-                (Some(item), Some(list)) => list.push(item),
-                _ => list = None,
+            let Ok(kept) = &mut list else { continue };
+            match item {
+                Some(_) if kept.len() == MAX_ITEMS => list = Err("a list of more than 100,000 items"),
+                Some(item) => kept.push(item),
+                None => list = Err("a list of other things than strings and numbers"),
             }
         }
-        self.put(list.map_or(Cell::Other("a list of other things than strings and numbers"), Cell::List))
+        self.put(list.map_or_else(Cell::Other, Cell::List))
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {

@@ -282,12 +282,13 @@ impl JsonList {
 mod tests {
     use std::io::Write;
 
+    use super::super::limits::Limits;
     use super::*;
 
     fn objects(text: &str) -> Result<Vec<(u64, String)>> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
-        let mut list = JsonList::open(Source::open(file.path(), "f.json", None)?)?;
+        let mut list = JsonList::open(Source::open(file.path(), "f.json", None, &Limits::default())?)?;
         let mut all = vec![];
         while list.advance()? {
             all.push((list.line(), list.object().to_owned()));

@@ -15,6 +15,9 @@ use hone_base::error::{Error, Result};
 /// Objects that are read ahead to learn the columns.
 const HEAD_ROWS: usize = 1000;
 
+/// Bytes of these objects at most, and one object more.
+const HEAD_BYTES: usize = 32 << 20;
+
 pub(super) struct JsonRows {
     objects: Objects,
     columns: Vec<String>,
@@ -30,6 +33,16 @@ pub(super) struct JsonRows {
 enum Objects {
     Lines { lines: Lines, raw: String },
     List(JsonList),
+}
+
+impl Objects {
+    /// The text of the object that was read last.
+    fn text(&self) -> &str {
+        match self {
+            Self::Lines { raw, .. } => raw.trim_end(),
+            Self::List(list) => list.object(),
+        }
+    }
 }
 
 impl JsonRows {
@@ -53,11 +66,15 @@ impl JsonRows {
     }
 
     fn learn_columns(mut self) -> Result<Self> {
-        while self.pending.len() < HEAD_ROWS {
+        let mut bytes = 0;
+        while self.pending.len() < HEAD_ROWS && bytes < HEAD_BYTES {
             let read =
                 self.read().and_then(|there| if there { self.fill(true).map(|()| true) } else { Ok(false) });
             match read {
-                Ok(true) => self.pending.push_back((self.line, std::mem::take(&mut self.cells))),
+                Ok(true) => {
+                    bytes += self.objects.text().len();
+                    self.pending.push_back((self.line, std::mem::take(&mut self.cells)));
+                }
                 Ok(false) => break,
                 Err(error) if self.pending.is_empty() => return Err(error),
                 Err(error) => {
@@ -111,11 +128,7 @@ impl JsonRows {
     }
 
     fn fill(&mut self, may_add: bool) -> Result<()> {
-        let raw = match &self.objects {
-            Objects::Lines { raw, .. } => raw.trim_end(),
-            Objects::List(list) => list.object(),
-        };
-        json_cells::fill(raw, &mut self.columns, &mut self.cells, may_add).map_err(|error| {
+        json_cells::fill(self.objects.text(), &mut self.columns, &mut self.cells, may_add).map_err(|error| {
             let line = self.line + error.line().saturating_sub(1) as u64;
             let name = match &self.objects {
                 Objects::Lines { lines, .. } => lines.name(),

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use super::Columns;
 use super::label_lists::{self, Indicators, indicator};
+use super::label_sets::LabelSet;
 use super::missing::{self, MissingLabel, MissingRows};
 use super::row::Cell;
 use super::spelling::{self, Spelling};
-use super::{Columns, Example};
 use hone_base::error::{Error, Result};
 
 /// What may stand between labels that a file has in one cell; those that take part in another come behind it.
@@ -148,11 +149,11 @@ impl<'a> LabelReader<'a> {
     ///
     /// # Errors
     /// Fails where labels are missing and must not be, and where names do not fit.
-    pub(super) fn finish(mut self, examples: &mut [Example]) -> Result<Settled> {
+    pub(super) fn finish(mut self, sets: &mut [LabelSet]) -> Result<Settled> {
         let missing =
             self.missing.finish(self.file, &self.column, self.columns.missing_label).map_err(|error| {
                 // An empty cell may well be a row without any of several labels.
-                match self.other_separator(&counts(examples), examples) {
+                match self.other_separator(&counts(sets), sets) {
                     Some(note) => Error::new(error.kind(), format!("{}. {note}", error.message())),
                     None => error,
                 }
@@ -167,18 +168,22 @@ impl<'a> LabelReader<'a> {
             names = self.one_hot_names().to_vec();
         } else if let Indicators::Of(length) = self.indicators {
             names = label_lists::names(self.file, length, given)?;
-            for example in examples.iter_mut() {
-                example.labels = label_lists::set(&example.labels, &names);
+            for set in sets.iter_mut() {
+                set.labels = label_lists::set(&set.labels, &names).into();
             }
             notes.push(format!("each row's label is a list of {length} indicators, one for each label"));
         } else if self.columns.label_separator.is_some() {
-            examples.iter_mut().for_each(|example| self.clean(&mut example.labels));
+            sets.iter_mut().for_each(|set| self.clean(set));
         }
         if names.is_empty() && !given.is_empty() {
-            self.rename(examples, given)?;
+            Self::rename(self.file, sets, given)?;
             names = given.clone();
         }
-        examples.iter_mut().for_each(|example| example.labels.sort_unstable());
+        for set in sets.iter_mut().filter(|set| !set.labels.is_sorted()) {
+            let mut sorted = set.labels.to_vec();
+            sorted.sort_unstable();
+            set.labels = sorted.into();
+        }
         notes.extend(self.spelling.notes());
         if self.repeated > 0 {
             let rows = if self.repeated == 1 {
@@ -188,55 +193,57 @@ impl<'a> LabelReader<'a> {
             };
             notes.push(format!("{rows} a label more than once; it counts once"));
         }
-        let rows = counts(examples);
+        let rows = counts(sets);
         notes.extend(spelling::look_alikes(rows.keys().copied()));
-        notes.extend(self.other_separator(&rows, examples));
+        notes.extend(self.other_separator(&rows, sets));
         Ok(Settled { names, notes })
     }
 
-    fn clean(&mut self, labels: &mut Vec<String>) {
-        let mut cleaned: Vec<String> = labels.iter().map(|label| self.spelling.of(label)).collect();
-        cleaned.retain(|label| !label.is_empty());
+    fn clean(&mut self, set: &mut LabelSet) {
+        let labels = set.labels.iter().map(|label| self.spelling.of_rows(label, set.rows));
+        let mut cleaned: Vec<String> = labels.filter(|label| !label.is_empty()).collect();
         cleaned.sort_unstable();
         let with_repeats = cleaned.len();
         cleaned.dedup();
-        self.repeated += u64::from(cleaned.len() < with_repeats);
-        *labels = cleaned;
+        if cleaned.len() < with_repeats {
+            self.repeated += set.rows;
+        }
+        set.labels = cleaned.into();
     }
 
     /// Gives the integers 0, 1, … their names.
-    fn rename(&self, examples: &mut [Example], names: &[String]) -> Result<()> {
-        for example in examples {
-            for label in &mut example.labels {
+    fn rename(file: &str, sets: &mut [LabelSet], names: &[String]) -> Result<()> {
+        for set in sets {
+            let name = |label: &String| {
                 if names.contains(label) {
-                    continue;
+                    return Ok(label.clone());
                 }
                 let name = label.parse::<usize>().ok().and_then(|place| names.get(place));
-                *label = name.cloned().ok_or_else(|| {
+                name.cloned().ok_or_else(|| {
                     Error::invalid(format!(
-                        "{}, line {}: `columns.label_names` names {} labels ({}), and \"{label}\" is none of them, nor a \
-                         number from 0 to {}",
-                        self.file,
-                        example.line,
+                        "{file}, line {}: `columns.label_names` names {} labels ({}), and \"{label}\" is none of them, nor a number \
+                         from 0 to {}",
+                        set.line,
                         names.len(),
                         names.join(", "),
                         names.len() - 1
                     ))
-                })?;
-            }
+                })
+            };
+            set.labels = set.labels.iter().map(name).collect::<Result<_>>()?;
         }
         Ok(())
     }
 
     /// What is to be told where cells seem to hold several labels and are not read so.
-    fn other_separator(&self, rows: &HashMap<&str, usize>, examples: &[Example]) -> Option<String> {
-        let total = examples.len().max(1) as f64;
+    fn other_separator(&self, rows: &HashMap<&str, u64>, sets: &[LabelSet]) -> Option<String> {
+        let total = sets.iter().map(|set| set.rows).sum::<u64>().max(1) as f64;
         let used = self.columns.label_separator.as_deref();
-        if used.is_some() && examples.iter().any(|example| example.labels.len() > 1) {
+        if used.is_some() && sets.iter().any(|set| set.labels.len() > 1) {
             return None;
         }
         let share = |is_one: &dyn Fn(&str) -> bool| {
-            let count: usize = rows.iter().filter(|(label, _)| is_one(label)).map(|(_, count)| count).sum();
+            let count: u64 = rows.iter().filter(|(label, _)| is_one(label)).map(|(_, count)| count).sum();
             (count, count as f64 / total)
         };
         let (lists, share_of_lists) = share(&|label| label_lists::items(label).is_some());
@@ -265,32 +272,29 @@ impl<'a> LabelReader<'a> {
 }
 
 /// Rows of each label.
-fn counts(examples: &[Example]) -> HashMap<&str, usize> {
-    let mut rows: HashMap<&str, usize> = HashMap::new();
-    for label in examples.iter().flat_map(|example| &example.labels) {
-        *rows.entry(label).or_default() += 1;
+fn counts(sets: &[LabelSet]) -> HashMap<&str, u64> {
+    let mut rows: HashMap<&str, u64> = HashMap::new();
+    for (label, of) in sets.iter().flat_map(|set| set.labels.iter().map(|label| (label, set.rows))) {
+        *rows.entry(label).or_default() += of;
     }
     rows
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::label_sets::LabelSets;
     use super::*;
 
     fn read(columns: &Columns, cells: &[Cell<'static>]) -> Result<(Vec<Vec<String>>, Settled)> {
         let mut reader = LabelReader::new("f.csv", "label".to_owned(), columns);
-        let mut examples = vec![];
+        let (mut sets, mut places) = (LabelSets::default(), vec![]);
         for (cell, line) in cells.iter().zip(2..) {
             let labels = reader.cell(line, cell.clone()).map_err(Error::invalid)?;
-            examples.extend(labels.map(|labels| Example {
-                text: String::new(),
-                text_pair: None,
-                labels,
-                line,
-            }));
+            places.extend(labels.map(|labels| sets.add(labels, line).0));
         }
-        let settled = reader.finish(&mut examples)?;
-        Ok((examples.into_iter().map(|example| example.labels).collect(), settled))
+        let mut sets = sets.into_sets();
+        let settled = reader.finish(&mut sets)?;
+        Ok((places.into_iter().map(|place| sets[place as usize].labels.to_vec()).collect(), settled))
     }
 
     fn text(text: &'static str) -> Cell<'static> {

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
 
+use super::label_sets::LabelSet;
 use super::{Example, LabelCount};
 use hone_base::error::{Error, Result};
 use hone_engine::targets::Targets;
@@ -97,10 +98,10 @@ impl Labels {
 }
 
 /// Rows of each label, in class order.
-pub(super) fn count(examples: &[Example], names: &[String]) -> Vec<LabelCount> {
+pub(super) fn count(sets: &[LabelSet], names: &[String]) -> Vec<LabelCount> {
     let mut rows: HashMap<&str, u64> = HashMap::new();
-    for label in all(examples) {
-        *rows.entry(label).or_default() += 1;
+    for (label, of) in sets.iter().flat_map(|set| set.labels.iter().map(|label| (label, set.rows))) {
+        *rows.entry(label).or_default() += of;
     }
     let labels = match names.is_empty() {
         true => in_class_order(rows.keys().copied()),
@@ -114,7 +115,7 @@ pub(super) fn count(examples: &[Example], names: &[String]) -> Vec<LabelCount> {
 
 /// Every label of every row.
 fn all(examples: &[Example]) -> impl Iterator<Item = &str> {
-    examples.iter().flat_map(|example| &example.labels).map(String::as_str)
+    examples.iter().flat_map(|example| example.labels.iter()).map(String::as_str)
 }
 
 /// The failure of a file whose label column holds something else.
@@ -206,7 +207,7 @@ mod tests {
         let example = |(label, line): (&&str, u64)| Example {
             text: String::new(),
             text_pair: None,
-            labels: vec![(*label).to_owned()],
+            labels: [(*label).to_owned()].into(),
             line,
         };
         labels.iter().zip(2..).map(example).collect()
@@ -253,13 +254,15 @@ mod tests {
     #[test]
     fn a_row_may_have_several_labels_or_none() {
         let mut rows = examples(&["b", "a", "c"]);
-        rows[0].labels = vec!["a".into(), "b".into()];
-        rows[1].labels.clear();
+        rows[0].labels = ["a".into(), "b".into()].into();
+        rows[1].labels = [].into();
         let labels = Labels::of("f.csv", &rows, &[]).unwrap();
         assert_eq!(labels.names(), ["a", "b", "c"]);
         let targets = labels.targets("f.csv", &rows, true).unwrap();
         assert_eq!(targets, Targets::Sets(vec![vec![0, 1], vec![], vec![2]]));
-        assert_eq!(count(&rows, &[]).iter().map(|count| count.rows).collect::<Vec<_>>(), [1, 1, 1]);
+        let sets: Vec<LabelSet> =
+            rows.iter().map(|row| LabelSet { labels: row.labels.clone(), rows: 2, line: row.line }).collect();
+        assert_eq!(count(&sets, &[]).iter().map(|count| count.rows).collect::<Vec<_>>(), [2, 2, 2]);
         let error = Labels::of("f.csv", &rows[1..], &[]).unwrap_err();
         assert!(error.message().contains("the only label is \"c\""), "{error}");
         let error = Labels::of("f.csv", &rows[1..2], &[]).unwrap_err();

@@ -1,7 +1,8 @@
 //! Labelled files: from bytes to text (`source`, `dialect`, `lines`), to rows (`row`, `delimited`, `json_rows` of
-//! `json_list` and `json_cells`, `fast_text`), to examples (`columns`, `dataset`), to labels (`label_reader` of
-//! `label_lists`, `missing` and `spelling`; `labels`, `targets`) and splits (`split`), to what is told of them (`summary`,
-//! `quality`), to tokens (`tokenizer_files`, `vocabulary`, `frame`, `truncation`, `tokenize`), to packed batches (`batch`).
+//! `json_list` and `json_cells`, `fast_text`), to examples (`columns`, `reader`, `dataset`) within `limits`, to labels
+//! (`label_reader` of `label_sets`, `label_lists`, `missing` and `spelling`; `labels`, `targets`) and splits (`split`), to
+//! what is told of them (`measure`, `summary`, `quality`), to tokens (`tokenizer_files`, `vocabulary`, `frame`,
+//! `truncation`, `tokenize`), to packed batches (`batch`).
 
 mod columns;
 pub mod dataset;
@@ -14,10 +15,15 @@ mod json_list;
 mod json_rows;
 mod label_lists;
 mod label_reader;
+mod label_sets;
 mod labels;
+mod limits;
 mod lines;
+mod measure;
+pub mod memory;
 mod missing;
 pub mod quality;
+mod reader;
 mod row;
 mod source;
 mod spelling;
@@ -29,8 +35,12 @@ mod truncation;
 mod vocabulary;
 
 pub use dialect::Dialect;
+pub use limits::{Limits, in_words};
+pub use measure::Measure;
 pub use missing::MissingLabel;
 pub use truncation::Truncation;
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -68,8 +78,9 @@ pub struct Example {
     pub text: String,
     /// The second text of a pair.
     pub text_pair: Option<String>,
-    /// The labels as the file has them: one, unless rows may have several; sorted by their bytes, none twice.
-    pub labels: Vec<String>,
+    /// The labels as the file has them: one, unless rows may have several; sorted by their bytes, none
+    /// twice. Rows with the same labels share them.
+    pub labels: Arc<[String]>,
     /// Where the row starts in the file, from 1.
     pub line: u64,
 }

@@ -102,6 +102,7 @@ mod tests {
     use flate2::{Compression, write::GzEncoder};
     use hone::text_file::Encoding;
 
+    use super::super::limits::Limits;
     use super::*;
     use hone_base::error::Kind;
 
@@ -113,7 +114,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
         let encoding = encoding.and_then(Encoding::named);
-        let mut lines = Lines::of(Source::open(file.path(), "reviews.csv", encoding)?);
+        let mut lines = Lines::of(Source::open(file.path(), "reviews.csv", encoding, &Limits::default())?);
         let (mut all, mut line) = (vec![], String::new());
         while lines.read(&mut line)? {
             all.push(std::mem::take(&mut line));
@@ -183,7 +184,9 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_there_is_named() {
-        let error = Source::open(Path::new("/nowhere/a.csv"), "a.csv", None).map(drop).unwrap_err();
+        let error = Source::open(Path::new("/nowhere/a.csv"), "a.csv", None, &Limits::default())
+            .map(drop)
+            .unwrap_err();
         assert_eq!(error.kind(), Kind::NotFound);
         assert!(error.message().contains("/nowhere/a.csv"), "{error}");
     }

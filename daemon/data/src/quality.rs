@@ -31,7 +31,7 @@ impl Quality {
         for example in examples {
             quality.empty_texts += u64::from(is_empty(example));
             let text = digest(example);
-            let label = example.labels.as_slice();
+            let label = &*example.labels;
             match first_labels.entry(text) {
                 Entry::Vacant(entry) => {
                     entry.insert(FirstLabel { label, is_contradicted: false });
@@ -60,7 +60,7 @@ pub fn overlap(first: &[Example], second: &[Example]) -> (u64, u64) {
     let mut labels_of: HashMap<u128, Vec<&[String]>> = HashMap::with_capacity(first.len());
     for example in first {
         let labels = labels_of.entry(digest(example)).or_default();
-        if !labels.contains(&example.labels.as_slice()) {
+        if !labels.contains(&&*example.labels) {
             labels.push(&example.labels);
         }
     }
@@ -68,7 +68,7 @@ pub fn overlap(first: &[Example], second: &[Example]) -> (u64, u64) {
     for example in second {
         if let Some(labels) = labels_of.get(&digest(example)) {
             rows += 1;
-            contradictions += u64::from(!labels.contains(&example.labels.as_slice()));
+            contradictions += u64::from(!labels.contains(&&*example.labels));
         }
     }
     (rows, contradictions)
@@ -108,7 +108,7 @@ mod tests {
         let row = |(&(text, label), line): (&(&str, &str), u64)| Example {
             text: text.to_owned(),
             text_pair: None,
-            labels: vec![label.to_owned()],
+            labels: [label.to_owned()].into(),
             line,
         };
         rows.iter().zip(2..).map(row).collect()
@@ -135,7 +135,7 @@ mod tests {
         let pair = |text: &str, pair: &str| Example {
             text: text.to_owned(),
             text_pair: Some(pair.to_owned()),
-            labels: vec!["1".to_owned()],
+            labels: ["1".to_owned()].into(),
             line: 2,
         };
         let examples = [pair("ab", "c"), pair("a", "bc"), pair("", "x"), pair("", " "), pair("ab", "c")];

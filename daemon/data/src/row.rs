@@ -51,6 +51,17 @@ impl Cell<'_> {
         }
     }
 
+    /// Bytes of memory that the cell takes, about.
+    pub(super) fn bytes(&self) -> usize {
+        let text = match self {
+            Cell::Text(text) => text.len(),
+            Cell::Plain(text) => text.len(),
+            Cell::List(items) => items.iter().map(|item| size_of::<String>() + item.len()).sum(),
+            Cell::Other(_) | Cell::Null | Cell::Missing => 0,
+        };
+        size_of::<Self>() + text
+    }
+
     /// The text, or what stands in its place. A number is its text.
     pub(super) fn into_text(self) -> Result<String, Cow<'static, str>> {
         match self {

@@ -3,10 +3,13 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::read::MultiGzDecoder;
 use hone::text_file::{Encoding, HEAD_BYTES, Recognised, Utf8Reader, recognise};
 
+use super::limits::Limits;
 use hone_base::error::{Error, Result};
 
 const BUFFER_BYTES: usize = 256 << 10;
@@ -17,6 +20,9 @@ pub(super) struct Source {
     /// The name that messages use.
     pub(super) name: String,
     path: PathBuf,
+    limits: Limits,
+    /// Bytes that were unpacked so far.
+    pub(super) unpacked: Arc<AtomicU64>,
     /// UTF-8 as far as the decoder made it so; bytes that were UTF-8 from the start are not checked yet.
     pub(super) input: Box<dyn BufRead>,
     /// The first bytes of `input`, which are still to be read from it; cut at a character.
@@ -29,18 +35,22 @@ pub(super) struct Source {
 
 impl Source {
     /// Opens the file; messages call it `name`. `encoding` is what the user says; without it UTF-16 is recognised, and
-    /// everything else must be UTF-8.
-    pub(super) fn open(path: &Path, name: &str, encoding: Option<Encoding>) -> Result<Self> {
+    /// everything else must be UTF-8. Bytes are counted as they are unpacked; beyond the limit reading fails.
+    pub(super) fn open(path: &Path, name: &str, encoding: Option<Encoding>, limits: &Limits) -> Result<Self> {
         let failed = |error| Error::io("read", path, &error);
         let mut plain = BufReader::with_capacity(BUFFER_BYTES, File::open(path).map_err(failed)?);
         let is_gzip = plain.fill_buf().map_err(failed)?.starts_with(GZIP_MAGIC);
-        let input: Box<dyn BufRead> = match is_gzip {
-            true => Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(plain))),
-            false => Box::new(plain),
+        let unpacked = Arc::new(AtomicU64::new(0));
+        let counted: Box<dyn Read> = match is_gzip {
+            true => Box::new(Counted::new(MultiGzDecoder::new(plain), limits, &unpacked)),
+            false => Box::new(Counted::new(plain, limits, &unpacked)),
         };
+        let input = Box::new(BufReader::with_capacity(BUFFER_BYTES, counted));
         let mut source = Self {
             name: name.to_owned(),
             path: path.to_owned(),
+            limits: *limits,
+            unpacked,
             input,
             head: String::new(),
             head_is_whole: false,
@@ -94,6 +104,9 @@ impl Source {
     /// The failure of reading at `line`.
     pub(super) fn unreadable(&self, line: u64, error: &std::io::Error) -> Error {
         match error.kind() {
+            _ if error.get_ref().is_some_and(|error| error.is::<TooLarge>()) => {
+                self.limits.too_large(&self.name, line)
+            }
             _ if error.raw_os_error().is_some() => Error::io("read", &self.path, error),
             ErrorKind::InvalidData if !self.encoding.is_utf8() => self.invalid(
                 line,
@@ -104,6 +117,47 @@ impl Source {
             }
             _ => self.invalid(line, format!("the gzip data is damaged ({error})")),
         }
+    }
+}
+
+/// Counts the bytes that it gives, and fails beyond the limit.
+struct Counted<R> {
+    from: R,
+    limit: u64,
+    unpacked: Arc<AtomicU64>,
+}
+
+/// The file unpacks to more than the limit.
+#[derive(Debug)]
+struct TooLarge;
+
+impl std::fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the file unpacks to more than the limit")
+    }
+}
+
+impl std::error::Error for TooLarge {}
+
+impl<R> Counted<R> {
+    fn new(from: R, limits: &Limits, unpacked: &Arc<AtomicU64>) -> Self {
+        Self { from, limit: limits.unpacked, unpacked: unpacked.clone() }
+    }
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = self.limit - self.unpacked.load(Ordering::Relaxed);
+        if left == 0 && !buffer.is_empty() {
+            return match self.from.read(&mut [0])? {
+                0 => Ok(0),
+                _ => Err(std::io::Error::other(TooLarge)),
+            };
+        }
+        let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.from.read(buffer.get_mut(..room).unwrap_or_default())?;
+        self.unpacked.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
     }
 }
 

@@ -23,8 +23,8 @@ struct Changed {
 }
 
 impl Changed {
-    fn add(&mut self, from: &str, to: &str) {
-        self.rows += 1;
+    fn add(&mut self, rows: u64, from: &str, to: &str) {
+        self.rows += rows;
         self.first.get_or_insert_with(|| (from.to_owned(), to.to_owned()));
     }
 
@@ -36,20 +36,25 @@ impl Changed {
 }
 
 impl Spelling {
-    /// The label in its one spelling.
+    /// The label of a row in its one spelling.
     pub(super) fn of(&mut self, label: &str) -> String {
+        self.of_rows(label, 1)
+    }
+
+    /// The label of so many rows in its one spelling.
+    pub(super) fn of_rows(&mut self, label: &str, rows: u64) -> String {
         let label = label.trim();
         let visible = match label.is_ascii() {
             true => label.to_owned(),
             false => visible(label),
         };
         if visible != label {
-            self.unicode.add(label, &visible);
+            self.unicode.add(rows, label, &visible);
         }
         match whole_number(&visible) {
             None => visible,
             Some(number) => {
-                self.numbers.add(&visible, &number);
+                self.numbers.add(rows, &visible, &number);
                 number
             }
         }

@@ -41,7 +41,7 @@ fn by_label(examples: &[Example], order: &[usize], share: f64) -> Vec<bool> {
     let mut strata: BTreeMap<&[String], Vec<usize>> = BTreeMap::new();
     for &row in order {
         if let Some(example) = examples.get(row) {
-            strata.entry(&example.labels).or_default().push(row);
+            strata.entry(&*example.labels).or_default().push(row);
         }
     }
     let sizes: Vec<usize> = strata.values().map(Vec::len).collect();
@@ -60,7 +60,7 @@ fn by_label(examples: &[Example], order: &[usize], share: f64) -> Vec<bool> {
 /// first, each of its rows goes to the part that lacks more of the label. Rows without a label come last.
 fn by_labels(examples: &[Example], order: &[usize], share: f64) -> Vec<bool> {
     let mut rows_of: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    let labels_of = |row: usize| examples.get(row).into_iter().flat_map(|example| &example.labels);
+    let labels_of = |row: usize| examples.get(row).into_iter().flat_map(|example| example.labels.iter());
     for &row in order {
         labels_of(row).for_each(|label| rows_of.entry(label).or_default().push(row));
     }
@@ -155,7 +155,7 @@ mod tests {
         let row = |(label, line): (&u8, u64)| Example {
             text: format!("text {line}"),
             text_pair: None,
-            labels: vec![label.to_string()],
+            labels: [label.to_string()].into(),
             line,
         };
         labels.iter().zip(2..).map(row).collect()

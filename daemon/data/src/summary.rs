@@ -1,5 +1,7 @@
 //! What is told of a file before anything is learned from it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Columns, LabelCount, Quantiles};
@@ -27,14 +29,26 @@ pub struct Summary {
 impl Quantiles {
     /// Of lengths, by nearest rank; all 0 when there is none.
     pub fn of(lengths: impl IntoIterator<Item = usize>) -> Self {
-        let mut lengths: Vec<u32> =
-            lengths.into_iter().map(|length| u32::try_from(length).unwrap_or(u32::MAX)).collect();
-        lengths.sort_unstable();
-        let at = |percent: usize| {
-            let rank = (lengths.len() * percent).div_ceil(100).max(1);
-            lengths.get(rank - 1).copied().unwrap_or(0)
+        let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
+        for length in lengths {
+            *counts.entry(u32::try_from(length).unwrap_or(u32::MAX)).or_default() += 1;
+        }
+        Self::of_counts(&counts)
+    }
+
+    /// Of lengths and how often each comes, by nearest rank; all 0 when there is none.
+    pub(super) fn of_counts(counts: &BTreeMap<u32, u64>) -> Self {
+        let total: u64 = counts.values().sum();
+        let at = |percent: u64| {
+            let rank = (total * percent).div_ceil(100).max(1);
+            let mut seen = 0;
+            let reaches = |(_, count): &(&u32, &u64)| {
+                seen += **count;
+                seen >= rank
+            };
+            counts.iter().find(reaches).map_or(0, |(&length, _)| length)
         };
-        let sum: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
+        let sum: u64 = counts.iter().map(|(&length, count)| u64::from(length) * count).sum();
         Self {
             min: at(0),
             p50: at(50),
@@ -42,7 +56,7 @@ impl Quantiles {
             p95: at(95),
             p99: at(99),
             max: at(100),
-            mean: sum as f64 / lengths.len().max(1) as f64,
+            mean: sum as f64 / total.max(1) as f64,
         }
     }
 }

@@ -262,7 +262,7 @@ pub(super) mod tests {
     }
 
     fn example(text: String, line: u64) -> Example {
-        Example { text, text_pair: None, labels: vec!["x".to_owned()], line }
+        Example { text, text_pair: None, labels: ["x".to_owned()].into(), line }
     }
 
     #[test]

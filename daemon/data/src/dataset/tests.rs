@@ -80,7 +80,7 @@ fn json_takes_strings_numbers_and_booleans_as_labels() {
 
 #[test]
 fn what_cannot_be_read_is_told_with_file_line_and_column() {
-    let long = format!("text,label\n{},x\n", "a".repeat(MAX_TEXT_BYTES + 1));
+    let long = format!("text,label\n{},x\n", "a".repeat(crate::tokenize::MAX_TEXT_BYTES + 1));
     let many = format!("text,label\n{}", (0..1001).map(|i| format!("a,{i}\n")).collect::<String>());
     for (name, text, expected) in [
         ("f.csv", "", "f.csv: the file is empty"),
@@ -159,7 +159,9 @@ fn rows_that_were_looked_at_for_a_guess_are_rows_too() {
     let dataset = read("a.csv", &text).unwrap();
     assert_eq!(dataset.examples.len(), 2500);
     assert!(dataset.examples.iter().zip(0..).all(|(row, i)| {
-        row.line == i + 2 && row.text == format!("ein langer Text {i}") && row.labels == [(i % 2).to_string()]
+        row.line == i + 2
+            && row.text == format!("ein langer Text {i}")
+            && *row.labels == [(i % 2).to_string()]
     }));
     assert_eq!(dataset.used.text.as_deref(), Some("inhalt"));
     assert_eq!(dataset.used.label.as_deref(), Some("urteil"));
@@ -189,6 +191,97 @@ fn a_summary_counts_rows_labels_and_characters() {
     assert!(summary.guess.contains("\"review\"") && summary.guess.contains("\"stars\""), "{}", summary.guess);
 }
 
+/// The same rows over and over, packed.
+fn packed(row: &str, rows: usize) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(format!("text,label\n{}", row.repeat(rows)).as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn within(bytes: &[u8], reading: &Reading) -> Result<Dataset> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    Dataset::read_as(file.path(), "a.csv.gz", None, &Columns::default(), reading)
+}
+
+#[test]
+fn a_file_beyond_a_limit_is_refused_with_bytes_rows_and_what_to_do() {
+    let row = format!("{},x\n{},y\n", "a".repeat(1000), "b".repeat(1000));
+    let bytes = packed(&row, 2000);
+    assert!(bytes.len() < 100_000);
+    let limits =
+        |unpacked, rows, memory| Reading { limits: Limits { unpacked, rows, memory }, ..Reading::default() };
+    let whole = 11 + 2000 * row.len() as u64;
+    assert_eq!(within(&bytes, &limits(whole, 4000, u64::MAX)).unwrap().examples.len(), 4000);
+    for (reading, expected) in [
+        (limits(1 << 20, 4000, u64::MAX), &["more than 1 MiB", "--max-unpacked", "in line 1047"][..]),
+        (limits(whole - 1, 4000, u64::MAX), &["more than 3.8 MiB", "in line 4001"]),
+        (limits(whole, 1000, u64::MAX), &["more than 1000 rows", "--max-rows", "they come to 1.0 MiB"]),
+        (limits(whole, 4000, 1 << 20), &["than the 1 MiB that", "--memory-limit", "rows, which come to"]),
+    ] {
+        let error = within(&bytes, &reading).unwrap_err();
+        assert_eq!(error.kind(), Kind::Exhausted, "{error}");
+        assert!(error.message().starts_with("a.csv.gz: "), "{error}");
+        for words in expected {
+            assert!(error.message().contains(words), "{words}: {error}");
+        }
+    }
+    let first = Reading { limit: Some(10), ..limits(1 << 20, 10, u64::MAX) };
+    assert_eq!(within(&bytes, &first).unwrap().examples.len(), 10);
+}
+
+#[test]
+fn what_is_kept_of_the_rows_changes_nothing_that_is_told_of_them() {
+    let bytes = packed("a text,x\nanother text,y\nné,x\n", 700);
+    let keeping = |keep| within(&bytes, &Reading { keep, ..Reading::default() }).unwrap();
+    let (texts, labels, nothing) = (keeping(Keep::Texts), keeping(Keep::Labels), keeping(Keep::Summary));
+    assert_eq!(texts.summary(), labels.summary());
+    assert_eq!(texts.summary(), nothing.summary());
+    assert!(nothing.examples.is_empty());
+    assert!(texts.examples.iter().zip(&labels.examples).all(|(text, label)| {
+        (&text.labels, text.line) == (&label.labels, label.line)
+            && label.text.is_empty()
+            && !text.text.is_empty()
+    }));
+    assert!(
+        texts
+            .examples
+            .iter()
+            .zip(labels.measure.row_bytes())
+            .all(|(row, &bytes)| row.text.len() == bytes as usize)
+    );
+    assert_eq!((labels.measure.row_bytes().len(), labels.measure.bytes), (2100, texts.measure.bytes));
+}
+
+#[test]
+fn keeping_labels_alone_takes_no_memory_for_texts() {
+    let bytes = packed(&format!("{},x\nb,y\n", "a".repeat(1000)), 2000);
+    let limits = Limits::default().with_memory(1 << 20);
+    let keeping = |keep| within(&bytes, &Reading { keep, limits, ..Reading::default() });
+    assert_eq!(keeping(Keep::Labels).unwrap().examples.len(), 4000);
+    assert_eq!(keeping(Keep::Texts).unwrap_err().kind(), Kind::Exhausted);
+}
+
+#[test]
+fn reading_ends_when_it_is_asked_to() {
+    let reading = Reading::default();
+    reading.cancel.ask(hone_base::cancel::Reason::Cancelled);
+    assert_eq!(within(&packed("a,x\n", 3), &reading).unwrap_err().kind(), Kind::Cancelled);
+}
+
+#[test]
+fn a_row_or_a_head_that_is_all_structure_is_bounded() {
+    let many = format!("text,label{}\n", ",x".repeat(20_000));
+    let error = read("a.csv", &many).unwrap_err();
+    assert!(error.message().contains("line 1: the row has more than 10000 fields"), "{error}");
+    let long = format!("text,label\na,{}\n", "x".repeat(2 << 20));
+    let error = read("a.csv", &long).unwrap_err();
+    assert!(error.message().contains("the label has 2097152 bytes"), "{error}");
+    let list = format!("{{\"text\": \"a\", \"label\": [{}1]}}\n", "1,".repeat(200_000));
+    let error = read("a.jsonl", &list).unwrap_err();
+    assert!(error.message().contains("a list of more than 100,000 items"), "{error}");
+}
+
 proptest! {
     #[test]
     fn what_a_csv_writer_writes_is_read_back(
@@ -206,7 +299,7 @@ proptest! {
         let name = if tab { "a.tsv" } else { "a.csv" };
         let dataset = read_as(name, &bytes, &Columns::default(), None).unwrap();
         let expected: Vec<_> = written.iter().map(|(text, label)| (clean(text), label.clone())).collect();
-        let found: Vec<_> = dataset.examples.into_iter().map(|mut row| (row.text, row.labels.remove(0))).collect();
+        let found: Vec<_> = dataset.examples.into_iter().map(|row| (row.text, row.labels[0].clone())).collect();
         prop_assert_eq!(found, expected);
     }
 
@@ -217,7 +310,7 @@ proptest! {
             .map(|(text, label)| serde_json::json!({"text": text, "label": label}).to_string() + "\n")
             .collect();
         let dataset = read("a.jsonl", &text).unwrap();
-        let found: Vec<_> = dataset.examples.into_iter().map(|mut row| (row.text, row.labels.remove(0))).collect();
+        let found: Vec<_> = dataset.examples.into_iter().map(|row| (row.text, row.labels[0].clone())).collect();
         prop_assert_eq!(found, written);
     }
 
