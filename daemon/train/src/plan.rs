@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 
 use super::diagnosis;
 use super::event::Split;
+use super::host::{HostMemory, Room};
 use super::schedule::Schedule;
 use super::spec::{Source, Spec};
 use super::{methods, objective};
 use hone_base::cancel::Cancel;
 use hone_base::error::{Error, Result};
-use hone_data::dataset::{Dataset, Labels, split};
+use hone_data::dataset::{Dataset, Labels, Reading, split};
 use hone_data::tokenize::Tokenizer;
-use hone_data::{Columns, Example};
+use hone_data::{Columns, Example, Measure};
 use hone_engine::model::checkpoint;
 use hone_engine::model::config::Config;
 use hone_engine::model::objective::Objective;
@@ -42,6 +43,17 @@ pub struct Plan {
     pub validation: Part,
     /// Scored once, at the end.
     pub test: Option<Part>,
+    /// What the run may take of the host's memory.
+    pub host: HostMemory,
+}
+
+/// How long the texts of a plan's files are, which need not be kept.
+#[derive(Debug)]
+pub(super) struct Measured {
+    /// Of the training file, rows that are held out for validation included.
+    pub(super) train: Measure,
+    /// Of the other files.
+    pub(super) others: Vec<Measure>,
 }
 
 /// The rows of one split.
@@ -72,14 +84,44 @@ impl Plan {
         path_of: &dyn Fn(&str) -> PathBuf,
         cancel: &Cancel,
     ) -> Result<Self> {
+        let reading = Reading { cancel: cancel.clone(), ..Reading::default() };
+        Self::read(spec, encoder, path_of, &reading).map(|(plan, _)| plan)
+    }
+
+    /// The same, read within the room that there is, which the run asks too before it takes memory.
+    ///
+    /// # Errors
+    /// Those of [`Plan::new`]; `Exhausted` where the files have no room.
+    pub fn within(
+        room: &Room,
+        spec: Spec,
+        encoder: &Path,
+        path_of: &dyn Fn(&str) -> PathBuf,
+        cancel: &Cancel,
+    ) -> Result<Self> {
+        let reading =
+            Reading { limits: room.limits_with_texts(), cancel: cancel.clone(), ..Reading::default() };
+        let (plan, _) = Self::read(spec, encoder, path_of, &reading)?;
+        Ok(Self { host: room.host.clone(), ..plan })
+    }
+
+    /// The same with what `reading` keeps of the rows; its limit is replaced by those of `spec`.
+    pub(super) fn read(
+        spec: Spec,
+        encoder: &Path,
+        path_of: &dyn Fn(&str) -> PathBuf,
+        reading: &Reading,
+    ) -> Result<(Self, Measured)> {
         let (config, tokenizer) = read_encoder(encoder, spec.hyperparameters.max_length)?;
         let tokenizer = tokenizer.with_truncation(spec.hyperparameters.truncation);
         let read = |source: &Source, columns: &Columns, limit: Option<NonZeroU64>| {
-            cancel.check()?;
-            Dataset::read(&path_of(&source.dataset), &source.name, None, columns, limit.map(NonZeroU64::get))
+            let reading = Reading { limit: limit.map(NonZeroU64::get), ..reading.clone() };
+            reading.cancel.check()?;
+            Dataset::read_as(&path_of(&source.dataset), &source.name, None, columns, &reading)
         };
         let train = read(&spec.train, &spec.columns, spec.train_limit)?;
         let columns = train.used;
+        let mut measured = Measured { train: train.measure, others: vec![] };
         let labels = Labels::of(&spec.train.name, &train.examples, &columns.label_names)?;
         let layers = config.architecture.num_hidden_layers;
         methods::check(&spec.hyperparameters.methods, layers)?;
@@ -90,6 +132,7 @@ impl Plan {
             Some(source) => {
                 let validation = read(source, &columns, spec.validation_limit)?;
                 validation_notes = validation.notes;
+                measured.others.push(validation.measure);
                 (train.examples, validation.examples, source.name.clone())
             }
             None => {
@@ -106,6 +149,7 @@ impl Plan {
         let test = match &spec.test {
             Some(source) => {
                 let test = read(source, &columns, spec.test_limit)?;
+                measured.others.push(test.measure);
                 Some(part(Split::Test, source.name.clone(), test.examples, test.notes)?)
             }
             None => None,
@@ -121,10 +165,11 @@ impl Plan {
             tokenizer,
             labels,
             spec,
+            host: HostMemory::default(),
         };
         match diagnosis::no_rate(&plan.schedule()) {
             Some(why) => Err(Error::invalid(why)),
-            None => Ok(plan),
+            None => Ok((plan, measured)),
         }
     }
 
@@ -154,6 +199,7 @@ impl Plan {
             train: part(Split::Train, examples, targets),
             validation: part(Split::Validation, Vec::new(), self.train.targets.select(&[])),
             test: None,
+            host: self.host.clone(),
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 
+use super::admission::admit;
 use super::ahead::MicroBatch;
 use super::control::Control;
 use super::diagnosis;
@@ -17,7 +18,7 @@ use super::run::{Emit, Halt, Run};
 use hone_base::cancel::Cancel;
 use hone_base::error::{Error, Kind, Result};
 use hone_engine::batch::epoch_order;
-use hone_engine::model::checkpoint::Checkpoint;
+use hone_engine::model::checkpoint::{self, Checkpoint};
 use hone_engine::model::gpu;
 use hone_engine::model::memory::{Count, Memory};
 
@@ -105,6 +106,10 @@ impl Study {
     /// folder that does not exist: nothing is read from it or written to it. Ends too when `cancel` is asked, and nobody
     /// reads the report then. Blocking; runs on the current rayon pool.
     pub fn rehearse(&mut self, device: &Device, nowhere: &Path, cancel: &Cancel, stop: &dyn Fn() -> bool) {
+        if let Err(error) = self.fits(device) {
+            return self
+                .note(format!("no step was measured, because a job like this would be refused: {error}"));
+        }
         match self.measure(device, nowhere, cancel, stop) {
             Ok(Some(cost)) => self.report.time = Some(self.extrapolate(cost)),
             Ok(None) => self.note("a job began to wait for the device, so no step was measured"),
@@ -126,6 +131,12 @@ impl Study {
     /// What was found out.
     pub fn into_report(self) -> DryRun {
         self.report
+    }
+
+    fn fits(&self, device: &Device) -> Result<()> {
+        let encoder = checkpoint::check(&self.plan.encoder)?;
+        let lengths = self.lengths.iter().copied();
+        admit(&self.plan.host, &self.plan, &encoder.architecture, device, lengths, 0)
     }
 
     fn measure(

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use serde_json::json;
 
+use super::admission::admit;
 use super::ahead::ahead;
 use super::control::Control;
 use super::diagnosis;
@@ -28,6 +29,7 @@ use hone_engine::batch::epoch_order;
 use hone_engine::model::average::Average;
 use hone_engine::model::checkpoint::{self, Checkpoint};
 use hone_engine::model::classifier::{Classifier, Setup, Trainable};
+use hone_engine::model::memory::Count;
 use hone_engine::model::optimizer::Optimizer;
 
 /// How a run ended, when it did not fail.
@@ -124,8 +126,13 @@ impl<'a> Run<'a> {
         cancel.check()?;
         let encoder = Checkpoint::open(&plan.encoder)?;
         cancel.check()?;
+        let architecture = &encoder.config().architecture;
+        let learning = Count::of(architecture, plan.labels.names().len(), &of.workload()).learning;
+        let prepared = prepare(plan, &encoder, learning, schedule.warmup_steps(), device, &cancel)?;
+        // What was read is there; what training takes is asked for before it is taken.
+        let lengths = prepared.train.tokens.iter().map(|tokens| tokens.ids.len());
+        admit(&plan.host, plan, architecture, device, lengths, 0)?;
         let mut model = Trainable::start(&encoder, plan.labels.names(), &setup(of, device)?, device)?;
-        let prepared = prepare(plan, &encoder, model.learning(), schedule.warmup_steps(), device, &cancel)?;
         drop(encoder);
         let Loaded { positions, found, refused } = Positions::load(workspace, &plan.spec, &cancel)?;
         let decay = of.methods.ema_decay;

@@ -1,0 +1,180 @@
+//! Whether a job fits into the host's memory, asked before the memory is taken: when the job is asked for, by the length of
+//! its texts, and when it runs, by its tokens.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+
+use super::host::{HostMemory, Room};
+use super::plan::Plan;
+use super::spec::{Hyperparameters, Spec};
+use hone_base::cancel::Cancel;
+use hone_base::error::{Error, Kind, Result};
+use hone_data::dataset::{Keep, Reading};
+use hone_data::{Measure, in_words, memory};
+use hone_engine::model::checkpoint;
+use hone_engine::model::config::Architecture;
+use hone_engine::model::memory::Memory;
+
+/// Bytes of a row for what is found out about it before training: digests of texts in tables.
+const QUALITY: u64 = 128;
+
+/// Checks what can be checked of a job without the device: that its files can be read within the limits and make a plan,
+/// and that the job, as far as the lengths of its texts tell, fits into memory. Keeps no text. Blocking.
+///
+/// # Errors
+/// Those of [`Plan::new`]; `Exhausted` where the job does not fit, with what to lower.
+pub fn check(
+    spec: Spec,
+    encoder: &Path,
+    path_of: &dyn Fn(&str) -> PathBuf,
+    device: &Device,
+    room: &Room,
+    cancel: &Cancel,
+) -> Result<()> {
+    let reading =
+        Reading { keep: Keep::Labels, limits: room.limits(), cancel: cancel.clone(), ..Reading::default() };
+    let (plan, measured) = Plan::read(spec, encoder, path_of, &reading)?;
+    let config = checkpoint::check(encoder).map_err(Error::of_named)?;
+    let train = lengths(&plan, &measured.train)?;
+    let mut rows = rows(&measured.train, &train);
+    for other in &measured.others {
+        rows += self::rows(other, &lengths(&plan, other)?);
+    }
+    admit(&room.host, &plan, &config.architecture, device, train.into_iter(), rows)
+}
+
+/// Fails where training does not fit into the memory that the host has left. `lengths` are those of the training rows in
+/// tokens; `rows` are the bytes that texts and tokens take, as far as they are not there yet. What is computed on a GPU
+/// takes no memory of the host.
+pub(super) fn admit(
+    host: &HostMemory,
+    plan: &Plan,
+    architecture: &Architecture,
+    device: &Device,
+    lengths: impl Iterator<Item = usize>,
+    rows: u64,
+) -> Result<()> {
+    let of = &plan.spec.hyperparameters;
+    let training = match device.is_cpu() {
+        true => {
+            let labels = plan.labels.names().len();
+            Memory::of(architecture, labels, &of.workload(), of.precision.compute(device)?, lengths)
+        }
+        false => Memory::default(),
+    };
+    fits(host.available(), of, training, rows)
+}
+
+fn fits(available: u64, of: &Hyperparameters, training: Memory, rows: u64) -> Result<()> {
+    let needed = training.total().saturating_add(rows);
+    if needed <= available {
+        return Ok(());
+    }
+    let fixed = training.total() - training.activations;
+    let batch = u64::from(of.batch_size.get());
+    let left = available.saturating_sub(fixed + rows);
+    let smaller = (u128::from(left) * u128::from(batch) / u128::from(training.activations.max(1))) as u64;
+    let advice = if smaller >= 1 {
+        let smaller = 1 << smaller.ilog2();
+        let accumulation = u64::from(of.gradient_accumulation.get()) * batch.div_ceil(smaller);
+        format!(
+            "Lower batch_size: {smaller}, with gradient_accumulation {accumulation}, takes as many rows a step; or lower \
+             max_length, or turn gradient_checkpointing on"
+        )
+    } else if rows > available / 2 {
+        "Take fewer rows (train_limit), or lower max_length".to_owned()
+    } else {
+        "Take a smaller encoder, freeze layers (freeze_layers), or lower max_length".to_owned()
+    };
+    Err(Error::new(
+        Kind::Exhausted,
+        format!(
+            "the job takes about {} of memory, and the daemon can take {} more (--memory-limit): {} for the largest batch \
+             (batch_size {batch}: {} tokens), {} for the model with its gradients and moments, {} for the rows. {advice}",
+            in_words(needed),
+            in_words(available),
+            in_words(training.activations),
+            training.batch_tokens,
+            in_words(fixed),
+            in_words(rows),
+        ),
+    ))
+}
+
+/// The length of each row in tokens, as a sample of the texts lets expect it.
+fn lengths(plan: &Plan, measure: &Measure) -> Result<Vec<usize>> {
+    let tokenizer = &plan.tokenizer;
+    let special = tokenizer.special_tokens_count();
+    let (mut tokens, mut bytes) = (0, 0);
+    for text in measure.sample() {
+        tokens += tokenizer.encode(text, None)?.full_length.saturating_sub(special);
+        bytes += text.len();
+    }
+    let per_byte = tokens as f64 / bytes.max(1) as f64;
+    let of = |&bytes: &u32| {
+        let expected = (f64::from(bytes) * per_byte).ceil() as usize;
+        (special + expected).min(tokenizer.max_length())
+    };
+    Ok(measure.row_bytes().iter().map(of).collect())
+}
+
+/// Bytes that the rows of a file take as texts and as tokens.
+fn rows(measure: &Measure, lengths: &[usize]) -> u64 {
+    let texts: u64 = measure.row_bytes().iter().map(|&bytes| memory::allocation(u64::from(bytes))).sum();
+    let tokens: u64 = lengths.iter().map(|&length| memory::of_tokens(length as u64)).sum();
+    lengths.len() as u64 * (memory::ROW + QUALITY) + texts + tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn training(activations: u64) -> Memory {
+        Memory {
+            parameters: 80 * MIB,
+            gradients: 60 * MIB,
+            moments: 160 * MIB,
+            activations,
+            batch_tokens: 2_097_152,
+        }
+    }
+
+    fn batches_of(rows: u32) -> Hyperparameters {
+        Hyperparameters { batch_size: NonZeroU32::new(rows).unwrap(), ..Hyperparameters::default() }
+    }
+
+    #[test]
+    fn a_job_that_fits_to_the_byte_is_admitted() {
+        let needed = training(1000 * MIB).total() + 7;
+        assert_eq!(fits(needed, &batches_of(4096), training(1000 * MIB), 7), Ok(()));
+        let error = fits(needed - 1, &batches_of(4096), training(1000 * MIB), 7).unwrap_err();
+        assert_eq!(error.kind(), Kind::Exhausted);
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_is_told_with_one_that_does() {
+        let error = fits(4096 * MIB, &batches_of(4096), training(16_800 * MIB), 200 * MIB).unwrap_err();
+        assert_eq!(
+            error.message(),
+            "the job takes about 16.9 GiB of memory, and the daemon can take 4 GiB more (--memory-limit): 16.4 GiB for the \
+             largest batch (batch_size 4096: 2097152 tokens), 300 MiB for the model with its gradients and moments, 200 MiB \
+             for the rows. Lower batch_size: 512, with gradient_accumulation 8, takes as many rows a step; or lower \
+             max_length, or turn gradient_checkpointing on"
+        );
+        let smaller = training(16_800 * MIB / 8);
+        assert_eq!(fits(4096 * MIB, &batches_of(512), smaller, 200 * MIB), Ok(()));
+    }
+
+    #[test]
+    fn what_no_batch_size_mends_is_told_otherwise() {
+        let error = fits(400 * MIB, &batches_of(8), training(MIB), 390 * MIB).unwrap_err();
+        assert!(error.message().ends_with("Take fewer rows (train_limit), or lower max_length"), "{error}");
+        let error = fits(100 * MIB, &batches_of(8), training(MIB), MIB).unwrap_err();
+        assert!(error.message().contains("Take a smaller encoder"), "{error}");
+    }
+}
