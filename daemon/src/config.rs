@@ -1,6 +1,6 @@
 //! What the operator decides: flags, each also an environment variable.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -8,6 +8,8 @@ use candle_core::Device;
 use clap::Parser;
 
 use hone_base::error::{Error, Result};
+use hone_data::Limits;
+use hone_train::host::{HostMemory, MemoryLimit, Room};
 
 /// The daemon of Hone: fine-tunes text classifiers and serves them over gRPC.
 #[derive(Clone, Debug, Parser)]
@@ -54,6 +56,23 @@ pub struct Config {
     /// Size of an uploaded file at most, in bytes or with K, M or G
     #[arg(long, env = "HONE_MAX_UPLOAD", value_name = "SIZE", default_value = "2G")]
     pub max_upload: Size,
+
+    /// Size of a file at most when it is unpacked, in bytes or with K, M or G
+    #[arg(long, env = "HONE_MAX_UNPACKED", value_name = "SIZE", default_value = "8G")]
+    pub max_unpacked: Size,
+
+    /// Rows of a file at most
+    #[arg(long, env = "HONE_MAX_ROWS", value_name = "N", default_value = "20000000")]
+    pub max_rows: NonZeroU64,
+
+    /// Memory that the daemon takes at most: a size, `auto` (what the machine or its container has), or `none`; what
+    /// would take more is refused
+    #[arg(long, env = "HONE_MEMORY_LIMIT", value_name = "SIZE", default_value = "auto", value_parser = memory_limit)]
+    pub memory_limit: MemoryLimit,
+
+    /// Seconds after which a request, an upload or a download that does not go on is given up
+    #[arg(long, env = "HONE_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "60")]
+    pub idle_timeout: NonZeroU32,
 
     /// What to log: error, warn, info, debug or trace, or a filter such as `info,hone_daemon=debug`
     #[arg(long, env = "HONE_LOG", value_name = "FILTER", default_value = "info")]
@@ -130,6 +149,25 @@ impl FromStr for Size {
     }
 }
 
+fn memory_limit(text: &str) -> std::result::Result<MemoryLimit, String> {
+    match text {
+        "auto" => Ok(MemoryLimit::Auto),
+        "none" => Ok(MemoryLimit::None),
+        _ => match text.parse() {
+            Ok(Size(bytes)) => Ok(MemoryLimit::Bytes(bytes)),
+            Err(why) => Err(format!("{why}, or auto, or none")),
+        },
+    }
+}
+
+impl Config {
+    /// What reading a file and training may take.
+    pub fn room(&self) -> Room {
+        let files = Limits { unpacked: self.max_unpacked.0, rows: self.max_rows.get(), ..Limits::default() };
+        Room { host: HostMemory::new(self.memory_limit), files }
+    }
+}
+
 fn default_threads() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
@@ -166,10 +204,16 @@ mod tests {
             ["--max-upload", "0"],
             ["--max-upload", "2X"],
             ["--max-upload", "99999999999G"],
+            ["--max-unpacked", "0"],
+            ["--max-rows", "0"],
+            ["--memory-limit", "some"],
+            ["--idle-timeout", "0"],
         ] {
             assert_eq!(parse(&bad).unwrap_err().exit_code(), 2, "{bad:?}");
         }
         assert_eq!(parse(&["--device", "cuda:1"]).unwrap().device, DeviceChoice::Cuda(1));
+        assert_eq!(parse(&["--memory-limit", "none"]).unwrap().memory_limit, MemoryLimit::None);
+        assert_eq!(parse(&["--memory-limit", "4G"]).unwrap().memory_limit, MemoryLimit::Bytes(4 << 30));
         assert_eq!(parse(&["--max-upload", "500MiB"]).unwrap().max_upload, Size(500 << 20));
     }
 

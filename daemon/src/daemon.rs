@@ -18,7 +18,7 @@ use crate::jobs::trainer::{DeviceTrainer, Trainer};
 use crate::lanes::Lanes;
 use crate::rpc::health::Health;
 use crate::rpc::stopping::Stopping;
-use crate::rpc::{HoneRouter, Services, router};
+use crate::rpc::{Bounds, HoneRouter, Services, router};
 use crate::serve::classify::Serving;
 use crate::serve::engine::{DeviceEngine, Engine};
 use crate::serve::registry::Models;
@@ -74,7 +74,7 @@ impl Compute {
         let instructions = Isa::chosen()?.name();
         tracing::info!(device = ?device.location(), instructions, threads = config.threads, "computing");
         Ok(Self {
-            trainer: Arc::new(DeviceTrainer::new(device.clone(), lanes.clone())),
+            trainer: Arc::new(DeviceTrainer::new(device.clone(), lanes.clone()).within(config.room())),
             engine: Arc::new(DeviceEngine::new(device)),
             lanes,
             reader: READER,
@@ -120,13 +120,23 @@ impl Daemon {
         let (health, stopping) = (Health::new().await, Stopping::default());
         let services = Services {
             jobs: jobs.clone(),
-            datasets: Arc::new(Datasets::new(data.clone(), store.clone(), config.max_upload.0, reader)),
+            datasets: Arc::new(Datasets::new(
+                data.clone(),
+                store.clone(),
+                config.max_upload.0,
+                reader,
+                config.room(),
+            )),
             models: models.clone(),
             serving: Serving::new(models.clone(), lanes),
             trainer: trainer.clone(),
             data: data.clone(),
             encoder: config.model.clone(),
             stopping: stopping.clone(),
+            bounds: Bounds {
+                idle: Duration::from_secs(config.idle_timeout.get().into()),
+                memory: config.room().host.available(),
+            },
         };
         let router = router(services, &health)?;
         let runner = Runner { registry: jobs.clone(), store, data, trainer }.start()?;

@@ -94,7 +94,7 @@ impl<'a> Reader<'a> {
         let notes = match unused.first() {
             Some(column) if given.text.is_none() => {
                 vec![format!(
-                    "the column \"{column}\" is not used; --text-pair-column \"{column}\" makes it a second text"
+                    "the column \"{column}\" is not used; as `columns.text_pair` it is a second text"
                 )]
             }
             _ => vec![],
@@ -254,7 +254,7 @@ impl<'a> Reader<'a> {
                     && text.len() > MAX_TEXT_BYTES
                 {
                     let message = format!(
-                        "the label has {} bytes; is it the right column? Name it with --label-column",
+                        "the label has {} bytes; is it the right column? Name it with `columns.label`",
                         text.len()
                     );
                     return Err(self.invalid(line, place, &message));

@@ -9,11 +9,12 @@ use tempfile::NamedTempFile;
 use hone_base::digest::{self, Hasher};
 use hone_base::error::{Error, Kind, Result, quoted};
 use hone_base::panic::lock;
-use hone_data::Columns;
-use hone_data::dataset::{Dataset, Format, Summary};
+use hone_data::dataset::{Dataset, Format, Keep, Reading, Summary};
+use hone_data::{Columns, Limits};
 use hone_engine::kernels::lane::aside;
 use hone_storage::data_dir::{self, DataDir};
 use hone_storage::{DatasetRecord, Listing, Store, Time, unknown_dataset};
+use hone_train::host::Room;
 use hone_train::spec::Source;
 
 /// Digits of an id that name a data set at least.
@@ -29,12 +30,13 @@ const DEMO: [(&str, &[u8]); 3] = [
 /// The name of the model that the demonstration data trains.
 pub const DEMO_NAME: &str = "reviews";
 
-/// Reads a file to its end and tells what is in it.
-pub type Reader = fn(&Path, &str, Option<Format>, &Columns) -> Result<(Format, Summary)>;
+/// Reads a file to its end, within limits, and tells what is in it.
+pub type Reader = fn(&Path, &str, Option<Format>, &Columns, Limits) -> Result<(Format, Summary)>;
 
-/// The reader of this crate.
-pub const READER: Reader = |path, name, format, columns| {
-    let dataset = Dataset::read(path, name, format, columns, None)?;
+/// The reader of this crate. It keeps no row.
+pub const READER: Reader = |path, name, format, columns, limits| {
+    let reading = Reading { limits, keep: Keep::Summary, ..Reading::default() };
+    let dataset = Dataset::read_as(path, name, format, columns, &reading)?;
     Ok((dataset.format, dataset.summary()))
 };
 
@@ -45,6 +47,7 @@ pub struct Datasets {
     store: Arc<Store>,
     max_bytes: u64,
     reader: Reader,
+    room: Room,
     /// Held while a file and its record come or go together.
     moving: Mutex<()>,
 }
@@ -73,9 +76,10 @@ pub struct Upload {
 }
 
 impl Datasets {
-    /// The data sets in a data folder, each of at most `max_bytes`.
-    pub fn new(data: DataDir, store: Arc<Store>, max_bytes: u64, reader: Reader) -> Self {
-        Self { data, store, max_bytes, reader, moving: Mutex::new(()) }
+    /// The data sets in a data folder, each of at most `max_bytes` as it comes, and within the limits of `room` as it is
+    /// read.
+    pub fn new(data: DataDir, store: Arc<Store>, max_bytes: u64, reader: Reader, room: Room) -> Self {
+        Self { data, store, max_bytes, reader, room, moving: Mutex::new(()) }
     }
 
     /// Starts to take a file in.
@@ -99,7 +103,7 @@ impl Datasets {
             )));
         }
         let (format, summary) =
-            aside(|| (self.reader)(file.path(), &header.name, header.format, &header.columns))?;
+            aside(|| self.read(file.path(), &header.name, header.format, &header.columns))?;
         let record = DatasetRecord {
             id,
             name: header.name,
@@ -110,6 +114,16 @@ impl Datasets {
             summary,
         };
         self.keep(file, &record)
+    }
+
+    fn read(
+        &self,
+        path: &Path,
+        name: &str,
+        format: Option<Format>,
+        columns: &Columns,
+    ) -> Result<(Format, Summary)> {
+        (self.reader)(path, name, format, columns, self.room.limits())
     }
 
     fn keep(&self, file: NamedTempFile, record: &DatasetRecord) -> Result<DatasetRecord> {
@@ -138,7 +152,7 @@ impl Datasets {
                     path.display()
                 )));
             }
-            (_, record.summary) = aside(|| (self.reader)(&path, &record.name, Some(record.format), columns))?;
+            (_, record.summary) = aside(|| self.read(&path, &record.name, Some(record.format), columns))?;
             record.columns = columns.clone();
         }
         Ok(record)
@@ -239,7 +253,7 @@ mod tests {
     use crate::jobs::testing::{self, Home};
 
     fn datasets(home: &Home) -> Datasets {
-        Datasets::new(home.data(), Arc::new(home.store()), 100, testing::read)
+        Datasets::new(home.data(), Arc::new(home.store()), 100, testing::read, Room::default())
     }
 
     fn header(name: &str) -> Header {

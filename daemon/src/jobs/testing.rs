@@ -6,8 +6,8 @@ use super::trainer::{Emit, Trainer};
 use hone_base::cancel::Cancel;
 use hone_base::digest;
 use hone_base::error::{Error, Kind, Result};
-use hone_data::Columns;
 use hone_data::dataset::{Format, Summary};
+use hone_data::{Columns, Limits};
 use hone_engine::model::memory::Memory;
 use hone_storage::DataDir;
 pub(crate) use hone_storage::testing::*;
@@ -21,6 +21,7 @@ pub(crate) fn read(
     name: &str,
     _: Option<Format>,
     columns: &Columns,
+    _: Limits,
 ) -> Result<(Format, Summary)> {
     let text = std::fs::read_to_string(path).unwrap();
     if text.starts_with("bad") {

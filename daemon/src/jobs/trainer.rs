@@ -16,10 +16,11 @@ use hone_hub::EncoderName;
 use hone_storage::DataDir;
 use hone_train as train;
 use hone_train::event::Event;
+use hone_train::host::Room;
 use hone_train::plan::read_encoder;
 use hone_train::rehearsal::Study;
 use hone_train::spec::Spec;
-use hone_train::{Control, DryRun, Outcome, Plan};
+use hone_train::{Control, DryRun, Outcome, Plan, admission};
 
 /// Takes a job's events; breaks when the job shall stop.
 pub type Emit<'a> = dyn FnMut(Event) -> ControlFlow<()> + Send + 'a;
@@ -60,12 +61,19 @@ pub struct DeviceTrainer {
     device: Device,
     lanes: Lanes,
     turns: Turns,
+    room: Room,
 }
 
 impl DeviceTrainer {
     /// Trains on a device; what the CPU does is done on the lanes.
     pub fn new(device: Device, lanes: Lanes) -> Self {
-        Self { device, lanes, turns: Turns::default() }
+        Self { device, lanes, turns: Turns::default(), room: Room::default() }
+    }
+
+    /// The same within the memory of the host and limits of files.
+    #[must_use]
+    pub fn within(self, room: Room) -> Self {
+        Self { room, ..self }
     }
 }
 
@@ -85,7 +93,10 @@ impl Trainer for DeviceTrainer {
 
     fn check(&self, spec: &Spec, data: &DataDir, cancel: &Cancel) -> Result<()> {
         match hub::find_local(&EncoderName::parse(&spec.encoder)?)? {
-            Some(folder) => aside(|| plan(spec, &folder, data, cancel).map(drop)),
+            Some(folder) => aside(|| {
+                let path_of = |id: &str| -> PathBuf { data.dataset(id) };
+                admission::check(spec.clone(), &folder, &path_of, &self.device, &self.room, cancel)
+            }),
             None => Ok(()),
         }
     }
@@ -94,7 +105,7 @@ impl Trainer for DeviceTrainer {
         let name = EncoderName::parse(&spec.encoder)?;
         let was_here = hub::find_local(&name)?.is_some();
         let encoder = hub::resolve(&name, cancel, &mut |_| ())?;
-        let plan = aside(|| plan(spec, &encoder, data, cancel))?;
+        let plan = aside(|| self.plan(spec, &encoder, data, cancel))?;
         let mut study = self.lanes.files.run(|| Study::new(plan, &self.device, cancel))?;
         for notice in study.encoder_notices() {
             study.note(notice);
@@ -152,7 +163,7 @@ impl DeviceTrainer {
             return Ok(Outcome::Stopped);
         }
         let _turn = self.turns.take();
-        let plan = aside(|| plan(spec, &encoder, data, cancel))?;
+        let plan = aside(|| self.plan(spec, &encoder, data, cancel))?;
         for message in plan.tokenizer.notices() {
             if tell(message.clone(), emit).is_break() {
                 return Ok(Outcome::Stopped);
@@ -162,9 +173,9 @@ impl DeviceTrainer {
         let run = |emit: &mut Emit<'_>| train::run(&plan, &self.device, workspace, control.clone(), emit);
         self.lanes.training.run_asking(|ask| run(ask), |event| emit(event))
     }
-}
 
-fn plan(spec: &Spec, encoder: &Path, data: &DataDir, cancel: &Cancel) -> Result<Plan> {
-    let path_of = |id: &str| -> PathBuf { data.dataset(id) };
-    Plan::new(spec.clone(), encoder, &path_of, cancel)
+    fn plan(&self, spec: &Spec, encoder: &Path, data: &DataDir, cancel: &Cancel) -> Result<Plan> {
+        let path_of = |id: &str| -> PathBuf { data.dataset(id) };
+        Plan::within(&self.room, spec.clone(), encoder, &path_of, cancel)
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::rpc::convert::{Parse, Wire};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hone::v1::dataset_service_server::DatasetService;
 use hone::v1::upload_dataset_request::Part;
@@ -9,12 +10,13 @@ use hone::v1::{
     Dataset, DeleteDatasetRequest, DeleteDatasetResponse, GetDatasetRequest, ListDatasetsRequest,
     ListDatasetsResponse, UploadDatasetRequest,
 };
-use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::blocking;
 use super::convert::all;
 use super::convert::dataset::file_name;
+use super::turns::Turns;
 use crate::jobs::datasets::{Datasets, Header};
 use hone_base::error::Error;
 use hone_data::Columns;
@@ -22,18 +24,15 @@ use hone_data::Columns;
 /// Bytes of a chunk at most.
 const MAX_CHUNK: usize = 1 << 20;
 
-/// Chunks that wait for the disk at most.
-const AHEAD: usize = 4;
-
 /// The service.
 pub struct DatasetRpc {
     pub(super) datasets: Arc<Datasets>,
-}
-
-/// What the caller sent, for the thread that writes it.
-enum Incoming {
-    Chunk(Vec<u8>),
-    End,
+    /// Who may read a file.
+    pub(super) reading: Turns,
+    /// Who may send one.
+    pub(super) uploads: Turns,
+    /// An upload that does not go on for so long is given up.
+    pub(super) idle: Duration,
 }
 
 #[tonic::async_trait]
@@ -42,40 +41,27 @@ impl DatasetService for DatasetRpc {
         &self,
         request: Request<Streaming<UploadDatasetRequest>>,
     ) -> Result<Response<Dataset>, Status> {
+        let _upload = self.uploads.take().await?;
         let mut messages = request.into_inner();
-        let header = match messages.message().await?.and_then(|message| message.part) {
+        let header = match self.next(&mut messages).await? {
             Some(Part::Header(header)) => Header::parse(header)?,
             Some(Part::Chunk(_)) | None => {
                 return Err(Error::invalid("the first message of an upload must be the header").into());
             }
         };
-        let (sender, mut incoming) = mpsc::channel(AHEAD);
         let datasets = self.datasets.clone();
-        // A caller that goes away drops the sender before the end is said, and the file with it.
-        let written = blocking(move || {
-            let mut upload = datasets.begin(header)?;
-            while let Some(message) = incoming.blocking_recv() {
-                match message {
-                    Incoming::Chunk(chunk) => upload.write(&chunk)?,
-                    Incoming::End => return datasets.finish(upload),
-                }
-            }
-            Err(Error::new(hone_base::error::Kind::Cancelled, "the upload was given up before its end"))
+        let mut upload = blocking(move || datasets.begin(header)).await?;
+        // A caller that goes away drops this future, and the file with it.
+        while let Some(part) = self.next(&mut messages).await? {
+            let chunk = chunk(part)?;
+            upload = blocking(move || upload.write(&chunk).map(|()| upload)).await?;
+        }
+        let (turn, datasets) = (self.reading.take().await?, self.datasets.clone());
+        let record = blocking(move || {
+            let _turn = turn;
+            datasets.finish(upload)
         });
-        let sent = async move {
-            while let Some(message) = messages.message().await? {
-                let chunk = chunk(message)?;
-                if sender.send(Incoming::Chunk(chunk)).await.is_err() {
-                    // The writer has failed, and says why.
-                    return Ok(());
-                }
-            }
-            let _ = sender.send(Incoming::End).await;
-            Ok::<(), Status>(())
-        };
-        let (written, sent) = tokio::join!(written, sent);
-        sent?;
-        Ok(Response::new((&written?).wire()))
+        Ok(Response::new((&record.await?).wire()))
     }
 
     async fn list(&self, _: Request<ListDatasetsRequest>) -> Result<Response<ListDatasetsResponse>, Status> {
@@ -89,8 +75,13 @@ impl DatasetService for DatasetRpc {
         let GetDatasetRequest { id, columns, name } = request.into_inner();
         let name = name.map(file_name).transpose()?;
         let (datasets, columns) = (self.datasets.clone(), columns.map(Columns::parse).transpose()?);
-        let record = blocking(move || datasets.get(&id, columns.as_ref(), name)).await?;
-        Ok(Response::new((&record).wire()))
+        // Other columns need the file to be read again.
+        let turn = if columns.is_some() { Some(self.reading.take().await?) } else { None };
+        let record = blocking(move || {
+            let _turn = turn;
+            datasets.get(&id, columns.as_ref(), name)
+        });
+        Ok(Response::new((&record.await?).wire()))
     }
 
     async fn delete(
@@ -103,15 +94,33 @@ impl DatasetService for DatasetRpc {
     }
 }
 
-fn chunk(message: UploadDatasetRequest) -> Result<Vec<u8>, Status> {
-    match message.part {
-        Some(Part::Chunk(chunk)) if chunk.len() <= MAX_CHUNK => Ok(chunk),
-        Some(Part::Chunk(chunk)) => Err(Error::invalid(format!(
+impl DatasetRpc {
+    /// The next part of an upload; `None` at its end.
+    async fn next(&self, messages: &mut Streaming<UploadDatasetRequest>) -> Result<Option<Part>, Status> {
+        let late = |_| {
+            let seconds = self.idle.as_secs();
+            Status::deadline_exceeded(format!(
+                "nothing more of the upload has come for {seconds} s, so it was given up; send the file again"
+            ))
+        };
+        let Some(message) = timeout(self.idle, messages.message()).await.map_err(late)?? else {
+            return Ok(None);
+        };
+        match message.part {
+            Some(part) => Ok(Some(part)),
+            None => Err(Error::invalid("a message of an upload is empty").into()),
+        }
+    }
+}
+
+fn chunk(part: Part) -> Result<Vec<u8>, Status> {
+    match part {
+        Part::Chunk(chunk) if chunk.len() <= MAX_CHUNK => Ok(chunk),
+        Part::Chunk(chunk) => Err(Error::invalid(format!(
             "a chunk has at most {MAX_CHUNK} bytes; this one has {}",
             chunk.len()
         ))
         .into()),
-        Some(Part::Header(_)) => Err(Error::invalid("an upload has one header, and it comes first").into()),
-        None => Err(Error::invalid("a message of an upload is empty").into()),
+        Part::Header(_) => Err(Error::invalid("an upload has one header, and it comes first").into()),
     }
 }

@@ -1,5 +1,6 @@
 //! The services of `hone.v1`. A procedure converts, delegates and converts back; what it decides stands elsewhere.
 
+pub mod admission;
 pub mod convert;
 pub mod datasets;
 pub mod deadline;
@@ -8,6 +9,7 @@ pub mod inference;
 pub mod models;
 pub mod stopping;
 pub mod training;
+pub mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,11 +29,13 @@ use crate::jobs::registry::Registry;
 use crate::jobs::trainer::Trainer;
 use crate::serve::classify::Serving;
 use crate::serve::registry::Models;
+use admission::AdmissionLayer;
 use deadline::DeadlineLayer;
 use health::Health;
 use hone_base::error::{Error, Result};
 use hone_storage::DataDir;
 use stopping::Stopping;
+use turns::Turns;
 
 /// A message that is received, where a service does not need more.
 const MAX_MESSAGE: usize = 4 << 20;
@@ -41,6 +45,24 @@ const MAX_CLASSIFY_MESSAGE: usize = 32 << 20;
 
 /// Calls at once on one connection.
 const MAX_CALLS: u32 = 1024;
+
+/// Bytes that are received ahead of their admission on one connection, for all its calls together.
+const WINDOW: u32 = 1 << 20;
+
+/// Bytes of messages that are received or wait for their call's answer, of all connections together, at most.
+const MESSAGES: u64 = 256 << 20;
+
+/// Files that are read at once, each by one thread, and those that wait.
+const READING: (usize, usize) = (2, 64);
+
+/// Dry runs that wait for the one that goes on, which has a model in memory.
+const DRY_RUNS_WAITING: usize = 16;
+
+/// Uploads at once; each has a file on the disk, and no thread.
+const UPLOADS: usize = 64;
+
+/// Downloads at once; each has a piece of a file in memory, and no thread.
+const DOWNLOADS: usize = 64;
 
 /// What the services delegate to.
 pub struct Services {
@@ -60,14 +82,33 @@ pub struct Services {
     pub encoder: String,
     /// Whether the daemon is going down.
     pub stopping: Stopping,
+    /// What a call may take.
+    pub bounds: Bounds,
+}
+
+/// What calls may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// A request, an upload or a download that does not go on for so long is given up.
+    pub idle: Duration,
+    /// Bytes of memory that the daemon may take when it starts.
+    pub memory: u64,
+}
+
+impl Bounds {
+    /// Bytes of messages at once: an eighth of the memory, and room for a few of the largest.
+    fn messages(self) -> usize {
+        (self.memory / 8).clamp(2 * MAX_CLASSIFY_MESSAGE as u64, MESSAGES) as usize
+    }
 }
 
 /// The services, ready to be served.
-pub type HoneRouter = Router<Stack<DeadlineLayer, tower_layer::Identity>>;
+pub type HoneRouter = Router<Stack<AdmissionLayer, Stack<DeadlineLayer, tower_layer::Identity>>>;
 
 /// Puts all services, health and reflection together.
 pub fn router(services: Services, health: &Health) -> Result<HoneRouter> {
-    let Services { jobs, datasets, models, serving, trainer, data, encoder, stopping } = services;
+    let Services { jobs, datasets, models, serving, trainer, data, encoder, stopping, bounds } = services;
+    let reading = Turns::new("files to read", READING.0, READING.1);
     let training = training::Training {
         jobs,
         datasets: datasets.clone(),
@@ -75,18 +116,29 @@ pub fn router(services: Services, health: &Health) -> Result<HoneRouter> {
         data,
         encoder,
         stopping: stopping.clone(),
-        dry_runs: Arc::new(tokio::sync::Semaphore::new(1)),
+        reading: reading.clone(),
+        dry_runs: Turns::new("dry runs", 1, DRY_RUNS_WAITING),
     };
     let inference = inference::Inference { serving, stopping: stopping.clone() };
     let mut routes = Routes::default()
         .add_service(TrainingServiceServer::new(training).max_decoding_message_size(MAX_MESSAGE))
         .add_service(InferenceServiceServer::new(inference).max_decoding_message_size(MAX_CLASSIFY_MESSAGE))
         .add_service(
-            DatasetServiceServer::new(datasets::DatasetRpc { datasets })
-                .max_decoding_message_size(MAX_MESSAGE),
+            DatasetServiceServer::new(datasets::DatasetRpc {
+                datasets,
+                reading,
+                uploads: Turns::new("uploads", UPLOADS, 0),
+                idle: bounds.idle,
+            })
+            .max_decoding_message_size(MAX_MESSAGE),
         )
         .add_service(
-            ModelServiceServer::new(models::ModelRpc { models }).max_decoding_message_size(MAX_MESSAGE),
+            ModelServiceServer::new(models::ModelRpc {
+                models,
+                downloads: Turns::new("downloads", DOWNLOADS, 0),
+                idle: bounds.idle,
+            })
+            .max_decoding_message_size(MAX_MESSAGE),
         )
         .add_service(health.server(stopping));
     let reflection = || {
@@ -99,6 +151,8 @@ pub fn router(services: Services, health: &Health) -> Result<HoneRouter> {
     routes = routes.add_service(reflection().build_v1alpha().map_err(failed)?);
     Ok(Server::builder()
         .layer(DeadlineLayer)
+        .layer(AdmissionLayer::new(bounds.messages(), MAX_CLASSIFY_MESSAGE, bounds.idle))
+        .initial_connection_window_size(WINDOW)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .max_concurrent_streams(MAX_CALLS)

@@ -3,6 +3,7 @@
 use crate::rpc::convert::Wire;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use hone::v1::model_service_server::ModelService;
@@ -10,17 +11,21 @@ use hone::v1::{
     DeleteModelRequest, DeleteModelResponse, DownloadModelRequest, DownloadModelResponse, GetModelRequest,
     ListModelsRequest, ListModelsResponse, Model, PromoteModelRequest,
 };
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::blocking;
 use super::convert::all;
+use super::turns::Turns;
 use crate::serve::download;
 use crate::serve::registry::Models;
 
 /// The service.
 pub struct ModelRpc {
     pub(super) models: Arc<Models>,
+    /// Who may receive a model's files.
+    pub(super) downloads: Turns,
+    /// A download whose caller takes nothing for so long is given up.
+    pub(super) idle: Duration,
 }
 
 #[tonic::async_trait]
@@ -58,9 +63,9 @@ impl ModelService for ModelRpc {
         &self,
         request: Request<DownloadModelRequest>,
     ) -> Result<Response<Self::DownloadStream>, Status> {
+        let turn = self.downloads.take().await?;
         let version = self.models.resolve(&request.into_inner().model).await?;
-        let pieces = download::stream(self.models.folder(&version), version.files.clone());
-        let messages = ReceiverStream::new(pieces).map(|piece| Ok(piece?.wire()));
-        Ok(Response::new(Box::pin(messages)))
+        let pieces = download::stream(self.models.folder(&version), version.files.clone(), self.idle, turn);
+        Ok(Response::new(Box::pin(pieces.map(|piece| Ok(piece?.wire())))))
     }
 }

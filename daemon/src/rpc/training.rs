@@ -10,12 +10,12 @@ use hone::v1::{
     CancelJobRequest, DeleteJobRequest, DeleteJobResponse, DryRunResponse, Event, GetJobRequest, Job,
     ListJobsRequest, ListJobsResponse, StartJobRequest, WatchJobRequest,
 };
-use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::blocking;
 use super::convert::{all, dry_run, event};
 use super::stopping::Stopping;
+use super::turns::Turns;
 use crate::jobs::datasets::Datasets;
 use crate::jobs::log::Cursor;
 use crate::jobs::registry::Registry;
@@ -32,8 +32,10 @@ pub struct Training {
     pub(super) data: DataDir,
     pub(super) encoder: String,
     pub(super) stopping: Stopping,
+    /// Who may read files.
+    pub(super) reading: Turns,
     /// One dry run at a time: each of them has a model in memory.
-    pub(super) dry_runs: Arc<Semaphore>,
+    pub(super) dry_runs: Turns,
 }
 
 #[tonic::async_trait]
@@ -42,7 +44,9 @@ impl TrainingService for Training {
         let request = JobRequest::parse(request.into_inner().spec.unwrap_or_default())?;
         let (jobs, datasets, trainer) = (self.jobs.clone(), self.datasets.clone(), self.trainer.clone());
         let (data, encoder) = (self.data.clone(), self.encoder.clone());
+        let turn = self.reading.take().await?;
         let job = blocking(move || {
+            let _turn = turn;
             let spec = request.resolve(&datasets, &encoder)?;
             trainer.check(&spec, &data, &Cancel::default())?;
             jobs.submit(&spec)
@@ -57,7 +61,7 @@ impl TrainingService for Training {
         let turn = tokio::select! {
             biased;
             () = self.stopping.begun() => return Err(Stopping::error().into()),
-            turn = self.dry_runs.clone().acquire_owned() => turn,
+            turn = self.dry_runs.take() => turn?,
         };
         let response = blocking(move || {
             // Held to the end even if the caller goes away.
