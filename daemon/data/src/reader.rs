@@ -286,7 +286,7 @@ impl<'a> Reader<'a> {
         let text = cell.into_text().map_err(|message| self.invalid(line, column, &message))?;
         if text.len() > MAX_TEXT_BYTES {
             let message = format!(
-                "the text has {} bytes; {MAX_TEXT_BYTES} is the most. A model reads the first --max-length tokens alone, \
+                "the text has {} bytes; {MAX_TEXT_BYTES} is the most. A model reads the first `max_length` tokens alone, \
                  so keep the beginning (in pandas: data[\"{}\"] = data[\"{}\"].str[:100_000]), or split it into rows",
                 text.len(),
                 self.column(column),
