@@ -80,7 +80,7 @@ async fn usage_errors_are_2_and_help_is_a_result() {
     let ran = client(&stub, &["train", "--lr", "0"]).await;
     assert_eq!(ran.code, 2);
     assert!(
-        ran.err.starts_with("error: invalid value '0' for '--lr <RATE>': must be greater than 0"),
+        ran.err.starts_with("error: invalid value '0' for '--lr <RATE>': must be a number greater than 0"),
         "{ran:?}"
     );
     let ran = client(&stub, &["train", "--help"]).await;

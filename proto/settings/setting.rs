@@ -308,7 +308,7 @@ impl Setting {
             | (Kind::Switch(_), Value::Switch(_))
             | (Kind::Choice(..), Value::Choice(_))
             | (Kind::Text(_), Value::Text(_)) => Ok(()),
-            (_, value) => outside(format!("{value:?}")),
+            _ => outside("a value of another kind".to_owned()),
         }
     }
 }

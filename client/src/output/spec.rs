@@ -223,8 +223,8 @@ mod tests {
                 "truncation head → head-tail",
                 "gradient checkpointing off → on",
                 "frozen layers none → 4",
-                "class weights none → ham=1,spam=2.5",
                 "moving average none → 0.999",
+                "class weights none → ham=1,spam=2.5",
             ]
         );
     }

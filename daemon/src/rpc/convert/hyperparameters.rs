@@ -307,7 +307,7 @@ mod tests {
         };
         let tried: Vec<_> =
             settings::all().filter_map(|setting| Some((setting.field, given(setting)?))).collect();
-        assert!(tried.len() > 20, "{}", tried.len());
+        assert!(tried.len() >= 20, "{}", tried.len());
         for (field, read) in tried {
             assert_eq!(read, Hyperparameters::default(), "{field}");
         }
