@@ -77,6 +77,9 @@ enum What {
         lr: f64,
         #[arg(long, default_value_t = 42)]
         seed: u64,
+        /// Save the position after so many steps; default: as a job does.
+        #[arg(long)]
+        checkpoint_every: Option<std::num::NonZeroU64>,
     },
     /// A pass without gradients over a labelled file.
     Evaluate {
@@ -218,7 +221,19 @@ fn on_a_pool(what: &What, common: &Common) -> Result<Value> {
 fn measure(what: &What) -> Result<Value> {
     match what {
         What::Step { common, batch, length, steps } => step(common, *batch, *length, *steps),
-        What::Epoch { common, train, limit, max_length, batch, epochs, test, validation, lr, seed } => {
+        What::Epoch {
+            common,
+            train,
+            limit,
+            max_length,
+            batch,
+            epochs,
+            test,
+            validation,
+            lr,
+            seed,
+            checkpoint_every,
+        } => {
             let hyperparameters = Hyperparameters {
                 learning_rate: *lr,
                 seed: *seed,
@@ -228,6 +243,7 @@ fn measure(what: &What) -> Result<Value> {
                 precision: common.precision.asked(),
                 // The peer keeps its last epoch.
                 keep: spec::Keep::Last,
+                checkpoint_every: checkpoint_every.map(spec::CheckpointEvery::Steps).unwrap_or_default(),
                 ..Hyperparameters::default()
             };
             epoch(common, hyperparameters, train, *limit, validation.as_deref(), test.as_deref())
@@ -380,7 +396,8 @@ fn epoch(
     let workspace = tempfile::tempdir().map_err(|error| Error::internal(error.to_string()))?;
     let (mut epochs, mut memory) = (Vec::new(), Vec::new());
     let (device, _) = common.open()?;
-    let outcome = run(&plan, &device, workspace.path(), Control::default(), &mut |event| {
+    let (rows, steps) = (plan.train.examples.len() as f64, plan.total_steps());
+    let outcome = run(plan, &device, workspace.path(), Control::default(), &mut |event| {
         if let Event::Epoch(epoch) = event {
             epochs.push(epoch);
             memory.push(peak_memory());
@@ -388,13 +405,12 @@ fn epoch(
         ControlFlow::Continue(())
     })?;
     let Outcome::Finished(finished) = outcome else { return Err(Error::internal("the run was stopped")) };
-    let rows = plan.train.examples.len() as f64;
     let seconds: Vec<f64> = epochs.iter().map(|epoch| epoch.train_seconds).collect();
     let tokens: Vec<f64> = epochs.iter().map(|epoch| epoch.tokens_per_second * epoch.train_seconds).collect();
     Ok(json!({
         "what": "epoch", "rows": rows, "tokens": tokens.first().map(|tokens| tokens.round()),
         "samples_per_second": rows / median(&seconds), "seconds": median(&seconds),
-        "seconds_of_each_epoch": seconds, "steps": plan.total_steps(),
+        "seconds_of_each_epoch": seconds, "steps": steps,
         "peak_rss_bytes_after_each_epoch": memory,
         "validation_accuracy": epochs.iter().map(|epoch| epoch.validation.accuracy).collect::<Vec<_>>(),
         "test_accuracy": finished.test.map(|test| test.metrics.accuracy),

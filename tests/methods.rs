@@ -161,10 +161,11 @@ fn the_moving_average_of_the_weights_is_what_is_evaluated_and_kept() {
         spec.test = spec.validation.clone();
     });
     let workspace = job.workspace("run");
-    let (plan, mut average) = (job.plan().expect("a plan"), first_weights(&job));
+    let mut average = first_weights(&job);
     let (finished, last) = loop {
         // Stopped after each epoch, the run leaves the weights themselves.
-        let outcome = run(&plan, &Device::Cpu, &workspace, Control::default(), &mut |event| match event {
+        let plan = job.plan().expect("a plan");
+        let outcome = run(plan, &Device::Cpu, &workspace, Control::default(), &mut |event| match event {
             Event::Epoch(_) => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         });

@@ -140,6 +140,20 @@ fn go_on(job: &Job, workspace: &Path, log: &mut Vec<Event>, events: usize) -> Op
     }
 }
 
+/// Begins a job, and pauses it after the first event that is such a one.
+fn pause(job: &Job, workspace: &Path, at: impl Fn(&Event) -> bool + Send) -> Vec<Event> {
+    let (cancel, mut log) = (Cancel::default(), Vec::new());
+    let outcome = job.run_with(workspace, 2, control(&[], &cancel), &mut |event| {
+        if at(&event) {
+            cancel.ask(Reason::Paused);
+        }
+        log.push(event);
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(outcome, Ok(Outcome::Stopped)), "{outcome:?}");
+    log
+}
+
 /// A run that goes through.
 fn whole(job: &Job) -> (Finished, Vec<Event>) {
     let mut log = Vec::new();
@@ -366,11 +380,10 @@ fn a_damaged_position_is_refused_and_the_one_before_is_taken() {
     ];
     for (name, damage) in damages {
         for generations in [1, 2] {
-            let (workspace, mut log) = (job.workspace(&format!("{name} {generations}")), vec![]);
+            let workspace = job.workspace(&format!("{name} {generations}"));
             // In the second epoch, with the first one's checkpoint.
-            let events =
-                whole.1.iter().position(|event| matches!(event, Event::Step(step) if step.step == 9));
-            assert!(go_on(&job, &workspace, &mut log, events.expect("step 9")).is_none());
+            let mut log =
+                pause(&job, &workspace, |event| matches!(event, Event::Step(step) if step.step == 9));
             let newest = newest_position(&workspace);
             damage(&newest);
             if generations == 2 {
@@ -392,9 +405,9 @@ fn a_damaged_position_is_refused_and_the_one_before_is_taken() {
 fn a_position_whose_checkpoint_is_gone_is_refused() {
     let job = with(Methods::default(), |_| {});
     let whole = whole(&job);
-    let (workspace, mut log) = (job.workspace("gone"), vec![]);
-    let test = whole.1.iter().position(|event| matches!(event, Event::Evaluation { split: Split::Test, .. }));
-    assert!(go_on(&job, &workspace, &mut log, test.expect("a test") + 1).is_none());
+    let workspace = job.workspace("gone");
+    let is_test = |event: &Event| matches!(event, Event::Evaluation { split: Split::Test, .. });
+    let mut log = pause(&job, &workspace, is_test);
     for epoch in [1, 2] {
         let _ = std::fs::remove_dir_all(workspace.join(format!("epoch-{epoch}")));
     }

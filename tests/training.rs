@@ -99,7 +99,7 @@ impl Job {
     ) -> Result<Outcome> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         let plan = self.plan().expect("a plan");
-        pool.install(|| run(&plan, &Device::Cpu, workspace, control, emit))
+        pool.install(|| run(plan, &Device::Cpu, workspace, control, emit))
     }
 
     pub(crate) fn finish(&self, name: &str, threads: usize) -> (Finished, Vec<Event>) {

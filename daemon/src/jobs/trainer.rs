@@ -170,7 +170,7 @@ impl DeviceTrainer {
             }
         }
         // Events are logged on this thread: the database's lock is not for a thread of the lowest priority.
-        let run = |emit: &mut Emit<'_>| train::run(&plan, &self.device, workspace, control.clone(), emit);
+        let run = |emit: &mut Emit<'_>| train::run(plan, &self.device, workspace, control.clone(), emit);
         self.lanes.training.run_asking(|ask| run(ask), |event| emit(event))
     }
 

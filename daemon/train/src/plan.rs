@@ -63,7 +63,7 @@ pub struct Part {
     pub split: Split,
     /// The file's name.
     pub name: String,
-    /// The rows in use.
+    /// The rows in use; none once they are tokens.
     pub examples: Vec<Example>,
     /// What each row is labelled with.
     pub targets: Targets,
@@ -208,9 +208,14 @@ impl Plan {
         [&self.train, &self.validation].into_iter().chain(&self.test)
     }
 
+    /// Likewise.
+    pub(super) fn parts_mut(&mut self) -> impl Iterator<Item = &mut Part> {
+        [&mut self.train, &mut self.validation].into_iter().chain(&mut self.test)
+    }
+
     /// Micro-batches of an epoch.
     pub fn batches_per_epoch(&self) -> u64 {
-        (self.train.examples.len() as u64).div_ceil(u64::from(self.spec.hyperparameters.batch_size.get()))
+        (self.train.targets.len() as u64).div_ceil(u64::from(self.spec.hyperparameters.batch_size.get()))
     }
 
     /// Optimizer steps of an epoch; the last window of an epoch may be short.

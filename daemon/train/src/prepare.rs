@@ -55,9 +55,10 @@ impl Prepared {
     }
 }
 
-/// Turns the plan's rows into tokens and reports what they are.
+/// Turns the plan's rows into tokens and reports what they are. The texts are given up: the plan's parts have none after
+/// it.
 pub(super) fn prepare(
-    plan: &Plan,
+    plan: &mut Plan,
     encoder: &Checkpoint,
     parameters: u64,
     warmup_steps: u64,
@@ -68,11 +69,15 @@ pub(super) fn prepare(
     let validation = Rows::new(&plan.validation, plan, cancel)?;
     let test = plan.test.as_ref().map(|part| Rows::new(part, plan, cancel)).transpose()?;
     let all = [&train, &validation].into_iter().chain(&test);
-    let splits = plan.parts().zip(all).map(|(part, rows)| split_report(part, rows, plan)).collect();
+    let mut splits = Vec::new();
+    for (part, rows) in plan.parts().zip(all) {
+        splits.push(split_report(part, rows, plan));
+        cancel.check()?;
+    }
     let report = event::Prepared {
         splits,
         labels: plan.labels.names().to_vec(),
-        overlaps: overlaps(plan),
+        overlaps: overlaps(plan, cancel)?,
         total_steps: plan.total_steps(),
         steps_per_epoch: plan.steps_per_epoch(),
         warmup_steps,
@@ -82,6 +87,7 @@ pub(super) fn prepare(
         encoder: plan.spec.encoder.clone(),
         encoder_sha256: encoder.weights_sha256(),
     };
+    plan.parts_mut().for_each(|part| part.examples = Vec::new());
     Ok(Prepared { train: train.into(), validation, test, report })
 }
 
@@ -105,18 +111,19 @@ fn split_report(part: &Part, rows: &Rows, plan: &Plan) -> SplitReport {
     }
 }
 
-fn overlaps(plan: &Plan) -> Vec<Overlap> {
+fn overlaps(plan: &Plan, cancel: &Cancel) -> Result<Vec<Overlap>> {
     let parts: Vec<&Part> = plan.parts().collect();
     let mut overlaps = Vec::new();
     for (index, first) in parts.iter().enumerate() {
         for second in parts.iter().skip(index + 1) {
+            cancel.check()?;
             let (rows, contradictions) = overlap(&first.examples, &second.examples);
             if rows > 0 {
                 overlaps.push(Overlap { first: first.split, second: second.split, rows, contradictions });
             }
         }
     }
-    overlaps
+    Ok(overlaps)
 }
 
 fn describe(device: &Device) -> String {

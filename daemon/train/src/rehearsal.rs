@@ -67,28 +67,48 @@ pub struct Time {
     pub evaluation_seconds: f64,
 }
 
+/// Rows of a step.
+fn window(plan: &Plan) -> usize {
+    let of = &plan.spec.hyperparameters;
+    (of.batch_size.get() as usize).saturating_mul(of.gradient_accumulation.get() as usize)
+}
+
+/// The training rows of the first steps, so many that no more is tokenized again than is used.
+fn first_rows(plan: &Plan) -> Vec<usize> {
+    let order = epoch_order(plan.train.targets.len(), plan.spec.hyperparameters.seed, 0);
+    order.into_iter().take(window(plan).saturating_mul(STEPS).min(ROWS)).collect()
+}
+
 /// What is known of a job without the device.
 pub struct Study {
     plan: Plan,
     report: DryRun,
-    /// Tokens of each training row.
+    /// A part of the first epoch, from its begin, until its texts are tokens.
+    excerpt: Option<Plan>,
+    /// Tokens of each training row of the excerpt.
     lengths: Vec<usize>,
 }
 
 impl Study {
     /// Reads the plan's rows. Blocking; runs on the current rayon pool.
-    pub fn new(plan: Plan, device: &Device, cancel: &Cancel) -> Result<Self> {
-        let of = &plan.spec.hyperparameters;
+    ///
+    /// # Errors
+    /// Fails when a text has no tokens or the encoder cannot be read, and with [`Kind::Cancelled`] when `cancel` is asked.
+    pub fn new(mut plan: Plan, device: &Device, cancel: &Cancel) -> Result<Self> {
         let encoder = Checkpoint::open(&plan.encoder)?;
         let architecture = &encoder.config().architecture;
         let labels = plan.labels.names().len();
-        let workload = of.workload();
+        let workload = plan.spec.hyperparameters.workload();
         let learning = Count::of(architecture, labels, &workload).learning;
         let schedule = plan.schedule();
-        let prepared = prepare(&plan, &encoder, learning, schedule.warmup_steps(), device, cancel)?;
-        let lengths: Vec<usize> = prepared.train.tokens.iter().map(|tokens| tokens.ids.len()).collect();
+        let rows = first_rows(&plan);
+        let excerpt = Some(plan.excerpt(&rows));
+        let prepared = prepare(&mut plan, &encoder, learning, schedule.warmup_steps(), device, cancel)?;
+        let of = &plan.spec.hyperparameters;
+        let all: Vec<usize> = prepared.train.tokens.iter().map(|tokens| tokens.ids.len()).collect();
+        let lengths = rows.iter().filter_map(|&row| all.get(row).copied()).collect();
         let compute = of.precision.compute(device)?;
-        let rows = lengths.iter().copied();
+        let rows = all.into_iter();
         let memory = match gpu::computes_on(device)? {
             true => Memory::on_gpu(architecture, labels, &workload, compute.precision(), rows),
             false => Memory::of(architecture, labels, &workload, compute, rows),
@@ -99,7 +119,7 @@ impl Study {
             time: None,
             notices: diagnosis::before(of, &schedule),
         };
-        Ok(Self { plan, report, lengths })
+        Ok(Self { plan, report, excerpt, lengths })
     }
 
     /// Makes the steps and extrapolates their time to the whole job. Ends early when `stop` says so. `nowhere` is a
@@ -140,22 +160,18 @@ impl Study {
     }
 
     fn measure(
-        &self,
+        &mut self,
         device: &Device,
         nowhere: &Path,
         cancel: &Cancel,
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<Cost>> {
-        let of = &self.plan.spec.hyperparameters;
-        let order = epoch_order(self.lengths.len(), of.seed, 0);
-        let window = (of.batch_size.get() as usize).saturating_mul(of.gradient_accumulation.get() as usize);
-        // A part of the first epoch, so that no more is tokenized again than is used.
-        let rows: Vec<usize> = order.into_iter().take(window.saturating_mul(STEPS).min(ROWS)).collect();
-        let lengths: Vec<usize> = rows.iter().filter_map(|&row| self.lengths.get(row).copied()).collect();
-        let plan = self.plan.excerpt(&rows);
+        let Some(mut plan) = self.excerpt.take() else { return Ok(None) };
+        let (lengths, window) = (&self.lengths, window(&plan));
         let mut ignore = |_| ControlFlow::Continue(());
-        let mut rehearsal = Rehearsal::start(&plan, device, nowhere, cancel, &mut ignore)?;
-        let all: Vec<usize> = (0..rows.len()).collect();
+        let mut rehearsal = Rehearsal::start(&mut plan, device, nowhere, cancel, &mut ignore)?;
+        let of = &self.plan.spec.hyperparameters;
+        let all: Vec<usize> = (0..lengths.len()).collect();
         let micro_batch = of.batch_size.get() as usize;
         let mut step = |rows: &[usize]| -> Result<Sample> {
             let started = Instant::now();
@@ -168,8 +184,8 @@ impl Study {
         }
         let started = Instant::now();
         let first = all.chunks(window).next().unwrap_or_default();
-        let warm_up = step(fitting(first, &lengths, WARM_UP_TOKENS as f64))?;
-        let small = step(fitting(first, &lengths, 0.0))?;
+        let warm_up = step(fitting(first, lengths, WARM_UP_TOKENS as f64))?;
+        let small = step(fitting(first, lengths, 0.0))?;
         let mut pace = warm_up.tokens_per_second().max(small.tokens_per_second());
         let (mut large, mut passed): (Vec<Sample>, &[usize]) = (Vec::new(), &[]);
         for (done, window) in all.chunks(window).take(STEPS).enumerate() {
@@ -177,7 +193,7 @@ impl Study {
             if stop() || left <= 0.0 {
                 break;
             }
-            passed = fitting(window, &lengths, left / (STEPS - done) as f64 * pace);
+            passed = fitting(window, lengths, left / (STEPS - done) as f64 * pace);
             let sample = step(passed)?;
             pace = sample.tokens_per_second();
             large.push(sample);
@@ -219,7 +235,7 @@ struct Rehearsal<'a>(Run<'a>);
 impl<'a> Rehearsal<'a> {
     /// Gets ready as a run does. `nowhere` is a folder that does not exist.
     fn start(
-        plan: &'a Plan,
+        plan: &'a mut Plan,
         device: &'a Device,
         nowhere: &'a Path,
         cancel: &Cancel,

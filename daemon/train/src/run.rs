@@ -77,19 +77,20 @@ impl<E: Into<Error>> From<E> for Halt {
 /// Trains. Everything that happens goes through `emit`, but for what `control` says that the log has. When `emit` breaks
 /// or the token of `control` is asked, the run ends between two micro-batches or batches of an evaluation, its position
 /// saved. A workspace with a saved position continues from there: to the same weights, bit for bit, and the same events
-/// but for times. `workspace` is the job's own folder. Blocking; runs on the current rayon pool.
+/// but for times. `workspace` is the job's own folder. The texts of the plan are freed once they are tokens. Blocking;
+/// runs on the current rayon pool.
 ///
 /// # Errors
 /// Fails when training diverges, the encoder cannot be read, or a checkpoint cannot be written. A position that cannot be
 /// read or written is a notice.
 pub fn run(
-    plan: &Plan,
+    mut plan: Plan,
     device: &Device,
     workspace: &Path,
     control: Control,
     emit: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Outcome> {
-    match Run::start(plan, device, workspace, control, emit).and_then(Run::complete) {
+    match Run::start(&mut plan, device, workspace, control, emit).and_then(Run::complete) {
         Ok(finished) => Ok(Outcome::Finished(Box::new(finished))),
         Err(Halt::Stopped) => Ok(Outcome::Stopped),
         Err(Halt::Failed(error)) => Err(error),
@@ -114,21 +115,23 @@ pub(super) struct Run<'a> {
 
 impl<'a> Run<'a> {
     pub(super) fn start(
-        plan: &'a Plan,
+        plan: &'a mut Plan,
         device: &'a Device,
         workspace: &'a Path,
         control: Control,
         emit: Emit<'a>,
     ) -> Result<Self, Halt> {
         let Control { cancel, seen, throttle } = control;
-        let of = &plan.spec.hyperparameters;
         let schedule = plan.schedule();
         cancel.check()?;
         let encoder = Checkpoint::open(&plan.encoder)?;
         cancel.check()?;
+        let workload = plan.spec.hyperparameters.workload();
         let architecture = &encoder.config().architecture;
-        let learning = Count::of(architecture, plan.labels.names().len(), &of.workload()).learning;
+        let learning = Count::of(architecture, plan.labels.names().len(), &workload).learning;
         let prepared = prepare(plan, &encoder, learning, schedule.warmup_steps(), device, &cancel)?;
+        let plan: &Plan = plan;
+        let of = &plan.spec.hyperparameters;
         // What was read is there; what training takes is asked for before it is taken.
         let lengths = prepared.train.tokens.iter().map(|tokens| tokens.ids.len());
         admit(&plan.host, plan, architecture, device, lengths, 0)?;

@@ -16,7 +16,7 @@ use super::position::Position;
 use super::snapshot::Snapshot;
 use crate::retention;
 use crate::spec::Spec;
-use hone_base::cancel::Cancel;
+use hone_base::cancel::{Cancel, Reason};
 use hone_base::digest::{self, Hasher};
 use hone_base::error::{Error, Kind, Result};
 use hone_engine::model::checkpoint::{WEIGHTS, write_file};
@@ -31,6 +31,7 @@ const SUMS: &str = "SHA256SUMS";
 /// The positions in a workspace.
 pub(crate) struct Positions {
     workspace: PathBuf,
+    cancel: Cancel,
     /// The newest whole one.
     whole: Option<Whole>,
 }
@@ -59,7 +60,7 @@ impl Positions {
     /// # Errors
     /// Fails for a position of another job, and when it is asked to end. One that is damaged is refused, not an error.
     pub(crate) fn load(workspace: &Path, spec: &Spec, cancel: &Cancel) -> Result<Loaded> {
-        let mut positions = Self { workspace: workspace.to_owned(), whole: None };
+        let mut positions = Self { workspace: workspace.to_owned(), cancel: cancel.clone(), whole: None };
         let mut refused = Vec::new();
         if positions.folder().join(POSITION).exists() {
             refused.push("it was saved by another version of Hone".to_owned());
@@ -82,29 +83,40 @@ impl Positions {
         Ok(Loaded { positions, found: None, refused })
     }
 
-    /// Writes a position and waits until it is on the disk; then older positions than the one before may go, and the
-    /// checkpoints that no position names.
+    /// Writes a position and waits until it is on the disk. The one before stays, and so does the checkpoint that each of
+    /// both names; the others go.
+    ///
+    /// # Errors
+    /// Fails when something cannot be written, or the job is cancelled meanwhile. The position before is whole then.
     pub(super) fn write(&mut self, snapshot: &Snapshot) -> Result<()> {
-        let position = snapshot.position()?;
         let (folder, fresh) = (self.folder(), self.folder().join(FRESH));
-        let failed = |doing: &'static str, path: &Path, error: &io::Error| Error::io(doing, path, error);
-        self.make_room()?;
-        fs::create_dir_all(&fresh).map_err(|error| failed("create", &fresh, &error))?;
-        let json = position.to_json()?;
-        write_file(&fresh.join(POSITION), &json)?;
-        let tensors = write_tensors(&fresh.join(TENSORS), snapshot)?;
-        let sums = format!("{}  {POSITION}\n{tensors}  {TENSORS}\n", digest::of_bytes(&json));
-        write_file(&fresh.join(SUMS), sums.as_bytes())?;
-        retention::sync(&fresh)?;
+        let written = self.make_room().and_then(|()| self.fill(&fresh, snapshot));
+        if let Err(error) = written {
+            // It would only take room on a disk that may be full.
+            let _ = fs::remove_dir_all(&fresh);
+            return Err(error);
+        }
+        let position = snapshot.position()?;
         let number = self.whole.map_or(1, |whole| whole.number + 1);
         let target = self.place(number);
-        fs::rename(&fresh, &target).map_err(|error| failed("rename a folder to", &target, &error))?;
+        fs::rename(&fresh, &target).map_err(|error| Error::io("rename a folder to", &target, &error))?;
         retention::sync(&folder)?;
         retention::sync(&self.workspace)?;
         let kept = position.kept.as_ref().map(|kept| kept.epoch);
         let before = self.whole.replace(Whole { number, kept }).and_then(|whole| whole.kept);
         retention::forget(&self.workspace, position.epoch, &[kept, before]);
         Ok(())
+    }
+
+    /// Writes the files of a position, each synced, into a folder.
+    fn fill(&self, fresh: &Path, snapshot: &Snapshot) -> Result<()> {
+        fs::create_dir_all(fresh).map_err(|error| Error::io("create", fresh, &error))?;
+        let json = snapshot.position()?.to_json()?;
+        write_file(&fresh.join(POSITION), &json)?;
+        let tensors = write_tensors(&fresh.join(TENSORS), snapshot, &self.cancel)?;
+        let sums = format!("{}  {POSITION}\n{tensors}  {TENSORS}\n", digest::of_bytes(&json));
+        write_file(&fresh.join(SUMS), sums.as_bytes())?;
+        retention::sync(fresh)
     }
 
     /// Removes whatever is there but the newest whole position.
@@ -166,9 +178,9 @@ impl Positions {
 }
 
 /// Writes the tensors, waits until they are on the disk, and returns the digest of the file.
-fn write_tensors(path: &Path, snapshot: &Snapshot) -> Result<String> {
+fn write_tensors(path: &Path, snapshot: &Snapshot, cancel: &Cancel) -> Result<String> {
     let write = || {
-        let mut file = Digesting { file: File::create(path)?, hasher: Hasher::default() };
+        let mut file = Digesting { file: File::create(path)?, hasher: Hasher::default(), cancel };
         snapshot.write_tensors(&mut file)?;
         file.file.sync_all()?;
         Ok(file.hasher.finish())
@@ -176,14 +188,18 @@ fn write_tensors(path: &Path, snapshot: &Snapshot) -> Result<String> {
     write().map_err(|error| Error::io("write", path, &error))
 }
 
-/// A file whose digest is taken while it is written.
-struct Digesting {
+/// A file whose digest is taken while it is written. A job that was cancelled does not wait for the end.
+struct Digesting<'a> {
     file: File,
     hasher: Hasher,
+    cancel: &'a Cancel,
 }
 
-impl Write for Digesting {
+impl Write for Digesting<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.cancel.reason() == Some(Reason::Cancelled) {
+            return Err(io::Error::other("the job was cancelled"));
+        }
         let written = self.file.write(bytes)?;
         self.hasher.update(bytes.get(..written).unwrap_or_default());
         Ok(written)
@@ -230,6 +246,11 @@ mod tests {
         snapshot
     }
 
+    /// None yet.
+    fn positions(workspace: &Path) -> Positions {
+        Positions { workspace: workspace.to_owned(), cancel: Cancel::default(), whole: None }
+    }
+
     /// The step of the position that a run would continue from, whose numbers belong to it, and how many are refused.
     fn load(workspace: &Path) -> (Option<u64>, usize) {
         let loaded = Positions::load(workspace, &spec("a"), &Cancel::default()).unwrap();
@@ -252,7 +273,7 @@ mod tests {
     fn the_newest_position_is_loaded_and_the_one_before_stays() {
         let workspace = tempfile::tempdir().unwrap();
         assert_eq!(load(workspace.path()), (None, 0));
-        let mut positions = Positions { workspace: workspace.path().to_owned(), whole: None };
+        let mut positions = positions(workspace.path());
         for (step, expected) in [(3, vec!["1"]), (5, vec!["1", "2"]), (9, vec!["2", "3"])] {
             positions.write(&snapshot(step)).unwrap();
             assert_eq!(load(workspace.path()), (Some(step), 0));
@@ -269,7 +290,7 @@ mod tests {
     #[test]
     fn a_crash_at_any_moment_of_writing_leaves_the_position_before() {
         let written = tempfile::tempdir().unwrap();
-        Positions { workspace: written.path().to_owned(), whole: None }.write(&snapshot(7)).unwrap();
+        positions(written.path()).write(&snapshot(7)).unwrap();
         let files: Vec<(&str, Vec<u8>)> = [POSITION, TENSORS, SUMS]
             .map(|name| (name, fs::read(written.path().join("state/1").join(name)).unwrap()))
             .into();
@@ -277,7 +298,7 @@ mod tests {
         // Cut off after so many bytes; under its final name too, as if the disk had not done what it was told.
         for (cut, name) in (0..bytes).step_by(97).flat_map(|cut| [(cut, FRESH), (cut, "2")]) {
             let workspace = tempfile::tempdir().unwrap();
-            let mut positions = Positions { workspace: workspace.path().to_owned(), whole: None };
+            let mut positions = positions(workspace.path());
             positions.write(&snapshot(5)).unwrap();
             let fresh = workspace.path().join(FOLDER).join(name);
             fs::create_dir(&fresh).unwrap();
@@ -300,13 +321,24 @@ mod tests {
     }
 
     #[test]
+    fn a_position_that_cannot_be_written_leaves_the_one_before_and_nothing_else() {
+        let workspace = tempfile::tempdir().unwrap();
+        let mut positions = positions(workspace.path());
+        positions.write(&snapshot(5)).unwrap();
+        positions.cancel.ask(Reason::Cancelled);
+        assert!(positions.write(&snapshot(6)).unwrap_err().message().ends_with("the job was cancelled"));
+        assert_eq!(load(workspace.path()), (Some(5), 0));
+        assert_eq!(names(&workspace.path().join(FOLDER)), ["1"]);
+    }
+
+    #[test]
     fn a_position_of_another_job_is_an_error_and_whoever_asks_to_end_is_heard() {
         let workspace = tempfile::tempdir().unwrap();
-        Positions { workspace: workspace.path().to_owned(), whole: None }.write(&snapshot(5)).unwrap();
+        positions(workspace.path()).write(&snapshot(5)).unwrap();
         let error = Positions::load(workspace.path(), &spec("b"), &Cancel::default()).err().unwrap();
         assert_eq!(error.kind(), Kind::Precondition);
         let cancel = Cancel::default();
-        cancel.ask(hone_base::cancel::Reason::Shutdown);
+        cancel.ask(Reason::Shutdown);
         let error = Positions::load(workspace.path(), &spec("a"), &cancel).err().unwrap();
         assert_eq!(error.kind(), Kind::Cancelled);
     }
