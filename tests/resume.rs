@@ -141,7 +141,7 @@ fn go_on(job: &Job, workspace: &Path, log: &mut Vec<Event>, events: usize) -> Op
 }
 
 /// Begins a job, and pauses it after the first event that is such a one.
-fn pause(job: &Job, workspace: &Path, at: impl Fn(&Event) -> bool + Send) -> Vec<Event> {
+fn pause(job: &Job, workspace: &Path, at: impl Fn(&Event) -> bool + Sync) -> Vec<Event> {
     let (cancel, mut log) = (Cancel::default(), Vec::new());
     let outcome = job.run_with(workspace, 2, control(&[], &cancel), &mut |event| {
         if at(&event) {
