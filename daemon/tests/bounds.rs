@@ -139,7 +139,7 @@ fn a_job_that_would_not_fit_when_it_runs_fails_before_it_takes_the_memory() {
     };
     let device = hone_daemon::config::DeviceChoice::Cpu.open().expect("the processor");
     let error =
-        train::run(&plan, &device, workspace.path(), Control::default(), &mut emit).expect_err("a refusal");
+        train::run(plan, &device, workspace.path(), Control::default(), &mut emit).expect_err("a refusal");
     assert_eq!((error.kind(), events), (Kind::Exhausted, 0));
     assert!(error.message().contains("--memory-limit"), "{error}");
 }
