@@ -291,16 +291,17 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Tells why a position could not be saved. The job goes on: it only loses more when it is cut off.
-    fn tell_failure(&mut self) {
-        if let Some(error) = self.saver.failure() {
-            let message = format!(
-                "the position could not be saved: {error}; the job goes on, but if it is cut off it continues from an \
-                 earlier step"
-            );
-            // Whether to end is asked again before the next step.
-            let _ = self.emit.tell(Event::Notice { message });
-        }
+    /// Tells why a position could not be saved, and whether all is well. The job goes on in any case: it only loses more
+    /// when it is cut off.
+    fn tell_failure(&mut self) -> bool {
+        let Some(error) = self.saver.failure() else { return true };
+        let message = format!(
+            "the position could not be saved: {error}; the job goes on, but if it is cut off it continues from an earlier \
+             step"
+        );
+        // Whether to end is asked again before the next step.
+        let _ = self.emit.tell(Event::Notice { message });
+        false
     }
 
     /// Brings every parameter up to date.
@@ -331,6 +332,7 @@ impl<'a> Run<'a> {
 
     /// Scores the kept checkpoint, as it is on disk, and describes it.
     fn finish(mut self) -> Result<Finished, Halt> {
+        self.cancel.check()?;
         let kept = self.position.kept.clone();
         let of = |kept: Kept| Some((self.position.epochs.get(kept.epoch as usize - 1)?.clone(), kept));
         let Some((epoch, Kept { weights_sha256, .. })) = kept.and_then(of) else {
@@ -340,7 +342,6 @@ impl<'a> Run<'a> {
         let test = match &self.plan.test {
             Some(_) => {
                 let started = Instant::now();
-                self.cancel.check()?;
                 let classifier = Classifier::load(&folder, self.device)?;
                 let tally = self.evaluate(Split::Test, Some(&classifier))?;
                 let metrics = self.metrics(&tally);
@@ -353,8 +354,10 @@ impl<'a> Run<'a> {
             None => None,
         };
         self.saver.wait();
-        self.tell_failure();
-        retention::forget(self.workspace, self.position.epoch, &[Some(epoch.epoch)]);
+        if self.tell_failure() {
+            // No position that a crash would lead back to names another one.
+            retention::forget(self.workspace, self.position.epoch, &[Some(epoch.epoch)]);
+        }
         let description = json!({
             "hone_version": env!("CARGO_PKG_VERSION"),
             "job": self.plan.spec,
