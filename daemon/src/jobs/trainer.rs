@@ -170,8 +170,8 @@ impl DeviceTrainer {
             }
         }
         // Events are logged on this thread: the database's lock is not for a thread of the lowest priority.
-        let run = |emit: &mut Emit<'_>| train::run(plan, &self.device, workspace, control.clone(), emit);
-        self.lanes.training.run_asking(|ask| run(ask), |event| emit(event))
+        let training = &self.lanes.training;
+        training.run_asking(|ask| train::run(plan, &self.device, workspace, control.clone(), ask), emit)
     }
 
     fn plan(&self, spec: &Spec, encoder: &Path, data: &DataDir, cancel: &Cancel) -> Result<Plan> {

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::buffer::{Shared, with_scratch};
+use super::calls::give_way;
 use super::dropout::multiply;
 use super::gemm::{Matrix, Packed, Rows, Scaled, multiply_here};
 use super::isa::vectorised;
@@ -117,6 +118,7 @@ impl Attention<'_> {
         let isa = compute.isa();
         let shared = Shared::new(out);
         self.tasks().into_par_iter().with_max_len(1).for_each(|task| {
+            give_way();
             Work::with(|work| {
                 self.probabilities(compute, q, kv, task, work);
                 if let Some(dropout) = self.dropout {
@@ -152,6 +154,7 @@ impl Attention<'_> {
         let isa = compute.isa();
         let (grad_q, grad_kv) = (Shared::new(grad_q), Shared::new(grad_kv));
         self.tasks().into_par_iter().with_max_len(1).for_each(|task| {
+            give_way();
             Work::with(|work| {
                 let (rows, columns, width) = (task.queries, task.tokens, self.width);
                 self.probabilities(compute, q, kv, task, work);

@@ -94,8 +94,9 @@ impl Lane {
                 };
                 *result = Some(work(&mut question));
             });
+            // Gone when this thread panics, so that the work does not wait for an answer.
+            let give = give;
             for question in asked {
-                // The work ends by a panic of its own, if it does not take the answer.
                 let _ = give.send(answer(question));
             }
         });

@@ -94,14 +94,17 @@ impl Trainer for BlockedTrainer {
         emit: &mut Emit<'_>,
     ) -> Result<Outcome> {
         let blocks = spec.name == "blocked";
-        let work = |tell: &mut Emit<'_>| {
-            if blocks {
-                self.signals.blocked.open();
-                self.signals.release.wait();
-            }
-            FakeTrainer.train(spec, data, workspace, control.clone(), tell)
-        };
-        self.lanes.training.run_asking(|tell| work(tell), emit)
+        let lane = &self.lanes.training;
+        lane.run_asking(
+            |ask| {
+                if blocks {
+                    self.signals.blocked.open();
+                    self.signals.release.wait();
+                }
+                FakeTrainer.train(spec, data, workspace, control, ask)
+            },
+            emit,
+        )
     }
 }
 
@@ -144,24 +147,31 @@ impl Score for CrowdingModel {
     fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
         let others = rayon::current_num_threads() - 1;
         let busy = AtomicUsize::new(0);
+        let Signals { crowded, blocked, .. } = &self.signals;
         rayon::scope(|scope| {
             for _ in 0..others {
                 scope.spawn(|_| {
                     busy.fetch_add(1, Ordering::SeqCst);
-                    self.signals.blocked.wait();
+                    blocked.wait();
                 });
             }
             while busy.load(Ordering::SeqCst) < others {
                 std::thread::yield_now();
             }
-            self.signals.crowded.open();
+            crowded.open();
         });
         self.model.scores(batch)
     }
 }
 
 /// Reads a file as the other double does; one that says `wait for PATH` once there is such a path.
-fn read(path: &Path, name: &str, format: Option<Format>, columns: &Columns) -> Result<(Format, Summary)> {
+fn read(
+    path: &Path,
+    name: &str,
+    format: Option<Format>,
+    columns: &Columns,
+    limits: hone_data::Limits,
+) -> Result<(Format, Summary)> {
     let text = std::fs::read_to_string(path).unwrap();
     if let Some(awaited) = text.strip_prefix("wait for ") {
         std::fs::write(format!("{awaited}.begun"), "").unwrap();
@@ -169,7 +179,7 @@ fn read(path: &Path, name: &str, format: Option<Format>, columns: &Columns) -> R
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    testing::read(path, name, format, columns)
+    testing::read(path, name, format, columns, limits)
 }
 
 async fn start(home: &Home, threads: usize, signals: &Signals) -> Harness {

@@ -23,6 +23,7 @@ pub(super) use matrix::Matrix;
 
 use super::Compute;
 use super::buffer::{Buffer, Shared, with_scratch};
+use super::calls::give_way;
 use super::isa::Set;
 
 /// How factors are packed.
@@ -279,6 +280,7 @@ pub(super) fn multiply<E: Epilogue>(compute: Compute, a: Matrix<'_>, b: &Packed,
     let rows_of = |block: usize| block * height..((block + 1) * height).min(a.rows);
     if groups == 1 {
         (0..blocks).into_par_iter().with_max_len(1).for_each(|block| {
+            give_way();
             with_scratch(|[scratch]| {
                 let packed = scratch.reserve(compute.left_values(rows_of(block).len(), a.columns));
                 pack_left(compute, a, rows_of(block), packed);
@@ -301,6 +303,7 @@ pub(super) fn multiply<E: Epilogue>(compute: Compute, a: Matrix<'_>, b: &Packed,
         }
         let packed = &*packed;
         (0..blocks * groups).into_par_iter().with_max_len(1).for_each(|task| {
+            give_way();
             // The blocks of a group follow each other, so that its panels stay in the cache.
             let (block, index) = (task % blocks, task / blocks);
             let panels = index * group..((index + 1) * group).min(panels);

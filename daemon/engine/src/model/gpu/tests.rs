@@ -27,7 +27,7 @@ fn plain() -> Setup {
 
 /// The classifier of a fixture, three labels, on the CPU.
 fn on_cpu(family: &str, setup: &Setup) -> Trainable {
-    let folder = package().join(format!("../tests/fixtures/tiny_{family}"));
+    let folder = package().join(format!("../../tests/fixtures/tiny_{family}"));
     let checkpoint = Checkpoint::open(&folder).expect("the fixture's checkpoint");
     let labels = checkpoint.config().labels().expect("labels");
     Trainable::start(&checkpoint, &labels, setup, &Device::Cpu).expect("a classifier")
