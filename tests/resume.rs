@@ -131,7 +131,7 @@ fn go_on(job: &Job, workspace: &Path, log: &mut Vec<Event>, events: usize) -> Op
             return ControlFlow::Break(());
         }
         log.push(event);
-        left -= 1;
+        left = left.saturating_sub(1);
         if left == 0 {
             cancel.ask(Reason::Cancelled);
         }
