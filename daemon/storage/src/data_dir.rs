@@ -31,7 +31,7 @@ impl DataDir {
         if tmp.exists() {
             std::fs::remove_dir_all(&tmp).map_err(|error| Error::io("empty", &tmp, &error))?;
         }
-        for folder in [tmp, root.join("datasets"), root.join("models"), root.join("jobs")] {
+        for folder in [tmp, data.datasets(), data.models(), data.workspaces()] {
             create(&folder)?;
         }
         Ok((data, lock))
@@ -65,9 +65,19 @@ impl DataDir {
         self.root.join("tmp")
     }
 
+    /// Where the files of all data sets lie.
+    pub fn datasets(&self) -> PathBuf {
+        self.root.join("datasets")
+    }
+
+    /// Where the folders of all jobs lie.
+    pub fn workspaces(&self) -> PathBuf {
+        self.root.join("jobs")
+    }
+
     /// A data set's file.
     pub fn dataset(&self, id: &str) -> PathBuf {
-        self.root.join("datasets").join(id)
+        self.datasets().join(id)
     }
 
     /// Where the versions of all models lie.
@@ -82,10 +92,10 @@ impl DataDir {
 
     /// The folder in which a job works.
     pub fn workspace(&self, job: &str) -> PathBuf {
-        self.root.join("jobs").join(job)
+        self.workspaces().join(job)
     }
 
-    /// Removes a folder: it disappears at once, and its contents follow. It need not exist.
+    /// Removes a folder, or a file: it disappears at once, and its contents follow. It need not exist.
     pub fn discard(&self, folder: &Path) -> Result<()> {
         if !folder.exists() {
             return Ok(());
@@ -93,13 +103,30 @@ impl DataDir {
         let grave = self.tmp().join(ulid::Ulid::generate().to_string());
         std::fs::rename(folder, &grave).map_err(|error| Error::io("remove", folder, &error))?;
         sync_parent(folder)?;
-        std::fs::remove_dir_all(&grave).map_err(|error| Error::io("remove", &grave, &error))
+        let removed =
+            if grave.is_dir() { std::fs::remove_dir_all(&grave) } else { std::fs::remove_file(&grave) };
+        removed.map_err(|error| Error::io("remove", &grave, &error))
     }
 }
 
 /// Creates a folder and its parents.
 pub fn create(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|error| Error::io("create the folder", folder, &error))
+}
+
+/// Makes the folder `to` with the files of `from`, which stay where they are. They are the same files where the file system
+/// knows links, else copies.
+pub fn link_folder(from: &Path, to: &Path) -> Result<()> {
+    create(to)?;
+    let listed = |error| Error::io("list", from, &error);
+    for entry in std::fs::read_dir(from).map_err(listed)? {
+        let entry = entry.map_err(listed)?;
+        let (file, link) = (entry.path(), to.join(entry.file_name()));
+        std::fs::hard_link(&file, &link)
+            .or_else(|_| std::fs::copy(&file, &link).map(drop))
+            .map_err(|error| Error::io("copy", &file, &error))?;
+    }
+    Ok(())
 }
 
 /// Moves a complete folder to where it becomes visible, durably.

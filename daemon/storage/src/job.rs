@@ -57,3 +57,12 @@ pub struct Page {
     /// The number of its newest event.
     pub last_event: u64,
 }
+
+/// A request to start a job, as its sender may repeat it when no answer came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartRequest {
+    /// Made by the sender, new for each job.
+    pub id: String,
+    /// SHA-256 of what was asked for, lower-case hexadecimal: a repetition asks for the same.
+    pub digest: String,
+}

@@ -14,7 +14,7 @@ mod unreadable;
 
 pub use data_dir::DataDir;
 pub use dataset::DatasetRecord;
-pub use job::{Entry, Job, Page, Results};
+pub use job::{Entry, Job, Page, Results, StartRequest};
 pub use model::{Alias, LATEST, Model, Version};
 pub use sqlite::{Store, unknown_dataset, unknown_job};
 pub use time::Time;

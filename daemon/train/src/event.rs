@@ -19,14 +19,27 @@ pub enum State {
     Failed,
     /// Stopped by a user.
     Cancelled,
-    /// The daemon stopped while the job ran.
+    /// The daemon stopped while the job ran; the job may continue.
     Interrupted,
+    /// Stopped by a user for a while.
+    Paused,
 }
 
 impl State {
+    /// Every state that a job may be in.
+    pub const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Interrupted,
+        Self::Paused,
+    ];
+
     /// Whether nothing more will happen.
     pub fn is_final(self) -> bool {
-        !matches!(self, Self::Queued | Self::Running)
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
 }
 

@@ -49,14 +49,14 @@ impl Store {
         })
     }
 
-    /// Removes a record, unless a queued or running job needs it.
+    /// Removes a record, unless a job that has not ended needs it.
     pub fn delete_dataset(&self, id: &str) -> Result<()> {
         self.write(|tx| {
             let there = tx.prepare_cached("SELECT 1 FROM datasets WHERE id = ?1")?.exists([id])?;
             if !there {
                 return Err(unknown_dataset(id).into());
             }
-            for state in [State::Queued, State::Running] {
+            for state in State::ALL.into_iter().filter(|state| !state.is_final()) {
                 for job in super::jobs::jobs_in(tx, state)?.records {
                     let spec = &job.spec;
                     let sources = [Some(&spec.train), spec.validation.as_ref(), spec.test.as_ref()];

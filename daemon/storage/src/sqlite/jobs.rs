@@ -12,36 +12,13 @@ use hone_train::diagnosis;
 use hone_train::event::{Event, State};
 use hone_train::spec::Spec;
 
-const COLUMNS: &str = "id, state, spec, created, started, ended, failure, last_event";
+pub(super) const COLUMNS: &str = "id, state, spec, created, started, ended, failure, last_event";
 
 impl Store {
     /// Queues a job, unless `bound` jobs are queued already or a data set is not there. Returns it with its first
     /// event logged.
     pub fn insert_job(&self, id: &str, spec: &Spec, bound: usize) -> Result<Job> {
-        self.write(|tx| {
-            let queued: u32 = tx
-                .prepare_cached("SELECT count(*) FROM jobs WHERE state = ?1")?
-                .query_row([state_name(State::Queued)], |row| row.get(0))?;
-            if queued as usize >= bound {
-                return Err(Error::new(
-                    Kind::Exhausted,
-                    format!(
-                        "the queue is full (at most {bound} wait); wait for one to end, cancel one, or start the daemon \
-                         with a higher --max-jobs"
-                    ),
-                )
-                .into());
-            }
-            for source in [Some(&spec.train), spec.validation.as_ref(), spec.test.as_ref()].into_iter().flatten() {
-                super::datasets::require(tx, &source.dataset)?;
-            }
-            tx.prepare_cached(
-                "INSERT INTO jobs (id, state, spec, created, last_event) VALUES (?1, ?2, ?3, ?4, 0)",
-            )?
-            .execute(params![id, state_name(State::Queued), encode(spec)?, Time::now().0])?;
-            append(tx, id, &[Event::StateChanged { state: State::Queued, failure: None }])?;
-            Ok(job(tx, id)?.ok_or_else(|| Error::internal("a new job is missing"))?)
-        })
+        self.write(|tx| insert(tx, id, spec, bound))
     }
 
     /// Logs events, and with them the changes of state that they tell. Returns the number of the last one.
@@ -99,8 +76,19 @@ impl Store {
     }
 
     /// Removes a job and its log; neither need be readable.
+    ///
+    /// # Errors
+    ///
+    /// `Kind::Precondition` while the job is queued or runs.
     pub fn delete_job(&self, id: &str) -> Result<()> {
         self.write(|tx| {
+            let mut busy = tx.prepare_cached("SELECT 1 FROM jobs WHERE id = ?1 AND state IN (?2, ?3)")?;
+            if busy.exists([id, state_name(State::Queued), state_name(State::Running)])? {
+                return Err(Error::precondition(format!(
+                    "the job {id} has not ended; stop it with `client cancel {id}`, and delete it then"
+                ))
+                .into());
+            }
             tx.execute("DELETE FROM events WHERE job = ?1", [id])?;
             match tx.execute("DELETE FROM jobs WHERE id = ?1", [id])? {
                 0 => Err(unknown_job(id).into()),
@@ -121,22 +109,59 @@ impl Store {
             let mut unreadable = Vec::new();
             while let Some(row) = rows.next()? {
                 let job: String = row.get(0)?;
-                let results = results.entry(job.clone()).or_default();
-                match text_of(row, 1).and_then(|text| decode(&text)) {
-                    Ok(Event::Epoch(epoch)) => results.epochs.push(epoch),
-                    Ok(Event::Test(test)) => results.test = Some(test),
-                    Ok(Event::Published(published)) => results.published = Some(published),
-                    Ok(_) => {}
-                    Err(error) => unreadable.push(Unreadable {
-                        kind: RecordKind::Event,
-                        id: format!("{job} event {}", row.get::<_, i64>(2)?),
-                        why: error.message().to_owned(),
-                    }),
+                if let Err(event) = add_result(results.entry(job.clone()).or_default(), &job, row)? {
+                    unreadable.push(event);
                 }
             }
             Ok((results, unreadable))
         })
     }
+}
+
+/// Adds an event of a row (job, body, number) to what the job has achieved, or says why it cannot be read.
+pub(super) fn add_result(
+    results: &mut Results,
+    job: &str,
+    row: &Row<'_>,
+) -> Result<Result<(), Unreadable>, Fault> {
+    match text_of(row, 1).and_then(|text| decode(&text)) {
+        Ok(Event::Epoch(epoch)) => results.epochs.push(epoch),
+        Ok(Event::Test(test)) => results.test = Some(test),
+        Ok(Event::Published(published)) => results.published = Some(published),
+        Ok(_) => {}
+        Err(error) => {
+            return Ok(Err(Unreadable {
+                kind: RecordKind::Event,
+                id: format!("{job} event {}", row.get::<_, i64>(2)?),
+                why: error.message().to_owned(),
+            }));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Queues a job.
+pub(super) fn insert(tx: &Transaction<'_>, id: &str, spec: &Spec, bound: usize) -> Result<Job, Fault> {
+    let queued: u32 = tx
+        .prepare_cached("SELECT count(*) FROM jobs WHERE state = ?1")?
+        .query_row([state_name(State::Queued)], |row| row.get(0))?;
+    if queued as usize >= bound {
+        return Err(Error::new(
+            Kind::Exhausted,
+            format!(
+                "the queue is full (at most {bound} wait); wait for one to end, cancel one, or start the daemon with a \
+                 higher --max-jobs"
+            ),
+        )
+        .into());
+    }
+    for source in [Some(&spec.train), spec.validation.as_ref(), spec.test.as_ref()].into_iter().flatten() {
+        super::datasets::require(tx, &source.dataset)?;
+    }
+    tx.prepare_cached("INSERT INTO jobs (id, state, spec, created, last_event) VALUES (?1, ?2, ?3, ?4, 0)")?
+        .execute(params![id, state_name(State::Queued), encode(spec)?, Time::now().0])?;
+    append(tx, id, &[Event::StateChanged { state: State::Queued, failure: None }])?;
+    Ok(job(tx, id)?.ok_or_else(|| Error::internal("a new job is missing"))?)
 }
 
 pub(super) fn jobs_in(tx: &Transaction<'_>, state: State) -> Result<Listing<Job>, Fault> {
@@ -219,7 +244,7 @@ fn in_words(event: &Event) -> String {
     }
 }
 
-fn job(tx: &Transaction<'_>, id: &str) -> Result<Option<Job>, Fault> {
+pub(super) fn job(tx: &Transaction<'_>, id: &str) -> Result<Option<Job>, Fault> {
     let mut statement = tx.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs WHERE id = ?1"))?;
     let mut rows = statement.query([id])?;
     let job = rows.next()?.map(job_of).transpose().map_err(|error| match error.kind() {
@@ -244,7 +269,7 @@ fn collect(mut rows: rusqlite::Rows<'_>) -> Result<Listing<Job>, Fault> {
     Ok(jobs)
 }
 
-fn job_of(row: &Row<'_>) -> Result<Job> {
+pub(super) fn job_of(row: &Row<'_>) -> Result<Job> {
     Ok(columns_of(row)?)
 }
 
@@ -265,7 +290,7 @@ fn columns_of(row: &Row<'_>) -> Result<Job, Fault> {
     })
 }
 
-fn state_name(state: State) -> &'static str {
+pub(super) fn state_name(state: State) -> &'static str {
     match state {
         State::Queued => "queued",
         State::Running => "running",
@@ -273,11 +298,12 @@ fn state_name(state: State) -> &'static str {
         State::Failed => "failed",
         State::Cancelled => "cancelled",
         State::Interrupted => "interrupted",
+        State::Paused => "paused",
     }
 }
 
-fn parse_state(name: &str) -> Result<State> {
-    [State::Queued, State::Running, State::Succeeded, State::Failed, State::Cancelled, State::Interrupted]
+pub(super) fn parse_state(name: &str) -> Result<State> {
+    State::ALL
         .into_iter()
         .find(|&state| state_name(state) == name)
         .ok_or_else(|| Error::corrupt(format!("the database holds the unknown job state {}", quoted(name))))

@@ -3,12 +3,15 @@
 //! A write is on the disk when its function returns. Readers have a connection of their own, so that they never wait
 //! for a writer's disk.
 
+mod claims;
 #[cfg(test)]
 mod damaged;
 mod datasets;
 mod fault;
 mod jobs;
 mod models;
+mod pages;
+mod requests;
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -27,7 +30,8 @@ pub use datasets::unknown_dataset;
 pub use jobs::unknown_job;
 
 /// One statement list a version of the schema. Never changed, only added to.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE jobs (
         id TEXT PRIMARY KEY,
         state TEXT NOT NULL,
@@ -70,7 +74,13 @@ const MIGRATIONS: &[&str] = &["
         PRIMARY KEY (model, name),
         FOREIGN KEY (model, version) REFERENCES versions (model, version)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    ALTER TABLE jobs ADD COLUMN request TEXT;
+    ALTER TABLE jobs ADD COLUMN request_digest TEXT;
+    CREATE UNIQUE INDEX jobs_by_request ON jobs (request) WHERE request IS NOT NULL;
+",
+];
 
 /// Everything that the daemon remembers, apart from files.
 #[derive(Debug)]
