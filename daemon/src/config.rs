@@ -7,6 +7,7 @@ use std::str::FromStr;
 use candle_core::Device;
 use clap::Parser;
 
+use crate::jobs::restart::ResumeJobs;
 use hone_base::error::{Error, Result};
 use hone_data::Limits;
 use hone_train::host::{HostMemory, MemoryLimit, Room};
@@ -48,6 +49,17 @@ pub struct Config {
     /// the tokens of files [default: as many as the machine has]
     #[arg(long, env = "HONE_THREADS", value_name = "N", default_value_t = default_threads(), hide_default_value = true)]
     pub threads: NonZeroUsize,
+
+    /// Jobs that ran when the daemon stopped: auto (they continue by themselves) or manual (they wait for `client
+    /// resume`)
+    #[arg(
+        long,
+        env = "HONE_RESUME_JOBS",
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_possible_values = true
+    )]
+    pub resume_jobs: ResumeJobs,
 
     /// Jobs that wait at most
     #[arg(long, env = "HONE_MAX_JOBS", value_name = "N", default_value = "64")]
@@ -189,7 +201,7 @@ mod tests {
     #[test]
     fn every_flag_has_a_default() {
         let config = parse(&[]).unwrap();
-        assert_eq!(config.device, DeviceChoice::Auto);
+        assert_eq!((config.device, config.resume_jobs), (DeviceChoice::Auto, ResumeJobs::Auto));
         assert_eq!((config.max_jobs.get(), config.max_upload), (64, Size(2 << 30)));
         assert!(config.data_dir.ends_with("hone"), "{:?}", config.data_dir);
     }
@@ -201,6 +213,7 @@ mod tests {
             ["--device", "cuda:x"],
             ["--threads", "0"],
             ["--max-jobs", "0"],
+            ["--resume-jobs", "never"],
             ["--max-upload", "0"],
             ["--max-upload", "2X"],
             ["--max-upload", "99999999999G"],

@@ -12,8 +12,9 @@ use tonic::transport::server::TcpIncoming;
 use crate::config::Config;
 use crate::jobs::datasets::{Datasets, READER, Reader};
 use crate::jobs::log::Log;
-use crate::jobs::registry::Registry;
-use crate::jobs::runner::{self, Runner};
+use crate::jobs::registry::{Policy, Registry};
+use crate::jobs::runner::Runner;
+use crate::jobs::sweep::sweep;
 use crate::jobs::trainer::{DeviceTrainer, Trainer};
 use crate::lanes::Lanes;
 use crate::rpc::health::Health;
@@ -27,7 +28,7 @@ use hone_engine::kernels::Isa;
 use hone_storage::data_dir::{DataDir, Lock};
 use hone_storage::{Store, Unreadable};
 
-/// How long calls may go on, and a job may take to its next step, when the daemon stops.
+/// How long calls may go on when the daemon stops, and how often it says that it waits for a job to stop.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// A daemon that is ready to serve.
@@ -38,7 +39,8 @@ pub struct Daemon {
     jobs: Arc<Registry>,
     models: Arc<Models>,
     runner: JoinHandle<()>,
-    lock: Lock,
+    /// Held by the runner's thread too.
+    lock: Arc<Lock>,
 }
 
 /// What computes: training, serving and their threads.
@@ -91,13 +93,14 @@ struct Parts {
 }
 
 impl Parts {
-    fn open(root: &Path, max_jobs: usize) -> Result<Self> {
+    fn open(root: &Path, policy: Policy) -> Result<Self> {
         let (data, lock) = DataDir::open(root)?;
         let store = Arc::new(Store::open(&data.database())?);
-        runner::sweep(&data, &store)?;
+        sweep(&data, &store)?;
         let damaged = [store.jobs()?.unreadable, store.results(None)?.1, store.datasets()?.unreadable];
         damaged.iter().flatten().chain(&store.models()?.unreadable).for_each(Unreadable::log);
-        let jobs = Arc::new(Registry::open(store.clone(), Log::new(store.clone()), max_jobs)?);
+        let jobs = Registry::open(store.clone(), Log::new(store.clone()), data.clone(), policy)?;
+        let jobs = Arc::new(jobs);
         Ok(Self { data, lock, store, jobs })
     }
 }
@@ -113,8 +116,9 @@ impl Daemon {
     /// The same with something that computes, and a configuration that is checked.
     pub async fn open_with(config: &Config, compute: Compute) -> Result<Self> {
         let Compute { trainer, engine, lanes, reader } = compute;
-        let (root, max_jobs) = (config.data_dir.clone(), config.max_jobs.get());
-        let parts = tokio::task::spawn_blocking(move || Parts::open(&root, max_jobs));
+        let root = config.data_dir.clone();
+        let policy = Policy { bound: config.max_jobs.get(), resume: config.resume_jobs };
+        let parts = tokio::task::spawn_blocking(move || Parts::open(&root, policy));
         let Parts { data, lock, store, jobs } = parts.await.map_err(crashed)??;
         let models = Arc::new(Models::new(data.clone(), store.clone(), engine, lanes.clone()));
         let (health, stopping) = (Health::new().await, Stopping::default());
@@ -139,11 +143,16 @@ impl Daemon {
             },
         };
         let router = router(services, &health)?;
-        let runner = Runner { registry: jobs.clone(), store, data, trainer }.start()?;
+        let lock = Arc::new(lock);
+        let runner = Runner { registry: jobs.clone(), store, data, trainer }.start(lock.clone())?;
         Ok(Self { router, health, stopping, jobs, models, runner, lock })
     }
 
     /// Serves until `shutdown`, then stops: running calls end, streams are cut off, the job stops at a step.
+    ///
+    /// The job is waited for as long as it takes. It writes in the data folder, so the folder must stay taken until it has
+    /// stopped; and whoever has no more patience can end the process, which lets go of the folder and of the job at once
+    /// and costs no more than the steps since the last saved position.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
         let Self { router, health, stopping, jobs, models, runner, lock } = self;
         let incoming = TcpIncoming::from(listener)
@@ -162,15 +171,20 @@ impl Daemon {
         if served.is_ok() && tokio::time::timeout(GRACE, server).await.is_err() {
             tracing::warn!("some calls have not ended after {} s; cutting them off", GRACE.as_secs());
         }
-        let joined = tokio::task::spawn_blocking(move || {
+        let mut joined = tokio::task::spawn_blocking(move || {
             models.shut_down();
             runner.join().is_ok()
         });
-        match tokio::time::timeout(GRACE, joined).await {
-            Ok(Ok(true)) => {}
-            Ok(_) => tracing::error!("the thread for jobs panicked"),
-            Err(_) => {
-                tracing::warn!("the job has not stopped after {} s; its end is not logged", GRACE.as_secs());
+        loop {
+            match tokio::time::timeout(GRACE, &mut joined).await {
+                Ok(Ok(true)) => break,
+                Ok(_) => {
+                    tracing::error!("the thread for jobs panicked");
+                    break;
+                }
+                Err(_) => {
+                    tracing::warn!("waiting for the job to stop; a second signal ends the process at once")
+                }
             }
         }
         drop(lock);

@@ -27,11 +27,14 @@ use super::*;
 use crate::jobs::testing::{self, FakeTrainer, Home};
 use crate::serve::testing::FakeEngine;
 
+mod lists;
+
 struct Harness {
     address: String,
     channel: Channel,
     stop: Option<oneshot::Sender<()>>,
     task: Task<Result<()>>,
+    jobs: Arc<Registry>,
 }
 
 impl Harness {
@@ -53,9 +56,10 @@ impl Harness {
         let address = listener.local_addr().unwrap().to_string();
         let daemon = Daemon::open_with(&config, compute).await.unwrap();
         let (stop, stopped) = oneshot::channel();
+        let jobs = daemon.jobs.clone();
         let task = tokio::spawn(daemon.serve(listener, async { drop(stopped.await) }));
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        Self { address, channel, stop: Some(stop), task }
+        Self { address, channel, stop: Some(stop), task, jobs }
     }
 
     async fn stop(mut self) {
@@ -81,7 +85,11 @@ impl Harness {
 
     async fn submit(&self, name: &str) -> v1::Job {
         let spec = v1::JobSpec { name: Some(name.into()), ..Default::default() };
-        self.training().start(v1::StartJobRequest { spec: Some(spec) }).await.unwrap().into_inner()
+        self.training()
+            .start(v1::StartJobRequest { spec: Some(spec), request_id: None })
+            .await
+            .unwrap()
+            .into_inner()
     }
 
     async fn watch(&self, job: &str, after: u64) -> tonic::Streaming<v1::Event> {
@@ -157,7 +165,12 @@ async fn a_file_becomes_a_job_becomes_a_model_becomes_an_answer() {
         train: Some(v1::DataSource { dataset_id: dataset.id.clone(), name: None }),
         ..Default::default()
     };
-    let job = daemon.training().start(v1::StartJobRequest { spec: Some(spec) }).await.unwrap().into_inner();
+    let job = daemon
+        .training()
+        .start(v1::StartJobRequest { spec: Some(spec), request_id: None })
+        .await
+        .unwrap()
+        .into_inner();
     let spec = job.spec.unwrap();
     assert_eq!(spec.name.as_deref(), Some("films"));
     assert_eq!(spec.hyperparameters.unwrap().learning_rate, Some(2e-5));
@@ -200,7 +213,14 @@ async fn uploads_that_break_the_rules_are_refused_and_leave_nothing() {
         assert_eq!(daemon.upload(parts).await.unwrap_err().code(), code);
     }
     assert!(
-        daemon.datasets().list(v1::ListDatasetsRequest {}).await.unwrap().into_inner().datasets.is_empty()
+        daemon
+            .datasets()
+            .list(v1::ListDatasetsRequest::default())
+            .await
+            .unwrap()
+            .into_inner()
+            .datasets
+            .is_empty()
     );
     daemon.stop().await;
     for folder in ["tmp", "datasets"] {
@@ -212,8 +232,9 @@ async fn uploads_that_break_the_rules_are_refused_and_leave_nothing() {
 async fn jobs_are_validated_bounded_and_cancelled() {
     let home = Home::new();
     let daemon = Harness::start(&home).await;
-    let start =
-        async |spec| daemon.training().start(v1::StartJobRequest { spec: Some(spec) }).await.unwrap_err();
+    let start = async |spec| {
+        daemon.training().start(v1::StartJobRequest { spec: Some(spec), request_id: None }).await.unwrap_err()
+    };
     let named = |name: &str| v1::JobSpec { name: Some(name.into()), ..Default::default() };
     assert_eq!(start(named("invalid")).await.message(), "the training file has one label only");
     let hyperparameters = v1::Hyperparameters { learning_rate: Some(-1.0), ..Default::default() };
@@ -281,11 +302,43 @@ async fn stopping_cuts_streams_off_interrupts_the_job_and_keeps_the_queue() {
     let get = async |id: &str| {
         daemon.training().get(v1::GetJobRequest { job_id: id.into() }).await.unwrap().into_inner()
     };
-    assert_eq!(get(&running.id).await.state(), v1::JobState::Interrupted);
+    let mut events = daemon.watch(&running.id, 0).await;
+    let mut states = Vec::new();
+    while states.len() < 5 {
+        if let Some(Kind::StateChanged(change)) = events.message().await.unwrap().unwrap().kind {
+            states.push(change.state());
+        }
+    }
+    use v1::JobState::{Interrupted, Queued, Running};
+    assert_eq!(states, [Queued, Running, Interrupted, Queued, Running], "it goes on by itself");
+    assert_eq!(get(&queued.id).await.state(), Queued);
+    daemon.training().pause(v1::PauseJobRequest { job_id: running.id.clone() }).await.unwrap();
     let mut events = daemon.watch(&queued.id, 0).await;
     while events.message().await.unwrap().is_some() {}
     assert_eq!(get(&queued.id).await.state(), v1::JobState::Succeeded);
+    assert_eq!(get(&running.id).await.state(), v1::JobState::Paused);
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_given_up_while_a_job_runs_holds_the_data_folder_until_the_job_has_stopped() {
+    let home = Home::new();
+    let daemon = Harness::start(&home).await;
+    let running = daemon.submit("endless").await;
+    let mut events = daemon.watch(&running.id, 0).await;
+    while !matches!(events.message().await.unwrap().unwrap().kind, Some(Kind::Step(_))) {}
+    daemon.task.abort();
+    assert!(daemon.task.await.unwrap_err().is_cancelled());
+    let taken = || hone_storage::DataDir::open(home.path()).map(drop).map_err(|error| error.kind());
+    assert_eq!(taken(), Err(hone_base::error::Kind::Unavailable));
+    daemon.jobs.close();
+    for _ in 0..1000 {
+        if taken().is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the job does not let go of the folder");
 }
 
 #[tokio::test]
@@ -388,7 +441,7 @@ async fn a_data_folder_with_a_damaged_record_of_each_kind_opens_and_all_else_wor
     daemon.train("reviews").await;
     daemon.train("reviews").await;
     daemon.train("topics").await;
-    let jobs = daemon.training().list(v1::ListJobsRequest {}).await.unwrap().into_inner().jobs;
+    let jobs = daemon.training().list(v1::ListJobsRequest::default()).await.unwrap().into_inner().jobs;
     daemon
         .models()
         .promote(v1::PromoteModelRequest { model: "topics@1".into(), alias: "live".into() })
@@ -416,16 +469,16 @@ async fn a_data_folder_with_a_damaged_record_of_each_kind_opens_and_all_else_wor
         assert!(records.iter().all(|record| !record.why.is_empty()));
         records.into_iter().map(|record| record.id).collect::<Vec<_>>()
     };
-    let listed = daemon.training().list(v1::ListJobsRequest {}).await.unwrap().into_inner();
+    let listed = daemon.training().list(v1::ListJobsRequest::default()).await.unwrap().into_inner();
     assert_eq!(listed.jobs.len(), 2);
     let unreadable = ids(listed.unreadable);
     assert_eq!(unreadable.len(), 2, "{unreadable:?}");
     assert_eq!(unreadable[0], *newest);
     assert!(unreadable[1].starts_with(oldest.as_str()), "{unreadable:?}");
-    let models = daemon.models().list(v1::ListModelsRequest {}).await.unwrap().into_inner();
+    let models = daemon.models().list(v1::ListModelsRequest::default()).await.unwrap().into_inner();
     assert_eq!(models.models.iter().map(|model| model.versions.len()).collect::<Vec<_>>(), [1, 1]);
     assert_eq!(ids(models.unreadable), ["reviews@2", "topics@live"]);
-    let datasets = daemon.datasets().list(v1::ListDatasetsRequest {}).await.unwrap().into_inner();
+    let datasets = daemon.datasets().list(v1::ListDatasetsRequest::default()).await.unwrap().into_inner();
     let damaged = ids(datasets.unreadable);
     assert_eq!(damaged.len(), 1);
 
@@ -455,7 +508,7 @@ async fn a_data_folder_with_a_damaged_record_of_each_kind_opens_and_all_else_wor
     }
     daemon.inference().classify(texts("reviews", &["good"])).await.unwrap();
     assert!(!home.path().join("models/reviews/2").exists());
-    let left = daemon.training().list(v1::ListJobsRequest {}).await.unwrap().into_inner();
+    let left = daemon.training().list(v1::ListJobsRequest::default()).await.unwrap().into_inner();
     assert_eq!((left.jobs.len(), left.unreadable.len()), (1, 0));
     daemon.train("reviews").await;
     daemon.stop().await;

@@ -13,7 +13,7 @@ use hone_data::dataset::{Dataset, Format, Keep, Reading, Summary};
 use hone_data::{Columns, Limits};
 use hone_engine::kernels::lane::aside;
 use hone_storage::data_dir::{self, DataDir};
-use hone_storage::{DatasetRecord, Listing, Store, Time, unknown_dataset};
+use hone_storage::{DatasetRecord, Listing, Store, Time, Unreadable, unknown_dataset};
 use hone_train::host::Room;
 use hone_train::spec::Source;
 
@@ -180,9 +180,13 @@ impl Datasets {
         }
     }
 
-    /// Every record, the newest first.
-    pub fn list(&self) -> Result<Listing<DatasetRecord>> {
-        self.store.datasets()
+    /// At most `limit` records, the newest first, behind the one of the time and id `after`; each with its time.
+    pub fn page(
+        &self,
+        after: Option<(Time, &str)>,
+        limit: usize,
+    ) -> Result<Vec<(Time, Result<DatasetRecord, Unreadable>)>> {
+        self.store.datasets_page(after, limit)
     }
 
     /// Removes a data set that no queued or running job needs.

@@ -8,8 +8,9 @@ use tokio::sync::watch;
 
 use hone_base::error::{Error, Result};
 use hone_base::panic::lock;
-use hone_storage::{Entry, Store, Version, unknown_job};
-use hone_train::event::Event;
+use hone_storage::{Entry, Job, Store, Version, unknown_job};
+use hone_train::Seen;
+use hone_train::event::{Event, State};
 
 /// Entries that a cursor holds at most.
 const PAGE: usize = 256;
@@ -18,8 +19,8 @@ const PAGE: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Log {
     store: Arc<Store>,
-    /// Of jobs that have not ended and have had a reader: the number of the last event.
-    tails: Arc<Mutex<HashMap<String, watch::Sender<u64>>>>,
+    /// Of jobs that have not ended and have had a reader: what wakes the readers.
+    tails: Arc<Mutex<HashMap<String, watch::Sender<()>>>>,
 }
 
 impl Log {
@@ -30,16 +31,53 @@ impl Log {
 
     /// Logs events durably, then wakes the job's readers.
     pub fn append(&self, job: &str, events: &[Event]) -> Result<()> {
-        let last = self.store.append(job, events)?;
-        self.wake(job, last, events);
+        self.store.append(job, events)?;
+        self.wake(job, events);
+        Ok(())
+    }
+
+    /// Logs events as `append` does, but only if the job is in a state; whether it was.
+    pub fn append_when(&self, job: &str, state: State, events: &[Event]) -> Result<bool> {
+        let logged = self.store.append_when(job, state, events)?;
+        if logged {
+            self.wake(job, events);
+        }
+        Ok(logged)
+    }
+
+    /// Takes a queued job to run it, and logs that; `None` when it is not queued any more.
+    pub fn claim(&self, job: &str) -> Result<Option<Job>> {
+        let claimed = self.store.claim(job)?;
+        if claimed.is_some() {
+            self.wake(job, &[]);
+        }
+        Ok(claimed)
+    }
+
+    /// Removes a job with its log; its readers find that it is gone.
+    pub fn delete(&self, job: &str) -> Result<()> {
+        self.store.delete_job(job)?;
+        lock(&self.tails).remove(job);
         Ok(())
     }
 
     /// Records a version together with the events that tell of it, then wakes the readers of its job.
     pub fn publish(&self, version: &Version, events: &[Event]) -> Result<()> {
-        let last = self.store.publish(version, events)?;
-        self.wake(&version.job, last, events);
+        self.store.publish(version, events)?;
+        self.wake(&version.job, events);
         Ok(())
+    }
+
+    /// What the log of a job holds of what a run tells: a run that continues does not tell it again. Blocking.
+    pub fn seen(&self, job: &str) -> Result<Seen> {
+        let (mut seen, mut after) = (Seen::default(), 0);
+        while let Some(page) = self.store.events_after(job, after, PAGE)?
+            && let Some(last) = page.entries.last()
+        {
+            after = last.number;
+            page.entries.iter().for_each(|entry| seen.add(&entry.event));
+        }
+        Ok(seen)
     }
 
     /// A reader of the events that are numbered higher than `after`. Blocking.
@@ -49,18 +87,18 @@ impl Log {
         // The log is read whether or not the rest of the job's record can be.
         let found = self.store.events_after(job, 0, 0)?.ok_or_else(|| unknown_job(job))?;
         let tail = if found.state.is_final() {
-            watch::channel(found.last_event).1
+            watch::channel(()).1
         } else {
-            tails.entry(job.to_owned()).or_insert_with(|| watch::channel(found.last_event).0).subscribe()
+            tails.entry(job.to_owned()).or_insert_with(|| watch::channel(()).0).subscribe()
         };
         Ok(Cursor { store: self.store.clone(), job: job.to_owned(), after, tail, page: VecDeque::new() })
     }
 
-    fn wake(&self, job: &str, last: u64, events: &[Event]) {
+    fn wake(&self, job: &str, events: &[Event]) {
         let ended = events.iter().any(|e| matches!(e, Event::StateChanged { state, .. } if state.is_final()));
         let mut tails = lock(&self.tails);
         if let Some(tail) = tails.get(job) {
-            tail.send_replace(last);
+            tail.send_replace(());
         }
         if ended {
             tails.remove(job);
@@ -74,7 +112,7 @@ pub struct Cursor {
     store: Arc<Store>,
     job: String,
     after: u64,
-    tail: watch::Receiver<u64>,
+    tail: watch::Receiver<()>,
     page: VecDeque<Entry>,
 }
 
@@ -110,7 +148,6 @@ impl Cursor {
 mod tests {
     use super::*;
     use crate::jobs::testing::{self, spec, step};
-    use hone_train::event::State;
 
     fn ended() -> Event {
         Event::StateChanged { state: State::Succeeded, failure: None }

@@ -1,18 +1,20 @@
-//! The state machine of jobs: Queued -> Running -> Succeeded | Failed | Cancelled | Interrupted.
+//! Who changes the states of jobs: by the table in `lifecycle`, and logged before it counts.
 //!
-//! Every change of state is decided here, under one lock, and logged before it counts.
+//! The catalog is the truth. In memory is only what this process does: the job that it runs. A change is logged on the
+//! condition that the job is still in the state that was looked at, so nothing is locked while the database works.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::lifecycle::{Answer, Wish, next};
 use super::log::Log;
+use super::restart::{self, ResumeJobs};
 use hone_base::cancel::{Cancel, Reason};
 use hone_base::error::{Error, Kind, Result, quoted};
 use hone_base::nearest::nearest;
 use hone_base::panic::lock;
-use hone_storage::{Job, Listing, Results, Store, Unreadable, unknown_job};
-use hone_train::event::{Event, Failure, State};
+use hone_storage::{DataDir, Job, Results, StartRequest, Store, Unreadable, Version, unknown_job};
+use hone_train::event::{Event, Failure, Published, State};
 use hone_train::spec::Spec;
 
 /// All jobs.
@@ -20,17 +22,38 @@ use hone_train::spec::Spec;
 pub struct Registry {
     store: Arc<Store>,
     log: Log,
+    data: DataDir,
     bound: usize,
-    queue: Mutex<Queue>,
+    work: Mutex<Work>,
     changed: Condvar,
 }
 
+/// What the operator decides about jobs.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Jobs that wait at most.
+    pub bound: usize,
+    /// Whether interrupted jobs continue by themselves.
+    pub resume: ResumeJobs,
+}
+
+/// What this process does.
 #[derive(Debug, Default)]
-struct Queue {
+struct Work {
     ids: ulid::Generator,
-    waiting: VecDeque<String>,
-    running: Option<(String, Cancel)>,
+    running: Option<Running>,
+    /// Grows with every job that may have come into the queue.
+    arrivals: u64,
     closed: bool,
+}
+
+/// The job that has the device.
+#[derive(Debug)]
+struct Running {
+    id: String,
+    cancel: Cancel,
+    /// It was resumed after it was asked to pause and before it had: it waits again once it has.
+    resume: bool,
 }
 
 /// A job with what its log says of it.
@@ -44,17 +67,42 @@ pub struct JobView {
     pub ahead: usize,
 }
 
-impl Registry {
-    /// The jobs in a store, of which at most `bound` wait. A job that ran when the last daemon stopped was
-    /// interrupted; those that waited wait again.
-    pub fn open(store: Arc<Store>, log: Log, bound: usize) -> Result<Self> {
-        for job in store.ids_in(State::Running)? {
-            tracing::warn!(%job, "the daemon stopped while this job ran");
-            log.append(&job, &[change(State::Interrupted)])?;
+/// A row of the list of jobs.
+#[derive(Debug)]
+pub struct JobRow {
+    /// The job, if it can be read.
+    pub job: Result<JobView, Unreadable>,
+    /// Its events that cannot be read.
+    pub events: Vec<Unreadable>,
+}
+
+impl JobRow {
+    /// The job's id, which tells where the row stands.
+    pub fn id(&self) -> &str {
+        match &self.job {
+            Ok(view) => &view.job.id,
+            Err(unreadable) => &unreadable.id,
         }
-        let waiting = store.ids_in(State::Queued)?.into();
-        let queue = Mutex::new(Queue { waiting, ..Queue::default() });
-        Ok(Self { store, log, bound, queue, changed: Condvar::new() })
+    }
+}
+
+/// How a run of a job ended.
+#[derive(Debug)]
+pub enum End<'a> {
+    /// Its checkpoint is this version.
+    Published(&'a Version),
+    /// It failed.
+    Failed(&'a Error),
+    /// It stopped because it was asked to.
+    Stopped(Reason),
+}
+
+impl Registry {
+    /// The jobs in a store and their folders. A job that ran when the last daemon stopped was interrupted; those that
+    /// waited wait again.
+    pub fn open(store: Arc<Store>, log: Log, data: DataDir, policy: Policy) -> Result<Self> {
+        restart::settle(&store, &log, policy.resume)?;
+        Ok(Self { store, log, data, bound: policy.bound, work: Mutex::default(), changed: Condvar::new() })
     }
 
     /// The logs of all jobs.
@@ -64,36 +112,139 @@ impl Registry {
 
     /// Queues a job.
     pub fn submit(&self, spec: &Spec) -> Result<JobView> {
-        let mut queue = lock(&self.queue);
-        if queue.closed {
-            return Err(going_down());
-        }
-        let id = queue
-            .ids
-            .generate()
-            .map_err(|error| Error::internal(format!("no further job id in this millisecond: {error}")))?;
-        let id = id.to_string().to_ascii_lowercase();
-        let job = self.store.insert_job(&id, spec, self.bound)?;
-        queue.waiting.push_back(id);
-        let ahead = queue.ahead(&job.id);
-        self.changed.notify_all();
-        Ok(JobView { job, results: Results::default(), ahead })
+        self.submit_once(spec, None)
     }
 
-    /// Stops a queued job at once and a running one at its next step; one that has ended stays as it is.
+    /// Queues a job, unless its request has made one already, which is returned then.
+    pub fn submit_once(&self, spec: &Spec, request: Option<&StartRequest>) -> Result<JobView> {
+        let id = {
+            let mut work = lock(&self.work);
+            if work.closed {
+                return Err(going_down());
+            }
+            let id = work.ids.generate();
+            id.map_err(|error| Error::internal(format!("no further job id in this millisecond: {error}")))?
+        };
+        let id = id.to_string().to_ascii_lowercase();
+        let job = self.store.insert_requested_job(&id, spec, request, self.bound)?;
+        self.arrived();
+        self.get(&job.id)
+    }
+
+    /// The job that a request has made, if it has made one.
+    pub fn of_request(&self, request: &StartRequest) -> Result<Option<JobView>> {
+        self.store.job_of_request(request)?.map(|job| self.get(&job.id)).transpose()
+    }
+
+    /// Ends a job: one that runs at its next step, any other at once; one that has ended stays as it is.
     pub fn cancel(&self, id: &str) -> Result<JobView> {
-        {
-            let mut queue = lock(&self.queue);
-            if let Some((running, cancel)) = &queue.running
-                && running == id
-            {
-                cancel.ask(Reason::Cancelled);
-            } else if let Some(place) = queue.waiting.iter().position(|waiting| waiting == id) {
-                self.log.append(id, &[change(State::Cancelled)])?;
-                queue.waiting.remove(place);
+        self.grant(id, Wish::Cancel)
+    }
+
+    /// Lets a job leave the device or the queue: one that runs at its next step, with its position saved.
+    pub fn pause(&self, id: &str) -> Result<JobView> {
+        self.grant(id, Wish::Pause)
+    }
+
+    /// Lets a paused or interrupted job wait for the device again.
+    pub fn resume(&self, id: &str) -> Result<JobView> {
+        self.grant(id, Wish::Resume)
+    }
+
+    fn grant(&self, id: &str, wish: Wish) -> Result<JobView> {
+        loop {
+            let state = self.state_of(id)?;
+            match wish.of(state) {
+                Answer::Stays => break,
+                Answer::Refused => return Err(wish.refusal(id, state)),
+                Answer::IsTold => {
+                    // It may have stopped meanwhile.
+                    if self.tell(id, wish) {
+                        break;
+                    }
+                }
+                Answer::Becomes(new) => {
+                    if new == State::Queued && self.store.ids_in(State::Queued)?.len() >= self.bound {
+                        return Err(Error::new(
+                            Kind::Exhausted,
+                            format!(
+                                "the queue is full (at most {} wait); wait for one to end, or cancel one",
+                                self.bound
+                            ),
+                        ));
+                    }
+                    if self.advance(id, state, new)? {
+                        break;
+                    }
+                }
             }
         }
         self.get(id)
+    }
+
+    /// The state of a job. One that should run and that nobody runs was interrupted.
+    fn state_of(&self, id: &str) -> Result<State> {
+        loop {
+            let state = self.store.events_after(id, 0, 0)?.ok_or_else(|| self.unknown(id))?.state;
+            if state != State::Running || self.runs(id) {
+                return Ok(state);
+            }
+            self.advance(id, State::Running, State::Interrupted)?;
+        }
+    }
+
+    /// Changes a job's state, if it still is the one that was looked at; whether it was.
+    fn advance(&self, id: &str, from: State, to: State) -> Result<bool> {
+        if !next(from).contains(&to) {
+            return Err(Error::internal(
+                "a change of state that the table of states does not have; this is a bug in Hone",
+            ));
+        }
+        let changed = self.log.append_when(id, from, &[change(to)])?;
+        if changed {
+            self.follow_up(id, to);
+        }
+        Ok(changed)
+    }
+
+    /// What a new state brings with it.
+    fn follow_up(&self, id: &str, state: State) {
+        if state == State::Queued {
+            self.arrived();
+        } else if state.is_final() {
+            self.empty(id);
+        }
+    }
+
+    fn arrived(&self) {
+        lock(&self.work).arrivals += 1;
+        self.changed.notify_all();
+    }
+
+    /// Removes the folder of a job that nobody needs any more.
+    fn empty(&self, id: &str) {
+        if let Err(error) = self.data.discard(&self.data.workspace(id)) {
+            tracing::warn!(job = %id, %error, "the folder of a job that has ended stays until the next start");
+        }
+    }
+
+    fn runs(&self, id: &str) -> bool {
+        lock(&self.work).running.as_ref().is_some_and(|running| running.id == id)
+    }
+
+    /// Tells the running job of a wish; whether it was this one that runs.
+    fn tell(&self, id: &str, wish: Wish) -> bool {
+        let mut work = lock(&self.work);
+        let Some(running) = work.running.as_mut().filter(|running| running.id == id) else { return false };
+        match wish {
+            Wish::Cancel => running.cancel.ask(Reason::Cancelled),
+            Wish::Pause => {
+                running.resume = false;
+                running.cancel.ask(Reason::Paused);
+            }
+            Wish::Resume => running.resume = running.cancel.reason() == Some(Reason::Paused),
+        }
+        true
     }
 
     /// The error for a job that does not exist, with the one that was meant.
@@ -108,109 +259,190 @@ impl Registry {
     /// One job.
     pub fn get(&self, id: &str) -> Result<JobView> {
         let job = self.store.job(id)?.ok_or_else(|| self.unknown(id))?;
-        let (mut results, unreadable) = self.store.results(Some(id))?;
+        let (mut results, unreadable) = self.store.results_of(id, id)?;
         unreadable.iter().for_each(Unreadable::log);
         let results = results.remove(id).unwrap_or_default();
-        let ahead = lock(&self.queue).ahead(id);
+        let ahead = if job.state == State::Queued { self.line()?.ahead(id) } else { 0 };
         Ok(JobView { job, results, ahead })
     }
 
-    /// Every job, the newest first.
-    pub fn list(&self) -> Result<Listing<JobView>> {
-        let Listing { records: jobs, mut unreadable } = self.store.jobs()?;
-        let (mut results, events) = self.store.results(None)?;
-        unreadable.extend(events);
-        let queue = lock(&self.queue);
-        let view = |job: Job| {
-            let results = results.remove(&job.id).unwrap_or_default();
-            JobView { results, ahead: queue.ahead(&job.id), job }
+    /// At most `limit` jobs that are older than the one with the id `before`, the newest first.
+    pub fn page(&self, before: Option<&str>, limit: usize) -> Result<Vec<JobRow>> {
+        let jobs = self.store.jobs_page(before, limit)?;
+        let id = |job: &Result<Job, Unreadable>| match job {
+            Ok(job) => job.id.clone(),
+            Err(unreadable) => unreadable.id.clone(),
         };
-        Ok(Listing { records: jobs.into_iter().map(view).collect(), unreadable })
+        let (Some(newest), Some(oldest)) = (jobs.first().map(id), jobs.last().map(id)) else {
+            return Ok(Vec::new());
+        };
+        let (mut results, mut events) = self.store.results_of(&oldest, &newest)?;
+        let line = self.line()?;
+        let row = |job: Result<Job, Unreadable>| {
+            let prefix = format!("{} ", id(&job));
+            let of_job = events.extract_if(.., |event| event.id.starts_with(&prefix)).collect();
+            let view = |job: Job| JobView {
+                results: results.remove(&job.id).unwrap_or_default(),
+                ahead: line.ahead(&job.id),
+                job,
+            };
+            JobRow { job: job.map(view), events: of_job }
+        };
+        Ok(jobs.into_iter().map(row).collect())
     }
 
-    /// Removes a job that has ended, or that cannot be read, and its log.
+    fn line(&self) -> Result<Line> {
+        let running = self.store.ids_in(State::Running)?.len();
+        Ok(Line { running, queued: self.store.ids_in(State::Queued)? })
+    }
+
+    /// Removes a job that neither waits nor runs, or that cannot be read, with its log and its folder.
     pub fn delete(&self, id: &str) -> Result<()> {
-        let queue = lock(&self.queue);
-        let runs = queue.running.as_ref().is_some_and(|(running, _)| running == id);
-        if runs || queue.waiting.iter().any(|waiting| waiting == id) {
-            return Err(Error::precondition(format!(
-                "the job {id} has not ended; stop it with `client cancel {id}`, and delete it then"
-            )));
+        match self.state_of(id) {
+            Err(error) if error.kind() != Kind::Corrupt => return Err(error),
+            _ => self.log.delete(id)?,
         }
-        self.store.delete_job(id)
+        self.empty(id);
+        Ok(())
     }
 
     /// Waits for the next job and marks it as running; `None` once the registry is closed.
     pub fn take(&self) -> Option<(Job, Cancel)> {
-        let mut queue = lock(&self.queue);
         loop {
-            if queue.closed {
-                return None;
-            }
-            let Some(id) = queue.waiting.front().cloned() else {
-                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
-                continue;
+            let seen = {
+                let work = lock(&self.work);
+                if work.closed {
+                    return None;
+                }
+                work.arrivals
             };
-            match self.start(&id) {
-                Err(error) if error.kind() == Kind::Corrupt => {
-                    // It can never start; those behind it shall.
-                    tracing::error!(job = %id, %error, "a job is given up");
-                    queue.waiting.pop_front();
-                    if let Err(error) = self.log.append(&id, &[failed(&error)]) {
-                        tracing::error!(job = %id, %error, "the end of a job cannot be logged");
-                    }
-                }
-                Ok(job) => {
-                    let cancel = Cancel::default();
-                    queue.waiting.pop_front();
-                    queue.running = Some((id, cancel.clone()));
-                    return Some((job, cancel));
-                }
+            let patience = match self.take_next() {
+                Ok(Some(taken)) => return Some(taken),
+                Ok(None) => Duration::MAX,
                 Err(error) => {
-                    // The disk may be full: the job keeps its place.
-                    tracing::error!(job = %id, %error, "a job cannot be started; trying again in 5 s");
-                    let wait = self.changed.wait_timeout(queue, Duration::from_secs(5));
-                    queue = wait.unwrap_or_else(PoisonError::into_inner).0;
+                    // The disk may be full: the jobs keep their places.
+                    tracing::error!(%error, "no job can be started; trying again in 5 s");
+                    Duration::from_secs(5)
                 }
-            }
+            };
+            let work = lock(&self.work);
+            let nothing_new = |work: &mut Work| !work.closed && work.arrivals == seen;
+            drop(
+                self.changed
+                    .wait_timeout_while(work, patience, nothing_new)
+                    .unwrap_or_else(PoisonError::into_inner),
+            );
         }
     }
 
-    fn start(&self, id: &str) -> Result<Job> {
-        // Read before it counts as running: its record may be damaged.
-        self.store.job(id)?.ok_or_else(|| unknown_job(id))?;
-        self.log.append(id, &[change(State::Running)])?;
-        self.store.job(id)?.ok_or_else(|| unknown_job(id))
+    /// The first job of the queue that can be started.
+    fn take_next(&self) -> Result<Option<(Job, Cancel)>> {
+        for id in self.store.ids_in(State::Queued)? {
+            let cancel = Cancel::default();
+            {
+                // Before it counts as running, so that every wish for a running job finds it here.
+                let mut work = lock(&self.work);
+                if work.closed {
+                    return Ok(None);
+                }
+                work.running = Some(Running { id: id.clone(), cancel: cancel.clone(), resume: false });
+            }
+            let claimed = self.log.claim(&id);
+            if !matches!(claimed, Ok(Some(_))) {
+                lock(&self.work).running = None;
+            }
+            match claimed {
+                Ok(Some(job)) => return Ok(Some((job, cancel))),
+                // Cancelled or paused meanwhile.
+                Ok(None) => {}
+                Err(error) if error.kind() == Kind::Corrupt => {
+                    // It can never start; those behind it shall.
+                    tracing::error!(job = %id, %error, "a job is given up");
+                    self.log.append_when(&id, State::Queued, &[failed(&error)])?;
+                    self.empty(&id);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
-    /// Ends the running job with the given events, the last of which is its final state, by way of `write`.
-    pub fn finish(&self, job: &str, write: impl FnOnce(&Log) -> Result<()>) -> Result<()> {
-        let mut queue = lock(&self.queue);
-        write(&self.log)?;
-        queue.running.take_if(|(running, _)| running == job);
+    /// Ends the run of a job. Its folder goes with a job that has ended.
+    pub fn finish(&self, id: &str, end: &End<'_>) -> Result<()> {
+        let mut state = match end {
+            End::Published(version) => {
+                let published = Published {
+                    name: version.name.clone(),
+                    version: version.version,
+                    weights_sha256: version.weights_sha256.clone(),
+                    epoch: version.epoch,
+                };
+                self.log.publish(version, &[Event::Published(published), change(State::Succeeded)])?;
+                State::Succeeded
+            }
+            End::Failed(error) => {
+                self.log.append(id, &[failed(error)])?;
+                State::Failed
+            }
+            End::Stopped(reason) => {
+                let state = match reason {
+                    Reason::Shutdown => State::Interrupted,
+                    Reason::Paused => State::Paused,
+                    Reason::Cancelled => State::Cancelled,
+                };
+                self.log.append(id, &[change(state)])?;
+                state
+            }
+        };
+        let running = lock(&self.work).running.take_if(|running| running.id == id);
+        // A wish that came between the last step and here was told to a run that did not hear it any more.
+        if let Some(running) = running {
+            let late = match (state, running.cancel.reason()) {
+                (State::Paused | State::Interrupted, Some(Reason::Cancelled)) => Some(State::Cancelled),
+                (State::Interrupted, Some(Reason::Paused)) => Some(State::Paused),
+                (State::Paused, _) if running.resume => Some(State::Queued),
+                _ => None,
+            };
+            if let Some(late) = late
+                && self.log.append_when(id, state, &[change(late)])?
+            {
+                state = late;
+            }
+        }
+        self.follow_up(id, state);
         Ok(())
     }
 
-    /// Gives up the running job whose end could not be logged; the next start marks it as interrupted.
-    pub fn abandon(&self, job: &str) {
-        lock(&self.queue).running.take_if(|(running, _)| running == job);
+    /// Gives up the running job whose end could not be logged. It counts as interrupted.
+    pub fn abandon(&self, id: &str) {
+        lock(&self.work).running.take_if(|running| running.id == id);
     }
 
     /// Takes no further job, and asks the running one to stop.
     pub fn close(&self) {
-        let mut queue = lock(&self.queue);
-        queue.closed = true;
-        if let Some((_, cancel)) = &queue.running {
-            cancel.ask(Reason::Shutdown);
+        let mut work = lock(&self.work);
+        work.closed = true;
+        if let Some(running) = &work.running {
+            running.cancel.ask(Reason::Shutdown);
         }
         self.changed.notify_all();
     }
 }
 
-impl Queue {
+/// Who has the device and who waits for it, in this order.
+struct Line {
+    running: usize,
+    queued: Vec<String>,
+}
+
+impl Line {
+    /// Jobs before a queued job; 0 for any other.
     fn ahead(&self, id: &str) -> usize {
-        let place = self.waiting.iter().position(|waiting| waiting == id);
-        place.map_or(0, |place| place + usize::from(self.running.is_some()))
+        // In the order of their ids.
+        match self.queued.binary_search_by(|queued| queued.as_str().cmp(id)) {
+            Ok(place) => place + self.running,
+            Err(_) => 0,
+        }
     }
 }
 
@@ -231,103 +463,5 @@ fn going_down() -> Error {
 
 #[cfg(test)]
 mod damaged;
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::jobs::testing::{Home, spec};
-
-    fn registry(home: &Home) -> Registry {
-        let store = Arc::new(home.store());
-        Registry::open(store.clone(), Log::new(store), 3).unwrap()
-    }
-
-    fn end(registry: &Registry, job: &str, state: State) {
-        registry.finish(job, |log| log.append(job, &[change(state)])).unwrap();
-    }
-
-    fn state(registry: &Registry, id: &str) -> State {
-        registry.get(id).unwrap().job.state
-    }
-
-    #[test]
-    fn jobs_run_in_the_order_in_which_they_came() {
-        let home = Home::new();
-        let registry = registry(&home);
-        let ids: Vec<String> = (0..3).map(|_| registry.submit(&spec("a")).unwrap().job.id).collect();
-        assert!(ids.is_sorted() && ids.iter().all(|id| id.len() == 26 && *id == id.to_lowercase()));
-        assert_eq!(registry.get(&ids[2]).unwrap().ahead, 2);
-        let (first, _) = registry.take().unwrap();
-        assert_eq!((first.id.as_str(), first.state), (ids[0].as_str(), State::Running));
-        assert_eq!(registry.get(&ids[2]).unwrap().ahead, 2);
-        end(&registry, &first.id, State::Succeeded);
-        assert_eq!(registry.get(&ids[2]).unwrap().ahead, 1);
-        assert_eq!(registry.take().unwrap().0.id, ids[1]);
-        let listed: Vec<String> =
-            registry.list().unwrap().records.into_iter().map(|view| view.job.id).collect();
-        assert_eq!(listed, ids.iter().rev().cloned().collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn a_queued_job_is_cancelled_at_once_and_a_running_one_is_asked() {
-        let home = Home::new();
-        let registry = registry(&home);
-        let running = registry.submit(&spec("a")).unwrap().job.id;
-        let queued = registry.submit(&spec("a")).unwrap().job.id;
-        let (_, cancel) = registry.take().unwrap();
-        assert_eq!(registry.cancel(&queued).unwrap().job.state, State::Cancelled);
-        assert_eq!(registry.cancel(&running).unwrap().job.state, State::Running);
-        assert_eq!(cancel.reason(), Some(Reason::Cancelled));
-        end(&registry, &running, State::Cancelled);
-        let events = registry.get(&queued).unwrap().job.last_event;
-        assert_eq!(registry.cancel(&queued).unwrap().job.last_event, events);
-        assert_eq!(registry.cancel("01x").unwrap_err().kind(), Kind::NotFound);
-    }
-
-    #[test]
-    fn after_a_restart_a_running_job_is_interrupted_and_queued_ones_go_on() {
-        let home = Home::new();
-        let (running, queued) = {
-            let registry = registry(&home);
-            let ids =
-                [registry.submit(&spec("a")).unwrap().job.id, registry.submit(&spec("b")).unwrap().job.id];
-            registry.take().unwrap();
-            (ids[0].clone(), ids[1].clone())
-        };
-        let registry = registry(&home);
-        assert_eq!(state(&registry, &running), State::Interrupted);
-        let view = registry.get(&running).unwrap();
-        assert_eq!(view.job.last_event, 3);
-        assert!(view.job.ended.is_some());
-        assert_eq!(state(&registry, &queued), State::Queued);
-        assert_eq!(registry.take().unwrap().0.id, queued);
-    }
-
-    #[test]
-    fn a_full_queue_refuses_and_takes_again_when_a_job_has_left_it() {
-        let home = Home::new();
-        let registry = registry(&home);
-        for _ in 0..3 {
-            registry.submit(&spec("a")).unwrap();
-        }
-        assert_eq!(registry.submit(&spec("a")).unwrap_err().kind(), Kind::Exhausted);
-        registry.take().unwrap();
-        registry.submit(&spec("a")).unwrap();
-    }
-
-    #[test]
-    fn closing_asks_the_running_job_and_hands_out_no_other() {
-        let home = Home::new();
-        let registry = registry(&home);
-        registry.submit(&spec("a")).unwrap();
-        registry.submit(&spec("b")).unwrap();
-        let (_, cancel) = registry.take().unwrap();
-        registry.close();
-        assert_eq!(cancel.reason(), Some(Reason::Shutdown));
-        cancel.ask(Reason::Cancelled);
-        cancel.ask(Reason::Shutdown);
-        assert_eq!(cancel.reason(), Some(Reason::Cancelled));
-        assert!(registry.take().is_none());
-        assert_eq!(registry.submit(&spec("a")).unwrap_err().kind(), Kind::Unavailable);
-    }
-}
+mod tests;

@@ -2,20 +2,19 @@
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::registry::{Registry, change, failed};
+use super::registry::{End, Registry};
 use super::trainer::Trainer;
 use hone_base::cancel::{Cancel, Reason};
 use hone_base::digest;
 use hone_base::error::{Error, Result};
 use hone_base::panic::words;
 use hone_engine::kernels::lane::aside;
-use hone_storage::data_dir::{self, DataDir};
+use hone_storage::data_dir::{self, DataDir, Lock};
 use hone_storage::{Job, Store, Time, Version};
-use hone_train::event::{Event, Published, State};
+use hone_train::event::Event;
 use hone_train::{Control, Finished, Outcome, diagnosis};
 
 /// What the runner works with.
@@ -30,18 +29,20 @@ pub struct Runner {
     pub trainer: Arc<dyn Trainer>,
 }
 
-/// How a job ended.
+/// How a run of a job ended that did not fail.
 enum Ending {
     Published(Box<Version>),
     Stopped(Reason),
 }
 
 impl Runner {
-    /// Starts the thread. It ends after `Registry::close`, when its job has stopped; the caller joins it.
-    pub fn start(self) -> Result<JoinHandle<()>> {
+    /// Starts the thread. It ends after `Registry::close`, when its job has stopped; the caller joins it. It holds the data
+    /// folder as long as it may write there, whatever becomes of the caller.
+    pub fn start(self, lock: Arc<Lock>) -> Result<JoinHandle<()>> {
         std::thread::Builder::new()
             .name("jobs".into())
             .spawn(move || {
+                let _lock = lock;
                 while let Some((job, cancel)) = self.registry.take() {
                     self.run(&job, &cancel);
                 }
@@ -54,36 +55,23 @@ impl Runner {
         let result = catch_unwind(AssertUnwindSafe(|| self.train(job, cancel))).unwrap_or_else(|panic| {
             Err(Error::internal(format!("internal error: {}; this is a bug in Hone", words(&*panic))))
         });
-        let logged = self.registry.finish(&job.id, |log| match &result {
-            Ok(Ending::Published(version)) => {
-                let published = Published {
-                    name: version.name.clone(),
-                    version: version.version,
-                    weights_sha256: version.weights_sha256.clone(),
-                    epoch: version.epoch,
-                };
-                log.publish(version, &[Event::Published(published), change(State::Succeeded)])
-            }
-            Ok(Ending::Stopped(Reason::Cancelled)) => log.append(&job.id, &[change(State::Cancelled)]),
-            Ok(Ending::Stopped(Reason::Shutdown | Reason::Paused)) => {
-                log.append(&job.id, &[change(State::Interrupted)])
-            }
-            Err(error) => log.append(&job.id, &[failed(error)]),
-        });
-        match &result {
+        let end = match &result {
             Ok(Ending::Published(version)) => {
                 tracing::info!(job = %job.id, model = %version.name, version = version.version, "job succeeded");
+                End::Published(version)
             }
-            Ok(Ending::Stopped(reason)) => tracing::info!(job = %job.id, ?reason, "job stopped"),
-            Err(error) => tracing::warn!(job = %job.id, %error, "job failed"),
-        }
-        if let Err(error) = logged {
+            Ok(Ending::Stopped(reason)) => {
+                tracing::info!(job = %job.id, ?reason, "job stopped");
+                End::Stopped(*reason)
+            }
+            Err(error) => {
+                tracing::warn!(job = %job.id, %error, "job failed");
+                End::Failed(error)
+            }
+        };
+        if let Err(error) = self.registry.finish(&job.id, &end) {
             tracing::error!(job = %job.id, %error, "the end of a job cannot be logged");
             self.registry.abandon(&job.id);
-        } else if !matches!(result, Ok(Ending::Stopped(_)))
-            && let Err(error) = self.data.discard(&self.data.workspace(&job.id))
-        {
-            tracing::warn!(job = %job.id, %error, "the folder of a job that has ended stays");
         }
     }
 
@@ -96,9 +84,13 @@ impl Runner {
                 unlogged.get_or_insert(error);
                 return ControlFlow::Break(());
             }
-            cancel.reason().map_or(ControlFlow::Continue(()), |_| ControlFlow::Break(()))
+            if cancel.is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let control = Control { cancel: cancel.clone(), ..Control::default() };
+        let control = Control {
+            cancel: cancel.clone(),
+            seen: self.registry.log().seen(&job.id)?,
+            ..Control::default()
+        };
         let outcome = self.trainer.train(&job.spec, &self.data, &workspace, control, &mut emit);
         if let Some(error) = unlogged {
             return Err(error.within("the job's log cannot be written"));
@@ -117,7 +109,8 @@ impl Runner {
         }
     }
 
-    /// Moves a finished checkpoint to where versions lie. It is not a version before it is recorded.
+    /// Puts a finished checkpoint to where versions lie. It is not a version before it is recorded; until then the job's own
+    /// folder stays whole, so that a job that is interrupted here continues like any other.
     fn place(&self, job: &Job, finished: Finished) -> Result<Version> {
         let name = &job.spec.name;
         // The last guard: whatever trained, a model with such a number is none.
@@ -132,7 +125,9 @@ impl Runner {
         }
         let files = aside(|| digest::of_folder(&finished.folder))?;
         let version = self.store.reserve_version(name)?;
-        data_dir::publish_folder(&finished.folder, &self.data.version(name, version))?;
+        let staged = self.data.tmp().join(ulid::Ulid::generate().to_string());
+        data_dir::link_folder(&finished.folder, &staged)?;
+        data_dir::publish_folder(&staged, &self.data.version(name, version))?;
         Ok(Version {
             name: name.clone(),
             version,
@@ -150,70 +145,45 @@ impl Runner {
     }
 }
 
-/// Removes the folders of versions that were never recorded, or whose records were deleted when the daemon stopped.
-pub fn sweep(data: &DataDir, store: &Store) -> Result<()> {
-    // A version whose record cannot be read is a version all the same.
-    let versions = store.version_numbers()?;
-    let known = |name: &str, version: &str| {
-        versions.iter().any(|(model, number)| model == name && number.to_string() == version)
-    };
-    for (name, folder) in folders(&data.models())? {
-        for (version, folder) in folders(&folder)? {
-            if !known(&name, &version) {
-                tracing::info!(folder = %folder.display(), "removing a checkpoint that is no version");
-                data.discard(&folder)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn folders(folder: &Path) -> Result<Vec<(String, std::path::PathBuf)>> {
-    let failed = |error| Error::io("list", folder, &error);
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.path().is_dir() {
-            found.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
-        }
-    }
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::jobs::log::Log;
+    use crate::jobs::registry::{JobView, Policy};
+    use crate::jobs::restart::ResumeJobs;
     use crate::jobs::testing::{FakeTrainer, Home, spec};
     use hone_base::error::Kind;
+    use hone_train::event::State;
 
     struct Bench {
         registry: Arc<Registry>,
         store: Arc<Store>,
         data: DataDir,
         thread: Option<JoinHandle<()>>,
-        _home: Home,
+        home: Home,
     }
 
     impl Bench {
         fn new() -> Self {
             let home = Home::new();
-            let (data, store) = (home.data(), Arc::new(home.store()));
-            let registry = Arc::new(Registry::open(store.clone(), Log::new(store.clone()), 8).unwrap());
+            let ((data, lock), store) = (DataDir::open(home.path()).unwrap(), Arc::new(home.store()));
+            let policy = Policy { bound: 8, resume: ResumeJobs::Auto };
+            let log = Log::new(store.clone());
+            let registry = Arc::new(Registry::open(store.clone(), log, data.clone(), policy).unwrap());
             let runner = Runner {
                 registry: registry.clone(),
                 store: store.clone(),
                 data: data.clone(),
                 trainer: Arc::new(FakeTrainer),
             };
-            Self { registry, store, data, thread: Some(runner.start().unwrap()), _home: home }
+            Self { registry, store, data, thread: Some(runner.start(Arc::new(lock)).unwrap()), home }
         }
 
         fn submit(&self, name: &str) -> String {
             self.registry.submit(&spec(name)).unwrap().job.id
         }
 
-        fn wait(&self, id: &str, until: impl Fn(&crate::jobs::registry::JobView) -> bool) -> Job {
+        fn wait(&self, id: &str, until: impl Fn(&JobView) -> bool) -> Job {
             for _ in 0..1000 {
                 let view = self.registry.get(id).unwrap();
                 if until(&view) {
@@ -269,14 +239,14 @@ mod tests {
     }
 
     #[test]
-    fn a_running_job_is_cancelled_at_its_next_step_and_keeps_its_workspace() {
+    fn a_running_job_is_cancelled_at_its_next_step_and_leaves_no_workspace() {
         let mut bench = Bench::new();
         let id = bench.submit("endless");
         bench.wait(&id, |view| view.job.last_event > 5);
         bench.registry.cancel(&id).unwrap();
         assert_eq!(bench.ended(&id).state, State::Cancelled);
         bench.stop();
-        assert!(bench.data.workspace(&id).exists());
+        assert!(!bench.data.workspace(&id).exists());
     }
 
     #[test]
@@ -290,28 +260,28 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_without_a_record_is_swept() {
+    fn a_paused_job_leaves_the_device_to_the_next_one_and_keeps_its_workspace() {
         let mut bench = Bench::new();
-        let id = bench.submit("reviews");
-        bench.ended(&id);
+        let (paused, next) = (bench.submit("endless"), bench.submit("reviews"));
+        bench.wait(&paused, |view| view.job.last_event > 5);
+        bench.registry.pause(&paused).unwrap();
+        assert_eq!(bench.ended(&next).state, State::Succeeded);
+        assert_eq!(bench.registry.get(&paused).unwrap().job.state, State::Paused);
+        assert!(bench.data.workspace(&paused).exists());
+        bench.registry.resume(&paused).unwrap();
+        bench.wait(&paused, |view| view.job.state == State::Running);
         bench.stop();
-        let orphan = bench.data.version("reviews", 7);
-        data_dir::create(&orphan).unwrap();
-        sweep(&bench.data, &bench.store).unwrap();
-        assert!(!orphan.exists());
-        assert!(bench.data.version("reviews", 1).exists());
+        assert_eq!(bench.registry.get(&paused).unwrap().job.state, State::Interrupted);
     }
 
     #[test]
-    fn a_version_whose_record_is_damaged_keeps_its_folder() {
+    fn the_data_folder_is_taken_as_long_as_a_job_runs() {
         let mut bench = Bench::new();
-        let id = bench.submit("reviews");
-        bench.ended(&id);
+        let id = bench.submit("endless");
+        bench.wait(&id, |view| view.job.last_event > 5);
+        assert_eq!(DataDir::open(bench.home.path()).unwrap_err().kind(), Kind::Unavailable);
         bench.stop();
-        let database = rusqlite::Connection::open(bench.data.database()).unwrap();
-        database.execute("UPDATE versions SET record = '{}'", []).unwrap();
-        sweep(&bench.data, &bench.store).unwrap();
-        assert!(bench.data.version("reviews", 1).exists());
+        DataDir::open(bench.home.path()).unwrap();
     }
 
     #[test]

@@ -13,10 +13,9 @@ use hone::v1::{
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::blocking;
-use super::convert::all;
 use super::convert::dataset::file_name;
 use super::turns::Turns;
+use super::{blocking, lists};
 use crate::jobs::datasets::{Datasets, Header};
 use hone_base::error::Error;
 use hone_data::Columns;
@@ -64,11 +63,12 @@ impl DatasetService for DatasetRpc {
         Ok(Response::new((&record.await?).wire()))
     }
 
-    async fn list(&self, _: Request<ListDatasetsRequest>) -> Result<Response<ListDatasetsResponse>, Status> {
-        let datasets = self.datasets.clone();
-        let found = blocking(move || datasets.list()).await?;
-        let (datasets, unreadable) = (all(&found.records), all(&found.unreadable));
-        Ok(Response::new(ListDatasetsResponse { datasets, unreadable }))
+    async fn list(
+        &self,
+        request: Request<ListDatasetsRequest>,
+    ) -> Result<Response<ListDatasetsResponse>, Status> {
+        let (datasets, request) = (self.datasets.clone(), request.into_inner());
+        Ok(Response::new(blocking(move || lists::datasets(&datasets, &request)).await?))
     }
 
     async fn get(&self, request: Request<GetDatasetRequest>) -> Result<Response<Dataset>, Status> {

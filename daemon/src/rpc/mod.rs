@@ -6,6 +6,7 @@ pub mod datasets;
 pub mod deadline;
 pub mod health;
 pub mod inference;
+pub mod lists;
 pub mod models;
 pub mod stopping;
 pub mod training;

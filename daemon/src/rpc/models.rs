@@ -13,9 +13,8 @@ use hone::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::blocking;
-use super::convert::all;
 use super::turns::Turns;
+use super::{blocking, lists};
 use crate::serve::download;
 use crate::serve::registry::Models;
 
@@ -30,11 +29,12 @@ pub struct ModelRpc {
 
 #[tonic::async_trait]
 impl ModelService for ModelRpc {
-    async fn list(&self, _: Request<ListModelsRequest>) -> Result<Response<ListModelsResponse>, Status> {
-        let models = self.models.clone();
-        let models = blocking(move || models.list()).await?;
-        let (models, unreadable) = (all(&models.records), all(&models.unreadable));
-        Ok(Response::new(ListModelsResponse { models, unreadable }))
+    async fn list(
+        &self,
+        request: Request<ListModelsRequest>,
+    ) -> Result<Response<ListModelsResponse>, Status> {
+        let (models, request) = (self.models.clone(), request.into_inner());
+        Ok(Response::new(blocking(move || lists::models(&*models.list()?, &request)).await?))
     }
 
     async fn get(&self, request: Request<GetModelRequest>) -> Result<Response<Model>, Status> {

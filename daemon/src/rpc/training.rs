@@ -1,6 +1,6 @@
 //! `hone.v1.TrainingService`.
 
-use crate::rpc::convert::{Convert, Parse, Wire};
+use crate::rpc::convert::{Parse, Wire};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -8,20 +8,19 @@ use futures::Stream;
 use hone::v1::training_service_server::TrainingService;
 use hone::v1::{
     CancelJobRequest, DeleteJobRequest, DeleteJobResponse, DryRunResponse, Event, GetJobRequest, Job,
-    ListJobsRequest, ListJobsResponse, StartJobRequest, WatchJobRequest,
+    ListJobsRequest, ListJobsResponse, PauseJobRequest, ResumeJobRequest, StartJobRequest, WatchJobRequest,
 };
 use tonic::{Request, Response, Status};
 
-use super::blocking;
-use super::convert::{all, dry_run, event};
+use super::convert::{dry_run, event, start};
 use super::stopping::Stopping;
 use super::turns::Turns;
+use super::{blocking, lists};
 use crate::jobs::datasets::Datasets;
 use crate::jobs::log::Cursor;
 use crate::jobs::registry::Registry;
 use crate::jobs::request::JobRequest;
 use crate::jobs::trainer::Trainer;
-use hone_base::cancel::Cancel;
 use hone_storage::DataDir;
 
 /// The service.
@@ -41,15 +40,21 @@ pub struct Training {
 #[tonic::async_trait]
 impl TrainingService for Training {
     async fn start(&self, request: Request<StartJobRequest>) -> Result<Response<Job>, Status> {
-        let request = JobRequest::parse(request.into_inner().spec.unwrap_or_default())?;
+        let request = request.into_inner();
+        let once = start::request(&request)?;
+        let request = JobRequest::parse(request.spec.unwrap_or_default())?;
         let (jobs, datasets, trainer) = (self.jobs.clone(), self.datasets.clone(), self.trainer.clone());
         let (data, encoder) = (self.data.clone(), self.encoder.clone());
+        let cancel = self.stopping.cancel();
         let turn = self.reading.take().await?;
         let job = blocking(move || {
             let _turn = turn;
+            if let Some(job) = once.as_ref().map(|once| jobs.of_request(once)).transpose()?.flatten() {
+                return Ok(job);
+            }
             let spec = request.resolve(&datasets, &encoder)?;
-            trainer.check(&spec, &data, &Cancel::default())?;
-            jobs.submit(&spec)
+            trainer.check(&spec, &data, &cancel)?;
+            jobs.submit_once(&spec, once.as_ref())
         });
         Ok(Response::new(job.await?.wire()))
     }
@@ -63,11 +68,12 @@ impl TrainingService for Training {
             () = self.stopping.begun() => return Err(Stopping::error().into()),
             turn = self.dry_runs.take() => turn?,
         };
+        let cancel = self.stopping.cancel();
         let response = blocking(move || {
             // Held to the end even if the caller goes away.
             let _turn = turn;
             let spec = request.resolve(&datasets, &encoder)?;
-            let report = trainer.dry_run(&spec, &data, &Cancel::default())?;
+            let report = trainer.dry_run(&spec, &data, &cancel)?;
             Ok(dry_run::response(&spec, report))
         });
         Ok(Response::new(response.await?))
@@ -87,12 +93,9 @@ impl TrainingService for Training {
         Ok(Response::new(blocking(move || jobs.get(&id)).await?.wire()))
     }
 
-    async fn list(&self, _: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
-        let jobs = self.jobs.clone();
-        let found = blocking(move || jobs.list()).await?;
-        let unreadable = all(&found.unreadable);
-        let jobs = found.records.into_iter().map(Job::convert).collect();
-        Ok(Response::new(ListJobsResponse { jobs, unreadable }))
+    async fn list(&self, request: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
+        let (jobs, request) = (self.jobs.clone(), request.into_inner());
+        Ok(Response::new(blocking(move || lists::jobs(&jobs, &request)).await?))
     }
 
     async fn cancel(&self, request: Request<CancelJobRequest>) -> Result<Response<Job>, Status> {
@@ -100,16 +103,22 @@ impl TrainingService for Training {
         Ok(Response::new(blocking(move || jobs.cancel(&id)).await?.wire()))
     }
 
+    async fn pause(&self, request: Request<PauseJobRequest>) -> Result<Response<Job>, Status> {
+        let (jobs, id) = (self.jobs.clone(), request.into_inner().job_id);
+        Ok(Response::new(blocking(move || jobs.pause(&id)).await?.wire()))
+    }
+
+    async fn resume(&self, request: Request<ResumeJobRequest>) -> Result<Response<Job>, Status> {
+        let (jobs, id) = (self.jobs.clone(), request.into_inner().job_id);
+        Ok(Response::new(blocking(move || jobs.resume(&id)).await?.wire()))
+    }
+
     async fn delete(
         &self,
         request: Request<DeleteJobRequest>,
     ) -> Result<Response<DeleteJobResponse>, Status> {
-        let (jobs, data, id) = (self.jobs.clone(), self.data.clone(), request.into_inner().job_id);
-        blocking(move || {
-            jobs.delete(&id)?;
-            data.discard(&data.workspace(&id))
-        })
-        .await?;
+        let (jobs, id) = (self.jobs.clone(), request.into_inner().job_id);
+        blocking(move || jobs.delete(&id)).await?;
         Ok(Response::new(DeleteJobResponse {}))
     }
 }

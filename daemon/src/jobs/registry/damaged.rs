@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::Registry;
+use super::{Policy, Registry};
 use crate::jobs::log::Log;
+use crate::jobs::restart::ResumeJobs;
 use crate::jobs::testing::{Home, spec, step};
 use hone_base::error::Kind;
 use hone_storage::{RecordKind, Store};
@@ -34,7 +35,8 @@ impl Bench {
     }
 
     fn registry(&self) -> Registry {
-        Registry::open(self.store.clone(), Log::new(self.store.clone()), 8).unwrap()
+        let policy = Policy { bound: 8, resume: ResumeJobs::Auto };
+        Registry::open(self.store.clone(), Log::new(self.store.clone()), self.home.data(), policy).unwrap()
     }
 }
 
@@ -42,12 +44,10 @@ impl Bench {
 fn a_damaged_result_of_a_job_is_told_in_the_list_of_jobs() {
     let bench = Bench::new();
     bench.sql("UPDATE events SET kind = 'epoch', body = '[]' WHERE number = 2");
-    let listing = bench.registry().list().unwrap();
-    assert_eq!(listing.records.len(), 1);
-    assert_eq!(
-        (listing.unreadable[0].kind, listing.unreadable[0].id.as_str()),
-        (RecordKind::Event, "01a event 2")
-    );
+    let rows = bench.registry().page(None, 9).unwrap();
+    assert!(rows.len() == 1 && rows[0].job.is_ok());
+    let event = &rows[0].events[0];
+    assert_eq!((event.kind, event.id.as_str()), (RecordKind::Event, "01a event 2"));
 }
 
 #[test]
@@ -57,15 +57,16 @@ fn a_job_that_is_damaged_in_any_of_its_parts_hides_no_other_is_watched_if_possib
         bench.store.insert_job("01b", &spec("topics"), 8).unwrap();
         bench.sql(&format!("UPDATE jobs SET {column} = '{value}' WHERE id = '01a'"));
         let registry = bench.registry();
-        let listing = registry.list().unwrap();
-        assert_eq!((listing.records.len(), listing.unreadable.len()), (1, 1), "{column}");
-        assert_eq!((listing.unreadable[0].kind, listing.unreadable[0].id.as_str()), (RecordKind::Job, "01a"));
+        let rows = registry.page(None, 9).unwrap();
+        assert!(rows.len() == 2 && rows[0].job.is_ok(), "{column}");
+        let damaged = rows[1].job.as_ref().unwrap_err();
+        assert_eq!((damaged.kind, damaged.id.as_str()), (RecordKind::Job, "01a"));
         let error = registry.get("01a").unwrap_err();
         assert_eq!(error.kind(), Kind::Corrupt, "{column}");
         assert!(error.message().contains("client jobs delete 01a"), "{error}");
         assert_eq!(registry.log().read("01a", 0).is_ok(), column != "state");
         registry.delete("01a").unwrap();
-        assert_eq!(registry.list().unwrap().unreadable, []);
+        assert_eq!(registry.page(None, 9).unwrap().len(), 1);
         assert_eq!(registry.delete("01a").unwrap_err().kind(), Kind::NotFound);
         let error = registry.delete("01b").unwrap_err();
         assert_eq!(error.kind(), Kind::Precondition);

@@ -48,6 +48,7 @@ impl Convert<State> for v1::JobState {
             State::Failed => Self::Failed,
             State::Cancelled => Self::Cancelled,
             State::Interrupted => Self::Interrupted,
+            State::Paused => Self::Paused,
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod job;
 pub mod model;
 pub mod record;
 pub mod spec;
+pub mod start;
 
 use hone::v1;
 
