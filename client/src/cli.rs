@@ -75,8 +75,12 @@ pub(crate) enum Command {
     Jobs(JobsArgs),
     /// Show everything about a job.
     Show(JobArg),
-    /// Stop a job.
+    /// End a job before its time.
     Cancel(JobArg),
+    /// Stop a job for a while: it gives the device to others and keeps its place in the training.
+    Pause(JobArg),
+    /// Continue a paused or interrupted job from where it stopped.
+    Resume(JobArg),
     /// Compare jobs: what changed from one to the next, and what it did to the test accuracy.
     Compare(CompareArgs),
     /// Classify texts with a trained model.
@@ -165,7 +169,7 @@ pub(crate) struct JobsArgs {
 pub(crate) enum JobsCommand {
     /// List the jobs, the newest first (the default).
     List,
-    /// Delete a job that has ended, or whose record is damaged, with its log; the model that it made stays.
+    /// Delete a job that neither waits nor runs, or whose record is damaged, with its log; the model that it made stays.
     Delete {
         /// The job's id.
         job: String,

@@ -36,6 +36,8 @@ async fn run_to_the_end(global: &Global, command: &Command, output: &mut Output<
         Command::Jobs(args) => jobs::run(global, args.command.as_ref(), output).await,
         Command::Show(args) => jobs::show(global, &args.job, output).await,
         Command::Cancel(args) => jobs::cancel(global, &args.job, output).await,
+        Command::Pause(args) => jobs::pause(global, &args.job, output).await,
+        Command::Resume(args) => jobs::resume(global, &args.job, output).await,
         Command::Compare(args) => compare::run(global, args, output).await,
         Command::Classify(args) => classify::run(global, args, output).await,
         Command::Models(args) => models::run(global, args.command.as_ref(), output).await,

@@ -72,8 +72,8 @@ impl Cursor {
 
 /// True for the states that a job does not leave.
 pub(crate) fn has_ended(state: v1::JobState) -> bool {
-    use v1::JobState::{Cancelled, Failed, Interrupted, Succeeded};
-    matches!(state, Succeeded | Failed | Cancelled | Interrupted)
+    use v1::JobState::{Cancelled, Failed, Succeeded};
+    matches!(state, Succeeded | Failed | Cancelled)
 }
 
 /// Hands every event after `after` to the listener until the job ends or the user stops.
@@ -177,7 +177,11 @@ async fn after_stream(daemon: &Daemon, cursor: &Cursor) -> ControlFlow<v1::JobSt
     }
     let request = v1::GetJobRequest { job_id: cursor.job_id.clone() };
     match daemon.training().get(request).await.map(tonic::Response::into_inner) {
-        Ok(job) if has_ended(job.state()) && job.last_event <= cursor.after => {
+        // A daemon that cannot continue a job ends the stream of one that was interrupted.
+        Ok(job)
+            if (has_ended(job.state()) || job.state() == v1::JobState::Interrupted)
+                && job.last_event <= cursor.after =>
+        {
             ControlFlow::Break(job.state())
         }
         Ok(_) => ControlFlow::Continue(Status::unavailable("the daemon ended the stream")),
@@ -218,18 +222,19 @@ fn given_up(daemon: &Daemon, cursor: &Cursor, lost: &Status, retry_for: Duration
 
 /// The time without a connection that gave an event.
 #[derive(Debug)]
-struct Outage {
-    since: Instant,
+pub(crate) struct Outage {
+    pub(crate) since: Instant,
     attempts: u32,
     noted: Option<Instant>,
 }
 
 impl Outage {
-    fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         Self { since: Instant::now(), attempts: 0, noted: None }
     }
 
-    fn next_pause(&mut self) -> Duration {
+    /// How long to wait before the next attempt.
+    pub(crate) fn next_pause(&mut self) -> Duration {
         let pause = FIRST_PAUSE.saturating_mul(1 << self.attempts.min(10)).min(LONGEST_PAUSE);
         self.attempts += 1;
         pause

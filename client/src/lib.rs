@@ -10,6 +10,7 @@
 //!   follow       a job's events in order, each once, across lost connections
 //!   files        local files: checked, hashed, sent if the daemon lacks them
 //!   lines        texts from a file or a pipe, in batches
+//!   pages        lists that come in pages
 //! progress       one line that moves (a terminal) or a line now and then (a pipe)
 //! output/*       text for people, JSON lines for programs; the only place that writes
 //! fields         the fields that the daemon's messages name, as flags
@@ -31,6 +32,7 @@ mod follow;
 mod interrupt;
 mod lines;
 mod output;
+mod pages;
 mod peer;
 mod plot;
 mod progress;

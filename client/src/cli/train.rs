@@ -102,7 +102,7 @@ impl TrainArgs {
             test_limit: self.test_limit,
             hyperparameters: self.hyperparameters.to_proto(),
         };
-        v1::StartJobRequest { spec: Some(spec) }
+        v1::StartJobRequest { spec: Some(spec), request_id: None }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::error::{Error, Kind};
 use crate::files::{LocalFile, Sender};
 use crate::output::table::{Column, Table};
 use crate::output::{Output, Paint, format, json, unreadable};
+use crate::pages;
 
 pub(super) async fn run(
     global: &Global,
@@ -26,7 +27,17 @@ pub(super) async fn run(
 
 async fn list(global: &Global, output: &mut Output<'_>) -> Result<(), Error> {
     let daemon = Daemon::connect(global).await?;
-    let found = daemon.call(daemon.datasets().list(v1::ListDatasetsRequest {})).await?;
+    let ask = async |page_token| {
+        let request = v1::ListDatasetsRequest { page_token, ..Default::default() };
+        let mut page = daemon.call(daemon.datasets().list(request)).await?;
+        let next = std::mem::take(&mut page.next_page_token);
+        Ok((page, next))
+    };
+    let found = pages::all(ask, |all, page| {
+        all.datasets.extend(page.datasets);
+        all.unreadable.extend(page.unreadable);
+    });
+    let found = found.await?;
     let datasets = found.datasets;
     if output.is_json() {
         datasets.iter().try_for_each(|dataset| output.json(&json::dataset(dataset)))?;

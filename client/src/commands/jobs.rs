@@ -1,14 +1,14 @@
-//! `client jobs`, `client jobs delete`, `client show`, `client cancel`.
+//! `client jobs`, `client jobs delete`, `client show`, `client cancel`, `client pause`, `client resume`.
 
 use hone::v1;
 
-use super::{get_job, hint_at_jobs, kept_epoch, watch};
+use super::{client, get_job, hint_at_jobs, kept_epoch, watch};
 use crate::cli::{Global, JobsCommand};
 use crate::connect::Daemon;
 use crate::error::Error;
 use crate::output::table::{Column, Table};
 use crate::output::{Output, Paint, epochs, format, json, spec, unreadable};
-use crate::plot;
+use crate::{pages, plot};
 
 pub(super) async fn run(
     global: &Global,
@@ -33,7 +33,18 @@ async fn delete(global: &Global, id: &str, output: &mut Output<'_>) -> Result<()
 
 async fn list(global: &Global, output: &mut Output<'_>) -> Result<(), Error> {
     let daemon = Daemon::connect(global).await?;
-    let found = daemon.call(daemon.training().list(v1::ListJobsRequest {})).await?;
+    let without_labels = !output.is_json();
+    let ask = async |page_token| {
+        let request = v1::ListJobsRequest { page_token, without_labels, ..Default::default() };
+        let mut page = daemon.call(daemon.training().list(request)).await?;
+        let next = std::mem::take(&mut page.next_page_token);
+        Ok((page, next))
+    };
+    let found = pages::all(ask, |all, page| {
+        all.jobs.extend(page.jobs);
+        all.unreadable.extend(page.unreadable);
+    });
+    let found = found.await?;
     let jobs = found.jobs;
     if output.is_json() {
         jobs.iter().try_for_each(|job| output.json(&json::job(job)))?;
@@ -73,7 +84,7 @@ pub(super) async fn show(global: &Global, id: &str, output: &mut Output<'_>) -> 
     if output.is_json() {
         return output.json(&json::job(&job));
     }
-    let text = describe(&job, output.width(), output.paint());
+    let text = describe(&job, &client(global, &daemon), output.width(), output.paint());
     output.text(&text)
 }
 
@@ -91,15 +102,48 @@ pub(super) async fn cancel(global: &Global, id: &str, output: &mut Output<'_>) -
     })
 }
 
-fn describe(job: &v1::Job, width: Option<usize>, paint: Paint) -> String {
+pub(super) async fn pause(global: &Global, id: &str, output: &mut Output<'_>) -> Result<(), Error> {
+    let daemon = Daemon::connect(global).await?;
+    let request = v1::PauseJobRequest { job_id: id.to_owned() };
+    let job = daemon.call(daemon.training().pause(request)).await.map_err(hint_at_jobs)?;
+    if output.is_json() {
+        return output.json(&json::job(&job));
+    }
+    let way = format!("`{} resume {id}` continues it", client(global, &daemon));
+    output.text(&match job.state() {
+        v1::JobState::Running => format!("job {id} pauses at its next step; {way}"),
+        state => format!("job {id} is {}; {way}", json::state(state.into())),
+    })
+}
+
+pub(super) async fn resume(global: &Global, id: &str, output: &mut Output<'_>) -> Result<(), Error> {
+    let daemon = Daemon::connect(global).await?;
+    let request = v1::ResumeJobRequest { job_id: id.to_owned() };
+    let job = daemon.call(daemon.training().resume(request)).await.map_err(hint_at_jobs)?;
+    if output.is_json() {
+        return output.json(&json::job(&job));
+    }
+    let state = match job.state() {
+        v1::JobState::Running => "runs".to_owned(),
+        state => format!("is {}", json::state(state.into())) + &ahead(&job),
+    };
+    output.text(&format!("job {id} {state}; `{} watch {id}` shows it", client(global, &daemon)))
+}
+
+/// ", 2 jobs ahead" of a job that waits, else nothing.
+fn ahead(job: &v1::Job) -> String {
+    match job.jobs_ahead {
+        0 => String::new(),
+        jobs => format!(", {} ahead", format::plural(jobs.into(), "job", "jobs")),
+    }
+}
+
+/// What is known of a job; `client` is how the user calls this client.
+fn describe(job: &v1::Job, client: &str, width: Option<usize>, paint: Paint) -> String {
     let mut facts = Table::new([Column::left(""), Column::left("").shrink(10)]);
     let mut fact = |name: &str, value: String| facts.row([paint.dim(name), value]);
     fact("job", format::one_line(&job.id));
-    let ahead = match job.jobs_ahead {
-        0 => String::new(),
-        jobs => format!(", {} ahead", format::plural(jobs.into(), "job", "jobs")),
-    };
-    fact("state", paint_state(job.state(), paint) + &ahead);
+    fact("state", paint_state(job.state(), paint) + &ahead(job));
     if let Some(model) = &job.model {
         fact("result", watch::published(model));
     }
@@ -116,8 +160,8 @@ fn describe(job: &v1::Job, width: Option<usize>, paint: Paint) -> String {
     if let Some(failure) = &job.failure {
         fact("failure", paint.red(&format::told(&failure.message)));
     }
-    if job.state() == v1::JobState::Interrupted {
-        fact("way on", watch::START_AGAIN.to_owned());
+    if watch::is_stopped(job.state()) {
+        fact("way on", watch::way_on(client, &job.id));
     }
     for (name, value) in job.spec.as_ref().map(spec::entries).unwrap_or_default() {
         fact(&name, value);
@@ -141,7 +185,7 @@ fn paint_state(state: v1::JobState, paint: Paint) -> String {
     match state {
         v1::JobState::Succeeded => paint.green(&word),
         v1::JobState::Failed => paint.red(&word),
-        v1::JobState::Cancelled | v1::JobState::Interrupted => paint.yellow(&word),
+        v1::JobState::Cancelled | v1::JobState::Interrupted | v1::JobState::Paused => paint.yellow(&word),
         v1::JobState::Running => paint.bold(&word),
         _ => word,
     }
@@ -184,7 +228,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            describe(&job, Some(60), Paint::default()),
+            describe(&job, "client", Some(60), Paint::default()),
             "job            01J\n\
              state          queued, 2 jobs ahead\n\
              created        - UTC\n\

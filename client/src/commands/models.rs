@@ -10,6 +10,7 @@ use crate::connect::Daemon;
 use crate::error::Error;
 use crate::output::table::{Column, Table};
 use crate::output::{Output, format, json, unreadable};
+use crate::pages;
 
 pub(super) async fn run(
     global: &Global,
@@ -35,7 +36,23 @@ pub(super) async fn get(daemon: &Daemon, name: &str) -> Result<v1::Model, Error>
 
 async fn list(global: &Global, output: &mut Output<'_>) -> Result<(), Error> {
     let daemon = Daemon::connect(global).await?;
-    let found = daemon.call(daemon.models().list(v1::ListModelsRequest {})).await?;
+    let ask = async |page_token| {
+        let request = v1::ListModelsRequest { page_token, ..Default::default() };
+        let mut page = daemon.call(daemon.models().list(request)).await?;
+        let next = std::mem::take(&mut page.next_page_token);
+        Ok((page, next))
+    };
+    let found = pages::all(ask, |all: &mut v1::ListModelsResponse, page| {
+        all.unreadable.extend(page.unreadable);
+        for model in page.models {
+            // One that did not fit into its page goes on in the next.
+            match all.models.last_mut().filter(|last| last.name == model.name) {
+                Some(last) => last.versions.extend(model.versions),
+                None => all.models.push(model),
+            }
+        }
+    });
+    let found = found.await?;
     let models = found.models;
     if output.is_json() {
         models.iter().try_for_each(|model| output.json(&json::model(model)))?;

@@ -1,14 +1,17 @@
 //! `client train`: sends what the daemon lacks, starts the job, and watches it; or asks what it would need.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use hone::v1;
+use ulid::Ulid;
 
 use super::{client, watch};
 use crate::cli::{Global, TrainArgs};
-use crate::connect::Daemon;
-use crate::error::{Error, Kind};
+use crate::connect::{self, Daemon};
+use crate::error::{Doubt, Error, Kind};
 use crate::files::{Known, LocalFile, Sender};
+use crate::follow::Outage;
 use crate::interrupt::Interrupt;
 use crate::output::{Output, data, dry_run, format, json};
 
@@ -30,7 +33,7 @@ pub(super) async fn run(
         return dry_run(&daemon, request, output, interrupt).await;
     }
     let job =
-        interrupt.or_stop(daemon.call_start(daemon.training().start(request))).await.map_err(|error| {
+        interrupt.or_stop(start(&daemon, request, args.retry.retry_for, output)).await.map_err(|error| {
             error.hint_if(Kind::Interrupted, "`client jobs` tells whether the job was queued")
         })?;
 
@@ -41,6 +44,38 @@ pub(super) async fn run(
     }
     output.note(&format!("job {}; Ctrl-C detaches, `{client} cancel {}` stops it", job.id, job.id));
     watch::attach(global, &daemon, job, 0, args.retry.retry_for, output, interrupt).await
+}
+
+/// Starts a job. Where the answer may have been lost, the same request is sent again, for `retry_for` at most: its id
+/// tells the daemon that it is the same job.
+async fn start(
+    daemon: &Daemon,
+    mut request: v1::StartJobRequest,
+    retry_for: Duration,
+    output: &mut Output<'_>,
+) -> Result<v1::Job, Error> {
+    request.request_id = Some(Ulid::generate().to_string().to_ascii_lowercase());
+    let mut outage: Option<Outage> = None;
+    loop {
+        let error = match daemon.call_start(daemon.training().start(request.clone())).await {
+            Err(error) if matches!(error.doubt(), Some((Doubt::Connection | Doubt::Silence, _))) => {
+                connect::explain(error).await
+            }
+            answer => return answer,
+        };
+        if error.doubt().is_none() {
+            // It is no daemon that is there.
+            return Err(error);
+        }
+        if outage.is_none() {
+            output.note(&format!("{}; asking again, which starts no second job", error.message()));
+        }
+        let outage = outage.get_or_insert_with(Outage::begin);
+        if outage.since.elapsed() >= retry_for {
+            return Err(error.hint("`client jobs` tells whether the job was queued"));
+        }
+        tokio::time::sleep(outage.next_pause().min(retry_for.saturating_sub(outage.since.elapsed()))).await;
+    }
 }
 
 /// What the job would need; nothing is queued.

@@ -16,9 +16,15 @@ use crate::output::{Output, data, epochs, format, json};
 use crate::plot;
 use crate::progress::{self, StepProgress, Throttle};
 
-/// What to do after a job that the end of the daemon ended.
-pub(super) const START_AGAIN: &str =
-    "run the same `client train` again; files that the daemon has are not sent again";
+/// Whether a job in this state neither waits nor runs, and may continue.
+pub(super) fn is_stopped(state: v1::JobState) -> bool {
+    matches!(state, v1::JobState::Paused | v1::JobState::Interrupted)
+}
+
+/// What can be done about a job that is stopped.
+pub(super) fn way_on(client: &str, id: &str) -> String {
+    format!("`{client} resume {id}` continues it from where it stopped, `{client} cancel {id}` ends it")
+}
 
 pub(super) async fn run(
     global: &Global,
@@ -52,7 +58,7 @@ pub(super) async fn attach(
     }
     let id = job.id.clone();
     let client = client(global, daemon);
-    let mut view = View::new(output, job, after);
+    let mut view = View::new(output, job, after, &client);
     let end = follow::follow(daemon, &id, after, retry_for, interrupt, &mut view).await;
     view.output.end_progress();
     match end? {
@@ -73,11 +79,12 @@ pub(super) async fn attach(
         End::Job(v1::JobState::Cancelled) => {
             Err(Error::new(Kind::JobStopped, format!("job {id} was cancelled")))
         }
+        // Of a daemon that is older than this client.
         End::Job(state) => Err(Error::new(
             Kind::JobStopped,
             format!("job {id} was {}: the daemon stopped while it ran", json::state(state.into())),
         )
-        .hint(START_AGAIN)),
+        .hint("this daemon cannot continue it; run the same `client train` again")),
     }
 }
 
@@ -89,11 +96,21 @@ struct View<'v, 'o> {
     failure: Option<v1::Failure>,
     steps: StepProgress,
     throttle: Throttle,
+    id: String,
+    /// How the user calls this client.
+    client: &'v str,
+    /// Whether the job is paused or interrupted, as far as the events tell.
+    stopped: bool,
 }
 
 impl<'v, 'o> View<'v, 'o> {
     /// `after` tells what the user has seen: those epochs are known, the others come as events.
-    fn new(output: &'v mut Output<'o>, job: v1::Job, after: u64) -> Self {
+    fn new(output: &'v mut Output<'o>, job: v1::Job, after: u64, client: &'v str) -> Self {
+        let stopped = is_stopped(job.state()) && job.last_event <= after;
+        if stopped {
+            let state = json::state(job.state);
+            output.note(&format!("job {} is {state}; {}", job.id, way_on(client, &job.id)));
+        }
         let mut steps = StepProgress::default();
         let known = if after > 0 { job.epochs } else { Vec::new() };
         if after > 0 {
@@ -106,7 +123,36 @@ impl<'v, 'o> View<'v, 'o> {
             failure: job.failure,
             steps,
             throttle: Throttle::default(),
+            id: job.id,
+            client,
+            stopped,
         }
+    }
+
+    /// Tells of a job that stops for a while, and of its return.
+    fn state(&mut self, state: v1::JobState) {
+        match state {
+            v1::JobState::Paused => {
+                self.output.end_progress();
+                self.output.note(&format!("job {} is paused; {}", self.id, way_on(self.client, &self.id)));
+            }
+            v1::JobState::Interrupted => {
+                self.output.end_progress();
+                self.output.note(&format!(
+                    "job {id} was interrupted: the daemon stopped while it ran; it continues when the daemon is back, or \
+                     with `{client} resume {id}`",
+                    id = self.id,
+                    client = self.client
+                ));
+            }
+            v1::JobState::Running if self.stopped => {
+                // The time until now is no time of training.
+                self.steps = StepProgress::default();
+                self.output.note(&format!("job {} continues from where it stopped", self.id));
+            }
+            _ => {}
+        }
+        self.stopped = is_stopped(state) || self.stopped && state == v1::JobState::Queued;
     }
 
     fn epoch(&mut self, epoch: v1::EpochMetrics) -> Result<(), Error> {
@@ -189,10 +235,12 @@ impl Listener for View<'_, '_> {
                 self.output.note(&format!("note: {}", format::told(&notice.message)));
                 Ok(())
             }
-            kind @ (Some(Event::StateChanged(_)) | None) => {
-                self.remember(kind);
+            Some(Event::StateChanged(change)) => {
+                self.state(change.state());
+                self.remember(Some(Event::StateChanged(change)));
                 Ok(())
             }
+            None => Ok(()),
         }
     }
 

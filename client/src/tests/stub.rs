@@ -34,6 +34,10 @@ pub(super) struct Script {
     /// The highest number that each call gives, and what it does then. Afterwards: everything, then the end.
     pub(super) watches: VecDeque<(u64, Then)>,
     pub(super) start: Option<Status>,
+    /// Requests to start a job that get no answer before the others do.
+    pub(super) silent_starts: usize,
+    /// The list of jobs, by pages; empty for the one job.
+    pub(super) pages: Vec<v1::ListJobsResponse>,
     pub(super) dry_run: v1::DryRunResponse,
     pub(super) datasets: Vec<v1::Dataset>,
     pub(super) models: Vec<v1::Model>,
@@ -41,6 +45,9 @@ pub(super) struct Script {
 
     pub(super) cursors: Vec<u64>,
     pub(super) started: Vec<v1::JobSpec>,
+    /// The id of each request to start a job.
+    pub(super) request_ids: Vec<Option<String>>,
+    pub(super) asked_pages: Vec<String>,
     pub(super) dry_runs: Vec<v1::JobSpec>,
     pub(super) uploads: Vec<(v1::UploadHeader, usize)>,
     pub(super) batches: Vec<usize>,
@@ -96,8 +103,17 @@ impl TrainingService for Stub {
     type WatchStream = Answers<v1::Event>;
 
     async fn start(&self, request: Request<v1::StartJobRequest>) -> Result<Response<v1::Job>, Status> {
-        let mut script = self.script();
-        script.started.push(request.into_inner().spec.unwrap_or_default());
+        let request = request.into_inner();
+        let is_silent = {
+            let mut script = self.script();
+            script.started.push(request.spec.unwrap_or_default());
+            script.request_ids.push(request.request_id);
+            script.silent_starts.checked_sub(1).map(|left| script.silent_starts = left).is_some()
+        };
+        if is_silent {
+            std::future::pending::<()>().await;
+        }
+        let script = self.script();
         match &script.start {
             Some(status) => Err(status.clone()),
             None => Ok(Response::new(script.job.clone())),
@@ -145,14 +161,30 @@ impl TrainingService for Stub {
         self.job(&request.into_inner().job_id)
     }
 
-    async fn list(&self, _: Request<v1::ListJobsRequest>) -> Result<Response<v1::ListJobsResponse>, Status> {
-        Ok(Response::new(v1::ListJobsResponse {
-            jobs: vec![self.script().job.clone()],
+    async fn list(
+        &self,
+        request: Request<v1::ListJobsRequest>,
+    ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let token = request.into_inner().page_token;
+        let mut script = self.script();
+        let page = script.pages.iter().position(|page| page.next_page_token == token && !token.is_empty());
+        let page = script.pages.get(page.map_or(0, |before| before + 1)).cloned();
+        script.asked_pages.push(token);
+        Ok(Response::new(page.unwrap_or_else(|| v1::ListJobsResponse {
+            jobs: vec![script.job.clone()],
             ..Default::default()
-        }))
+        })))
     }
 
     async fn cancel(&self, request: Request<v1::CancelJobRequest>) -> Result<Response<v1::Job>, Status> {
+        self.job(&request.into_inner().job_id)
+    }
+
+    async fn pause(&self, request: Request<v1::PauseJobRequest>) -> Result<Response<v1::Job>, Status> {
+        self.job(&request.into_inner().job_id)
+    }
+
+    async fn resume(&self, request: Request<v1::ResumeJobRequest>) -> Result<Response<v1::Job>, Status> {
         self.job(&request.into_inner().job_id)
     }
 

@@ -147,7 +147,7 @@ async fn a_connection_that_is_cut_is_made_again() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let address = wire.cut();
+    let address = wire.cut().await;
     tokio::time::sleep(Duration::from_millis(700)).await;
     let _wire = Wire::to(&stub, &address).await;
     let ran = watching.await.expect("ran");
@@ -185,9 +185,9 @@ impl Wire {
         Self { address, tasks }
     }
 
-    /// Cuts it and returns where it was.
-    fn cut(self) -> String {
-        drop(self.tasks);
+    /// Cuts it and returns where it was, which is free then.
+    async fn cut(mut self) -> String {
+        self.tasks.shutdown().await;
         self.address
     }
 }
@@ -260,10 +260,133 @@ async fn a_failed_job_is_7_and_a_stopped_one_8() {
         "{}",
         ran.err
     );
-    for stopped in [v1::JobState::Cancelled, v1::JobState::Interrupted] {
-        stub.script().events = events(vec![state(stopped)]);
-        assert_eq!(client(&stub, &["train", "--json"]).await.code, 8);
+    stub.script().events = events(vec![state(v1::JobState::Cancelled)]);
+    assert_eq!(client(&stub, &["train", "--json"]).await.code, 8);
+}
+
+/// The events of a job that is stopped in one way before its second epoch, and goes on.
+async fn stopped_between(stopped: v1::JobState) -> Stub {
+    let stub = trained().await;
+    let mut script = stub.script();
+    let mut kinds: Vec<Kind> = script.events.drain(..).filter_map(|event| event.kind).collect();
+    let between = [stopped, v1::JobState::Queued, v1::JobState::Running];
+    kinds.splice(5..5, between.map(state));
+    script.events = events(kinds);
+    drop(script);
+    stub
+}
+
+#[tokio::test]
+async fn a_job_that_is_interrupted_or_paused_is_watched_until_it_really_ends() {
+    for (stopped, words) in [
+        (v1::JobState::Interrupted, "job j1 was interrupted: the daemon stopped while it ran"),
+        (v1::JobState::Paused, "job j1 is paused; `client --daemon"),
+    ] {
+        let stub = stopped_between(stopped).await;
+        let ran = client(&stub, &["watch", "j1"]).await;
+        assert_eq!(ran.code, 0, "{ran:?}");
+        for words in [words, " resume j1`", "job j1 continues from where it stopped"] {
+            assert!(ran.err.contains(words), "no {words:?} in {}", ran.err);
+        }
+        assert!(ran.out.contains("epoch 2/2") && !ran.err.contains("client train"), "{ran:?}");
+        let ran = client(&stub, &["watch", "j1", "--json"]).await;
+        assert_eq!((ran.code, numbers(&ran)), (0, (1..=12).collect::<Vec<_>>()));
     }
+}
+
+#[tokio::test]
+async fn a_job_that_stays_paused_is_told_with_the_way_on() {
+    let stub = trained().await;
+    {
+        let mut script = stub.script();
+        script.job.state = v1::JobState::Paused.into();
+        script.watches = [(9, Then::Hang)].into();
+    }
+    let (press, interrupt) = Interrupt::by_hand();
+    let watching = tokio::spawn({
+        let url = stub.url.clone();
+        async move { client_with(&url, &["watch", "j1", "--after", "9"], Terminal::default(), interrupt).await }
+    });
+    while stub.script().cursors.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    press.send(true).expect("somebody listens");
+    let ran = watching.await.expect("ran");
+    assert!(ran.err.contains("job j1 is paused; `client --daemon"), "{}", ran.err);
+    let ran = client(&stub, &["show", "j1"]).await;
+    assert!(ran.out.contains("way on") && ran.out.contains("resume j1` continues it"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn an_older_daemon_that_cannot_continue_a_job_is_told_as_that() {
+    let stub = trained().await;
+    {
+        let mut script = stub.script();
+        script.events = events(vec![state(v1::JobState::Interrupted)]);
+        (script.job.state, script.job.last_event) = (v1::JobState::Interrupted.into(), 1);
+    }
+    let ran = client(&stub, &["watch", "j1"]).await;
+    assert_eq!(ran.code, 8, "{ran:?}");
+    assert!(ran.err.contains("run the same `client train` again"), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn pausing_and_resuming_say_what_the_job_is_now() {
+    let stub = trained().await;
+    for (state, command, words) in [
+        (v1::JobState::Running, "pause", "job j1 pauses at its next step; `client --daemon"),
+        (v1::JobState::Paused, "pause", "job j1 is paused; `client --daemon"),
+        (v1::JobState::Queued, "resume", "job j1 is queued, 2 jobs ahead; `client --daemon"),
+        (v1::JobState::Running, "resume", "job j1 runs; `client --daemon"),
+    ] {
+        let ahead = if state == v1::JobState::Queued { 2 } else { 0 };
+        (stub.script().job.state, stub.script().job.jobs_ahead) = (state.into(), ahead);
+        let ran = client(&stub, &[command, "j1"]).await;
+        assert!(ran.code == 0 && ran.out.starts_with(words), "{ran:?}");
+        assert_eq!(client(&stub, &[command, "j1", "--json"]).await.json()[0]["id"], "j1");
+        assert_eq!(client(&stub, &[command, "j2"]).await.code, 4);
+    }
+}
+
+#[tokio::test]
+async fn a_start_whose_answer_was_lost_is_sent_again_with_the_same_id() {
+    let stub = trained().await;
+    stub.script().silent_starts = 1;
+    let wire = Wire::to(&stub, "127.0.0.1:0").await;
+    let training = tokio::spawn({
+        let address = wire.address.clone();
+        async move { client_with(&address, &["train", "--detach"], Terminal::default(), Interrupt::never()).await }
+    });
+    while stub.script().request_ids.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let address = wire.cut().await;
+    let _wire = Wire::to(&stub, &address).await;
+    let ran = training.await.expect("ran");
+    assert_eq!((ran.code, ran.out.as_str()), (0, "j1\n"), "{ran:?}");
+    assert!(ran.err.contains("asking again, which starts no second job"), "{}", ran.err);
+    let ids = stub.script().request_ids.clone();
+    assert!(
+        ids.len() == 2 && ids[0] == ids[1] && ids[0].as_ref().is_some_and(|id| id.len() == 26),
+        "{ids:?}"
+    );
+    client(&stub, &["train", "--detach"]).await;
+    assert_ne!(stub.script().request_ids[2], ids[0], "another job has another id");
+}
+
+#[tokio::test]
+async fn a_list_that_comes_in_pages_is_shown_whole() {
+    let stub = trained().await;
+    let page = |ids: [&str; 2], next: &str| v1::ListJobsResponse {
+        jobs: ids.map(|id| v1::Job { id: id.into(), ..Default::default() }).into(),
+        next_page_token: next.into(),
+        ..Default::default()
+    };
+    stub.script().pages = vec![page(["a", "b"], "b"), page(["c", "d"], "d"), page(["e", "f"], "")];
+    let ran = client(&stub, &["--json", "jobs"]).await;
+    let ids: Vec<_> = ran.json().iter().map(|job| job["id"].as_str().map(str::to_owned)).collect();
+    assert_eq!(ids, ["a", "b", "c", "d", "e", "f"].map(|id| Some(id.to_owned())));
+    assert_eq!(stub.script().asked_pages, ["", "b", "d"]);
 }
 
 #[tokio::test]
