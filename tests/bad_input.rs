@@ -47,9 +47,10 @@ struct Held {
 
 impl Held {
     async fn by(daemon: &Daemon) -> Self {
-        let datasets = daemon.datasets().list(ListDatasetsRequest {}).await.expect("data sets").into_inner();
-        let jobs = daemon.training().list(ListJobsRequest {}).await.expect("jobs").into_inner();
-        let models = daemon.models().list(ListModelsRequest {}).await.expect("models").into_inner();
+        let datasets =
+            daemon.datasets().list(ListDatasetsRequest::default()).await.expect("data sets").into_inner();
+        let jobs = daemon.training().list(ListJobsRequest::default()).await.expect("jobs").into_inner();
+        let models = daemon.models().list(ListModelsRequest::default()).await.expect("models").into_inner();
         let mut files = files_below(daemon.data());
         files.sort();
         Self { datasets: datasets.datasets, jobs: jobs.jobs, models: models.models, files }

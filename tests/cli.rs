@@ -103,7 +103,8 @@ impl Bench {
 
     /// The newest job's id.
     pub(crate) async fn newest(&self) -> String {
-        let jobs = self.daemon.training().list(ListJobsRequest {}).await.expect("jobs").into_inner().jobs;
+        let jobs =
+            self.daemon.training().list(ListJobsRequest::default()).await.expect("jobs").into_inner().jobs;
         jobs.first().expect("a job").id.clone()
     }
 }
@@ -306,7 +307,8 @@ async fn a_mistake_ends_with_its_exit_code_and_names_its_cause() {
         ran.assert_fails(case, code, words);
         assert_eq!(ran.out, "", "{case}");
     }
-    let jobs = bench.daemon.training().list(ListJobsRequest {}).await.expect("jobs").into_inner().jobs;
+    let jobs =
+        bench.daemon.training().list(ListJobsRequest::default()).await.expect("jobs").into_inner().jobs;
     assert_eq!(jobs, [], "none of these started a job");
 
     let hopeless = ["--lr", "1e30", "--max-grad-norm", "0", "--train", &train];

@@ -74,13 +74,14 @@ async fn an_interrupted_job_is_told_with_the_way_on_and_its_data_are_not_sent_ag
     let (data, folder) = (bench.daemon.data().to_owned(), bench.folder);
     bench.daemon.stop().await;
 
-    let daemon = Daemon::start(&data).await;
+    let daemon = Daemon::start_with(&data, &["--resume-jobs", "manual"]).await;
     assert_eq!(daemon.job(&job).await.state(), JobState::Interrupted);
     client(&daemon.address, &["jobs"]).await.assert_shows(&[&job, "interrupted"]);
-    let shown = client(&daemon.address, &["show", &job]).await;
-    shown.assert_shows(&["interrupted", "run the same `client train` again", "not sent again"]);
+    let (resume, cancel) = (format!("resume {job}` continues it"), format!("cancel {job}` ends it"));
+    client(&daemon.address, &["show", &job]).await.assert_shows(&["interrupted", "way on", &resume, &cancel]);
+    client(&daemon.address, &["cancel", &job]).await.assert_shows(&["is cancelled"]);
     let watched = client(&daemon.address, &["watch", &job]).await;
-    watched.assert_fails("watched later", 8, &["interrupted", "hint: run the same `client train` again"]);
+    watched.assert_fails("watched later", 8, &["interrupted: the daemon stopped", "was cancelled"]);
     let file = folder.path().join("train.csv");
     let again =
         ["train", "--detach", "--epochs", "1", "--max-length", "32", "--train", &file.to_string_lossy()];

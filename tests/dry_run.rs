@@ -31,7 +31,7 @@ async fn a_dry_run_tells_what_the_job_then_reports_and_queues_nothing() {
     let daemon = Daemon::start(data.path()).await;
     let spec = daemon.toy_spec().await;
     let report = daemon.dry_run(spec.clone()).await.expect("a report");
-    let jobs = daemon.training().list(ListJobsRequest {}).await.expect("jobs").into_inner().jobs;
+    let jobs = daemon.training().list(ListJobsRequest::default()).await.expect("jobs").into_inner().jobs;
     assert!(jobs.is_empty(), "{jobs:?}");
     assert!(!data.path().join("jobs/dry-run").exists());
     assert_eq!(report.notices, Vec::<String>::new());
@@ -188,7 +188,9 @@ async fn dry_runs_that_come_together_and_a_job_beside_them_all_end() {
     let spec = daemon.toy_spec().await;
     let ask = || {
         let (mut training, spec) = (daemon.training(), Some(spec.clone()));
-        tokio::spawn(async move { training.dry_run(hone::v1::StartJobRequest { spec }).await })
+        tokio::spawn(
+            async move { training.dry_run(hone::v1::StartJobRequest { spec, request_id: None }).await },
+        )
     };
     let asked = [ask(), ask(), ask()];
     let job = daemon.start_job(spec.clone()).await.expect("a job");

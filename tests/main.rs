@@ -10,6 +10,7 @@ mod families;
 mod folder_cases;
 mod harness;
 mod lane_cases;
+mod lasting;
 mod messages;
 mod methods;
 mod optimizer;

@@ -129,13 +129,13 @@ async fn a_reader_that_comes_back_gets_the_rest_and_everything_survives_a_restar
     let (texts, labels) = toy_texts();
     assert_eq!(daemon.classify("toy", &texts).await.expect("answers"), labels);
     let datasets =
-        daemon.datasets().list(ListDatasetsRequest {}).await.expect("datasets").into_inner().datasets;
+        daemon.datasets().list(ListDatasetsRequest::default()).await.expect("datasets").into_inner().datasets;
     assert_eq!(datasets.len(), 2);
     daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_ran_when_the_daemon_stopped_is_interrupted_and_a_queued_one_runs_later() {
+async fn by_hand_a_job_that_ran_when_the_daemon_stopped_stays_interrupted_and_a_queued_one_runs_later() {
     let data = folder();
     let daemon = Daemon::start(data.path()).await;
     let mut spec = daemon.toy_spec().await;
@@ -147,13 +147,9 @@ async fn a_job_that_ran_when_the_daemon_stopped_is_interrupted_and_a_queued_one_
     wait_for_a_step(&daemon, &long.id).await;
     daemon.stop().await;
 
-    let daemon = Daemon::start(data.path()).await;
+    let daemon = Daemon::start_with(data.path(), &["--resume-jobs", "manual"]).await;
     let long = daemon.job(&long.id).await;
     assert_eq!(long.state(), JobState::Interrupted);
-    let last = daemon.watch(&long.id, long.last_event - 1).await.expect("events");
-    assert!(
-        matches!(&last[0].kind, Some(Kind::StateChanged(change)) if change.state() == JobState::Interrupted)
-    );
     daemon.watch(&queued.id, 0).await.expect("events");
     assert_eq!(daemon.job(&queued.id).await.state(), JobState::Succeeded);
     daemon.stop().await;
@@ -187,7 +183,7 @@ async fn cancelling_stops_a_running_job_and_a_queued_one_at_once() {
     cancel(&running.id).await;
     daemon.watch(&running.id, 0).await.expect("events");
     assert_eq!(daemon.job(&running.id).await.state(), JobState::Cancelled);
-    let jobs = daemon.training().list(ListJobsRequest {}).await.expect("jobs").into_inner().jobs;
+    let jobs = daemon.training().list(ListJobsRequest::default()).await.expect("jobs").into_inner().jobs;
     assert_eq!(
         jobs.iter().map(|job| job.id.as_str()).collect::<Vec<_>>(),
         [queued.id.as_str(), running.id.as_str()]

@@ -1,9 +1,11 @@
 //! A real daemon in this process, on a free loopback port, with a data folder of its own.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use clap::Parser as _;
 use hone::v1::dataset_service_client::DatasetServiceClient;
+use hone::v1::event::Kind;
 use hone::v1::inference_service_client::InferenceServiceClient;
 use hone::v1::model_service_client::ModelServiceClient;
 use hone::v1::training_service_client::TrainingServiceClient;
@@ -22,13 +24,26 @@ use tonic::transport::Channel;
 use super::encoder::tiny_encoder;
 use super::toy_rows;
 
-/// A daemon under test; dropping it without `stop` leaves its task to the runtime.
-pub(crate) struct Daemon {
+/// What a test asks a daemon.
+pub(crate) struct Calls {
     pub(crate) address: String,
     pub(crate) channel: Channel,
+}
+
+/// A daemon under test; dropping it without `stop` leaves its task to the runtime.
+pub(crate) struct Daemon {
+    calls: Calls,
     data: PathBuf,
     shutdown: oneshot::Sender<()>,
     task: JoinHandle<hone_base::error::Result<()>>,
+}
+
+impl Deref for Daemon {
+    type Target = Calls;
+
+    fn deref(&self) -> &Calls {
+        &self.calls
+    }
 }
 
 impl Daemon {
@@ -39,35 +54,48 @@ impl Daemon {
 
     /// Starts a daemon with more arguments.
     pub(crate) async fn start_with(data: &Path, more: &[&str]) -> Self {
-        let mut arguments = vec!["daemon", "--listen", "127.0.0.1:0", "--threads", "2", "--device", "cpu"];
-        let (folder, model) = (data.to_string_lossy(), tiny_encoder().to_string_lossy());
-        arguments.extend(["--data-dir", &folder, "--model", &model]);
-        arguments.extend(more);
-        let config = Config::try_parse_from(arguments).expect("arguments");
+        let config = config(data, more);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
         let (shutdown, stopped) = oneshot::channel();
         let task = tokio::spawn(hone_daemon::run(config, listener, async move {
             let _ = stopped.await;
         }));
-        let channel = Channel::from_shared(address.clone()).expect("an address").connect_lazy();
+        let calls = Calls::to(address);
         // Answered once the daemon is open; refused when it could not be opened.
-        if let Err(status) = TrainingServiceClient::new(channel.clone()).list(ListJobsRequest {}).await {
+        if let Err(status) = calls.training().list(ListJobsRequest::default()).await {
             panic!("the daemon does not answer: {status}; {:?}", task.await);
         }
-        Self { address, channel, data: data.to_owned(), shutdown, task }
+        Self { calls, data: data.to_owned(), shutdown, task }
     }
 
     /// Stops the daemon as a signal would, and waits for it.
     pub(crate) async fn stop(self) {
         let _ = self.shutdown.send(());
-        drop(self.channel);
+        drop(self.calls);
         self.task.await.expect("no panic").expect("a clean end");
     }
 
     /// The data folder.
     pub(crate) fn data(&self) -> &Path {
         &self.data
+    }
+}
+
+/// How the tests configure a daemon on a data folder.
+pub(crate) fn config(data: &Path, more: &[&str]) -> Config {
+    let mut arguments = vec!["daemon", "--listen", "127.0.0.1:0", "--threads", "2", "--device", "cpu"];
+    let (folder, model) = (data.to_string_lossy(), tiny_encoder().to_string_lossy());
+    arguments.extend(["--data-dir", &folder, "--model", &model]);
+    arguments.extend(more);
+    Config::try_parse_from(arguments).expect("arguments")
+}
+
+impl Calls {
+    /// To the daemon at an address.
+    pub(crate) fn to(address: String) -> Self {
+        let channel = Channel::from_shared(address.clone()).expect("an address").connect_lazy();
+        Self { address, channel }
     }
 
     pub(crate) fn datasets(&self) -> DatasetServiceClient<Channel> {
@@ -115,15 +143,31 @@ impl Daemon {
     }
 
     pub(crate) async fn start_job(&self, spec: JobSpec) -> Result<Job, Status> {
-        Ok(self.training().start(StartJobRequest { spec: Some(spec) }).await?.into_inner())
+        Ok(self.training().start(StartJobRequest { spec: Some(spec), request_id: None }).await?.into_inner())
     }
 
     pub(crate) async fn dry_run(&self, spec: JobSpec) -> Result<DryRunResponse, Status> {
-        Ok(self.training().dry_run(StartJobRequest { spec: Some(spec) }).await?.into_inner())
+        Ok(self
+            .training()
+            .dry_run(StartJobRequest { spec: Some(spec), request_id: None })
+            .await?
+            .into_inner())
     }
 
     pub(crate) async fn job(&self, id: &str) -> Job {
         self.training().get(GetJobRequest { job_id: id.into() }).await.expect("a job").into_inner()
+    }
+
+    /// Waits for an event of a job.
+    pub(crate) async fn until(&self, job_id: &str, wanted: impl Fn(&Kind) -> bool) {
+        let request = WatchJobRequest { job_id: job_id.into(), after: 0 };
+        let mut stream = self.training().watch(request).await.expect("a stream").into_inner();
+        while let Some(event) = stream.message().await.expect("an event") {
+            if event.kind.as_ref().is_some_and(&wanted) {
+                return;
+            }
+        }
+        panic!("the job ended before");
     }
 
     /// The events of a job after a cursor, until it ends.

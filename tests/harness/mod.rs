@@ -3,6 +3,7 @@
 pub(crate) mod daemon;
 pub(crate) mod encoder;
 pub(crate) mod model;
+pub(crate) mod process;
 
 use hone_base::random::{Purpose, Stream};
 
