@@ -15,7 +15,7 @@ pub struct Job {
     pub spec: Spec,
     /// When it was queued.
     pub created: Time,
-    /// When it got the device.
+    /// When it got the device first.
     pub started: Option<Time>,
     /// When it ended.
     pub ended: Option<Time>,

@@ -188,7 +188,7 @@ pub(super) fn append(tx: &Transaction<'_>, job: &str, events: &[Event]) -> Resul
             let started = (*state == State::Running).then_some(time.0);
             let ended = state.is_final().then_some(time.0);
             tx.prepare_cached(
-                "UPDATE jobs SET state = ?2, failure = ?3, started = ifnull(?4, started), ended = ?5 WHERE id = ?1",
+                "UPDATE jobs SET state = ?2, failure = ?3, started = ifnull(started, ?4), ended = ?5 WHERE id = ?1",
             )?
             .execute(params![job, state_name(*state), failure, started, ended])?;
         }
