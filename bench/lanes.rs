@@ -251,7 +251,7 @@ impl Jobs {
             ..JobSpec::default()
         };
         let begin = Instant::now();
-        let job = training.start(StartJobRequest { spec: Some(spec) }).await?.into_inner();
+        let job = training.start(StartJobRequest { spec: Some(spec), request_id: None }).await?.into_inner();
         let request = WatchJobRequest { job_id: job.id.clone(), after: 0 };
         let mut events = training.watch(request).await?.into_inner();
         let (mut last, mut published) = (None, false);

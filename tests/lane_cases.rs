@@ -57,7 +57,7 @@ async fn as_many_files_as_there_are_threads_cannot_be_read_and_texts_are_answere
         let pipe = Pipe::in_place_of(data.path().join("datasets").join(&dataset.id));
         let train = Some(DataSource { dataset_id: dataset.id, name: None });
         let (mut training, spec) = (daemon.training(), JobSpec { train, ..JobSpec::default() });
-        let request = hone::v1::StartJobRequest { spec: Some(spec) };
+        let request = hone::v1::StartJobRequest { spec: Some(spec), request_id: None };
         starts.push(tokio::spawn(async move { training.start(request).await.map(drop) }));
         writers.push(tokio::time::timeout(Duration::from_secs(20), pipe.read()).await.expect("it is read"));
         pipes.push(pipe);

@@ -93,11 +93,15 @@ impl Limited {
     }
 
     pub(crate) async fn start_job(&self, spec: JobSpec) -> Result<Job, Status> {
-        Ok(self.training().start(StartJobRequest { spec: Some(spec) }).await?.into_inner())
+        Ok(self.training().start(StartJobRequest { spec: Some(spec), request_id: None }).await?.into_inner())
     }
 
     pub(crate) async fn dry_run(&self, spec: JobSpec) -> Result<DryRunResponse, Status> {
-        Ok(self.training().dry_run(StartJobRequest { spec: Some(spec) }).await?.into_inner())
+        Ok(self
+            .training()
+            .dry_run(StartJobRequest { spec: Some(spec), request_id: None })
+            .await?
+            .into_inner())
     }
 }
 
