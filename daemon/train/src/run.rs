@@ -295,6 +295,10 @@ impl<'a> Run<'a> {
     /// when it is cut off.
     fn tell_failure(&mut self) -> bool {
         let Some(error) = self.saver.failure() else { return true };
+        if self.cancel.reason() == Some(Reason::Cancelled) {
+            // That is why, and nobody goes on.
+            return false;
+        }
         let message = format!(
             "the position could not be saved: {error}; the job goes on, but if it is cut off it continues from an earlier \
              step"
