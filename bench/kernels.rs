@@ -12,6 +12,7 @@ use hone_engine::kernels::cuda::embedding::{Lookups, Scatter};
 use hone_engine::kernels::cuda::layer_norm::{LayerNorm, Normal};
 use hone_engine::kernels::cuda::linear::{add_bias, add_columns, gelu_backward, gelu_forward};
 use hone_engine::kernels::cuda::{Array, Real, Stream};
+use hone_engine::kernels::linear::Gelu;
 use hone_engine::kernels::{Dropout, Precision};
 use serde_json::{Value, json};
 
@@ -137,10 +138,10 @@ pub(crate) fn measure(stream: &Stream, of: &Shape, limits: Limits) -> Result<Vec
         add_columns(stream, wide.start(), of_weights.start(), tokens, 3 * width, &mut parts)
     })?;
     bench.time("bias and GELU", 3.0 * values(tokens * inner), 0.0, |stream| {
-        gelu_forward(stream, wide.start(), bias.start(), of_wide.start(), tokens, inner)
+        gelu_forward(stream, wide.start(), bias.start(), of_wide.start(), tokens, inner, Gelu::Exact)
     })?;
     bench.time("GELU, backward", 3.0 * values(tokens * inner), 0.0, |stream| {
-        gelu_backward(stream, of_wide.start(), wide.start(), tokens * inner)
+        gelu_backward(stream, of_wide.start(), wide.start(), tokens * inner, Gelu::Exact)
     })?;
 
     let norm = LayerNorm { weight: bias.start(), bias: bias.start(), eps: 1e-12, width };

@@ -20,12 +20,12 @@ use hone_data::dataset::Dataset;
 use hone_data::tokenize::{Tokenizer, Tokens};
 use hone_engine::batch::{Batch, by_tokens};
 use hone_engine::kernels::{Compute, Isa};
+use hone_engine::model::architecture::Architecture;
+use hone_engine::model::backend::{self, Start};
 use hone_engine::model::checkpoint::Checkpoint;
 use hone_engine::model::classifier::{Setup, Trainable};
-use hone_engine::model::config::Architecture;
-use hone_engine::model::engine::Engine;
+use hone_engine::model::declaration::Declaration;
 use hone_engine::model::noise::{Mode, Noise};
-use hone_engine::model::optimizer::{Optimizer, Settings};
 use hone_train::event::Event;
 use hone_train::spec::{self, Hyperparameters, Source, Spec};
 use hone_train::{Control, Outcome, Plan, run};
@@ -268,7 +268,7 @@ fn measure(what: &What) -> Result<Value> {
                 inner: of.intermediate_size,
                 heads: of.num_attention_heads,
                 words: of.vocab_size,
-                parameters: model(common)?.parameters().values().len(),
+                parameters: model(common)?.parameters()?.values().len(),
             };
             let limits = kernels::Limits { bandwidth: bandwidth * 1e9, rate: rate * 1e12 };
             let rows = kernels::measure(&stream, &shape, limits)?;
@@ -307,15 +307,9 @@ fn sequences(architecture: &Architecture, batch: u32, length: u32, number: u32) 
     Batch::pack(&tokens)
 }
 
-/// Bytes that the model takes on a GPU.
-fn gpu_memory(model: &mut Trainable) -> Option<usize> {
-    model.gpu().map(|(network, _)| network.bytes())
-}
-
 fn step(common: &Common, batch: u32, length: u32, steps: usize) -> Result<Value> {
     let mut model = model(common)?;
     let architecture = model.config.architecture.clone();
-    let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
     let mut times: [Vec<f64>; 4] = Default::default();
     for step in 0..steps + 2 {
         let packed = sequences(&architecture, batch, length, step as u32);
@@ -327,7 +321,6 @@ fn step(common: &Common, batch: u32, length: u32, steps: usize) -> Result<Value>
             head: architecture.head_dropout(),
         };
         let begin = Instant::now();
-        optimizer.refresh(&mut model, &packed.ids)?;
         let logits = model.forward(&packed, Mode::Train(noise))?;
         let forward = begin.elapsed();
         // Cross-entropy of the first label.
@@ -340,7 +333,7 @@ fn step(common: &Common, batch: u32, length: u32, steps: usize) -> Result<Value>
             .collect();
         model.backward(&gradient)?;
         let backward = begin.elapsed();
-        optimizer.step(&mut model, 2e-5)?;
+        model.step(2e-5)?;
         let all = begin.elapsed();
         if step >= 2 {
             let parts = [all, forward, backward - forward, all - backward];
@@ -348,12 +341,13 @@ fn step(common: &Common, batch: u32, length: u32, steps: usize) -> Result<Value>
         }
     }
     let gflop = flop(&architecture, f64::from(batch), f64::from(length)) / 1e9;
+    let (memory, on_gpu) = (model.memory(), common.open()?.0.is_cuda());
     Ok(json!({
         "what": "step", "batch": batch, "length": length,
         "seconds_median": median(&times[0]), "seconds": times[0],
         "forward": median(&times[1]), "backward": median(&times[2]), "optimizer": median(&times[3]),
-        "gflop": gflop, "gflop_per_second": gflop / median(&times[0]), "model_bytes": model.bytes(),
-        "peak_gpu_bytes": gpu_memory(&mut model),
+        "gflop": gflop, "gflop_per_second": gflop / median(&times[0]), "model_bytes": memory.total() - memory.moments,
+        "peak_gpu_bytes": on_gpu.then(|| memory.total()),
     }))
 }
 
@@ -433,7 +427,7 @@ fn evaluate(
     for pass in 0..=passes {
         let begin = Instant::now();
         for group in by_tokens(&lengths, 4096) {
-            model.answer(&Batch::pack(group.iter().map(|&row| &rows[row])))?;
+            model.evaluate(&Batch::pack(group.iter().map(|&row| &rows[row])))?;
         }
         if pass > 0 {
             seconds.push(begin.elapsed().as_secs_f64());
@@ -448,23 +442,23 @@ fn evaluate(
 /// As the serving daemon computes: with weights that are prepared once.
 fn classify(common: &Common, batch: u32, length: u32, passes: usize) -> Result<Value> {
     let (device, compute) = common.open()?;
-    let model = model(common)?;
-    let (architecture, parameters) = (&model.config.architecture, model.parameters());
-    let mut engine = Engine::new(architecture, parameters.list(), 2, compute, &device, true)?;
+    let mut model = model(common)?;
+    let architecture = model.config.architecture.clone();
+    let declaration = Declaration::new(&architecture, 2).into();
+    let start = Start { declaration, parameters: model.parameters()?.clone(), compute, learning: None };
+    let mut backend = backend::on(&device)?.open(start)?;
+    drop(model);
     let mut seconds = Vec::new();
     for pass in 0..passes + 2 {
-        let packed = sequences(architecture, batch, length, pass as u32);
+        let packed = sequences(&architecture, batch, length, pass as u32);
         let begin = Instant::now();
-        engine.answer(parameters, &packed)?;
+        backend.evaluate(&packed)?;
         if pass >= 2 {
             seconds.push(begin.elapsed().as_secs_f64());
         }
     }
-    let gflop = flop(architecture, f64::from(batch), f64::from(length)) / 3e9;
-    let gpu_bytes = match &engine {
-        Engine::Gpu(network) => Some(network.bytes()),
-        _ => None,
-    };
+    let gflop = flop(&architecture, f64::from(batch), f64::from(length)) / 3e9;
+    let gpu_bytes = device.is_cuda().then(|| backend.memory().total());
     Ok(json!({
         "what": "classify", "batch": batch, "length": length,
         "seconds_median": median(&seconds), "samples_per_second": f64::from(batch) / median(&seconds),

@@ -1,22 +1,18 @@
 //! The CPU's network, with every instruction set: what it shares with the plain network of other devices, and what
 //! options and threads change of it, and what they do not.
 
-use candle_core::Device;
 use hone_engine::batch::Batch;
 use hone_engine::kernels::{Compute, Isa, Precision};
+use hone_engine::model::backend::Platform;
 use hone_engine::model::classifier::{Setup, Trainable};
-use hone_engine::model::declaration::Place;
-use hone_engine::model::engine::Engine;
-use hone_engine::model::gradients::Gradients;
+use hone_engine::model::cpu::Cpu;
+use hone_engine::model::declaration::{Declaration, Place};
 use hone_engine::model::memory::{Memory, Workload};
-use hone_engine::model::objective::Objective;
-use hone_engine::model::optimizer::{Optimizer, Settings};
-use hone_engine::model::reference::Reference;
 use hone_engine::targets::Targets;
 
 use crate::harness::model::{
-    FAMILIES, batch, bits, classifier, computes, far, gradients_of, largest, learn, noise, on_threads,
-    settle, step, values_of,
+    FAMILIES, all_bits, batch, bits, by_candle, classifier, computes, far, gradients_of, largest, learn,
+    noise, on_threads, step, values_of,
 };
 
 /// Every way of computing that this processor has.
@@ -30,44 +26,37 @@ fn simplest() -> Compute {
 
 /// Four steps of two micro-batches each, with dropout.
 fn train(model: &mut Trainable) {
-    let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
     for position in 0..4 {
         let micro_batches = [batch(2 * position, 40), batch(2 * position + 1, 7)];
-        step(model, &mut optimizer, &micro_batches, noise(position), 1e-2);
+        step(model, &micro_batches, noise(position), 1e-2);
     }
-    settle(model, &mut optimizer);
 }
 
 /// The bits of all parameters after `train`.
 fn trained(family: &str, setup: &Setup) -> Vec<u32> {
     let mut model = classifier(family, setup);
     train(&mut model);
-    bits(model.parameters().values())
+    all_bits(&mut model)
 }
 
-/// Logits and gradients of two micro-batches with dropout, by the plain network.
-fn by_the_plain_network(family: &str, micro_batches: &[(Batch, Targets)]) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
-    let model = classifier(family, &Setup::new(1, simplest()));
-    let parameters = model.parameters();
-    let mut plain = Engine::Device(Box::new(Reference::new(&model.config.architecture, &Device::Cpu)));
-    let mut gradients = Gradients::new(parameters.list(), vec![true; parameters.list().len()]);
-    let mut all_logits = Vec::new();
-    for (index, (batch, targets)) in micro_batches.iter().enumerate() {
-        let logits = plain.train(parameters, batch, noise(5 + index as u64), false).expect("logits");
-        let grad = Objective::default().evaluate(&logits, targets).gradient;
-        plain.backward(parameters, &grad, &mut gradients, index > 0).expect("a way back");
-        all_logits.push(logits);
-    }
-    (all_logits, gradients_of(parameters, &gradients))
+/// Logits and gradients of two micro-batches with dropout, by candle's operations.
+fn by_candle_s_operations(
+    family: &str,
+    micro_batches: &[(Batch, Targets); 2],
+) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+    let mut plain = by_candle(family, &Setup::new(1, simplest()));
+    let logits = |(position, micro)| learn(&mut plain, micro, noise(position), 1.0).0;
+    let logits = (5..).zip(micro_batches).map(logits).collect();
+    (logits, gradients_of(&mut plain))
 }
 
 /// bfloat16 has 8 bits, so that a factor is up to 2^-9 (0.2 %) off, and a gradient has gone through some fifteen
 /// products: twice the largest distances that were measured, 0.036 and 0.088.
 #[test]
-fn with_dropout_logits_and_summed_gradients_are_those_of_the_plain_network() {
+fn with_dropout_logits_and_summed_gradients_are_those_of_candle_s_operations() {
     let micro_batches = [batch(1, 9), batch(2, 4)];
     for family in FAMILIES {
-        let (logits, gradients) = by_the_plain_network(family, &micro_batches);
+        let (logits, gradients) = by_candle_s_operations(family, &micro_batches);
         for compute in all_computes() {
             let (logits_tolerance, gradient_tolerance) = match compute.precision() {
                 Precision::Fp32 => (1e-5, 1e-4),
@@ -79,8 +68,8 @@ fn with_dropout_logits_and_summed_gradients_are_those_of_the_plain_network() {
                 let away = far(&found, expected);
                 assert!(away < logits_tolerance, "{family}, {compute:?}: logits are {away} away");
             }
-            let found = gradients_of(model.parameters(), model.gradients());
-            for ((parameter, found), expected) in model.parameters().iter().zip(found).zip(&gradients) {
+            let found = gradients_of(&mut model);
+            for ((parameter, found), expected) in model.list().iter().zip(found).zip(&gradients) {
                 let away = far(&found, expected) / largest(expected);
                 assert!(
                     away < gradient_tolerance,
@@ -99,7 +88,7 @@ fn bfloat16_is_almost_the_same_with_every_instruction_set() {
         let gradients = |compute| {
             let mut model = classifier(family, &Setup::new(1, compute));
             learn(&mut model, &batch(1, 9), noise(5), 1.0);
-            gradients_of(model.parameters(), model.gradients())
+            gradients_of(&mut model)
         };
         let expected = gradients(Compute::new(Isa::PORTABLE, Precision::Bf16));
         for compute in computes(Precision::Bf16) {
@@ -123,7 +112,7 @@ fn gradient_checkpointing_gives_the_same_weights_to_the_bit_in_less_memory() {
     let bytes = |checkpointing| {
         let mut model = classifier("bert", &Setup { checkpointing, ..Setup::new(1, simplest()) });
         train(&mut model);
-        model.bytes()
+        model.memory().total()
     };
     assert!(bytes(true) < bytes(false));
 }
@@ -133,12 +122,12 @@ fn tokens_that_the_encoder_does_not_have_are_refused_with_a_reason() {
     let mut model = classifier("bert", &Setup::new(1, simplest()));
     let refused = |model: &mut Trainable, batch: &Batch| {
         let training = model.forward(batch, noise(1)).expect_err("an error");
-        let answering = model.answer(batch).expect_err("an error");
+        let answering = model.evaluate(batch).expect_err("an error");
         assert_eq!(training, answering);
         training.message().to_owned()
     };
     let (good, _) = batch(1, 2);
-    model.answer(&good).expect("logits");
+    model.evaluate(&good).expect("logits");
     let mut word = good.clone();
     word.ids[0] = 120;
     let error = refused(&mut model, &word);
@@ -159,7 +148,7 @@ fn what_is_frozen_does_not_move_and_everything_else_has_its_gradient() {
         let free = {
             let mut model = classifier("bert", &Setup::new(1, compute));
             learn(&mut model, &batch(1, 9), noise(5), 1.0);
-            gradients_of(model.parameters(), model.gradients())
+            gradients_of(&mut model)
         };
         for (freeze_embeddings, freeze_layers) in freezes {
             let setup = Setup { freeze_embeddings, freeze_layers, ..Setup::new(1, compute) };
@@ -170,16 +159,16 @@ fn what_is_frozen_does_not_move_and_everything_else_has_its_gradient() {
             };
             let mut model = classifier("bert", &setup);
             learn(&mut model, &batch(1, 9), noise(5), 1.0);
-            let gradients = gradients_of(model.parameters(), model.gradients());
-            for ((parameter, found), free) in model.parameters().iter().zip(&gradients).zip(&free) {
+            let gradients = gradients_of(&mut model);
+            for ((parameter, found), free) in model.list().iter().zip(&gradients).zip(&free) {
                 if !is_frozen(parameter.place) {
                     assert_eq!(bits(found), bits(free), "{compute:?}: {:?}", parameter.parts);
                 }
             }
-            let before = values_of(model.parameters());
+            let before = values_of(&mut model);
             train(&mut model);
-            let after = values_of(model.parameters());
-            for ((parameter, before), after) in model.parameters().iter().zip(&before).zip(&after) {
+            let after = values_of(&mut model);
+            for ((parameter, before), after) in model.list().iter().zip(&before).zip(&after) {
                 let stays = bits(before) == bits(after);
                 assert_eq!(stays, is_frozen(parameter.place), "{compute:?}: {:?}", parameter.parts);
             }
@@ -191,15 +180,16 @@ fn what_is_frozen_does_not_move_and_everything_else_has_its_gradient() {
 fn layers_that_start_anew_are_new_with_the_pooler_and_others_are_not() {
     for family in FAMILIES {
         let setup = Setup::new(1, simplest());
-        let old = classifier(family, &setup);
-        let new = classifier(family, &Setup { reinit_layers: 1, ..setup });
-        let count = old.parameters().list().len();
-        for (index, parameter) in old.parameters().iter().enumerate() {
-            let (old, new) = (old.parameters().of(index), new.parameters().of(index));
-            let is_pooler = (count - 4..count - 2).contains(&index);
+        let mut old = classifier(family, &setup);
+        let mut new = classifier(family, &Setup { reinit_layers: 1, ..setup });
+        let declaration = Declaration::new(&old.config.architecture, 3);
+        let (pooler, highest) = (declaration.head.dense, old.config.architecture.own_layers() - 1);
+        let both = values_of(&mut old).into_iter().zip(values_of(&mut new));
+        for (parameter, (old, new)) in declaration.parameters.iter().zip(both) {
+            let is_pooler = parameter.id == pooler.weight || Some(parameter.id) == pooler.bias;
             let name = format!("{family}: {:?}", parameter.parts);
-            if parameter.place != Place::Layer(1) && !is_pooler {
-                assert_eq!(bits(old), bits(new), "{name}");
+            if parameter.place != Place::Layer(highest) && !is_pooler {
+                assert_eq!(bits(&old), bits(&new), "{name}");
                 continue;
             }
             let is_bias = parameter.parts[0].ends_with("bias");
@@ -234,14 +224,13 @@ fn a_step_takes_no_more_memory_than_the_ones_before() {
     for compute in all_computes() {
         for checkpointing in [false, true] {
             let mut model = classifier("bert", &Setup { checkpointing, ..Setup::new(1, compute) });
-            let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
             let mut after = Vec::new();
             for position in 0..30 {
                 // The same tokens: which words a batch has decides how much their gradients take.
                 let micro_batches = [batch(1, 12), batch(2, 12)];
-                step(&mut model, &mut optimizer, &micro_batches, noise(position), 1e-3);
-                model.answer(&batch(1, 12).0).expect("an answer");
-                after.push((model.bytes(), optimizer.bytes()));
+                step(&mut model, &micro_batches, noise(position), 1e-3);
+                model.evaluate(&batch(1, 12).0).expect("an answer");
+                after.push(model.memory());
             }
             assert_eq!(after[2], after[29], "{compute:?}");
         }
@@ -256,26 +245,19 @@ fn the_estimated_memory_is_what_a_step_takes() {
         for (compute, checkpointing) in all_computes().flat_map(|compute| [(compute, false), (compute, true)])
         {
             let setup = Setup { checkpointing, ..Setup::new(1, compute) };
-            let workload = Workload {
-                batch_size: 40,
-                passes: 1,
-                average: false,
-                checkpointing,
-                freeze_embeddings: false,
-                freeze_layers: 0,
-            };
+            let workload = Workload { checkpointing, ..Workload::plain(40) };
             let mut model = classifier(family, &setup);
-            let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
             for position in 0..3 {
                 let micro = [(batch.clone(), targets.clone())];
-                step(&mut model, &mut optimizer, &micro, noise(position), 1e-3);
+                step(&mut model, &micro, noise(position), 1e-3);
             }
-            let architecture = &model.config.architecture;
-            let memory = Memory::of(architecture, 3, &workload, compute, lengths.iter().copied());
-            let expected = (memory.parameters + memory.gradients + memory.activations) as f64;
-            let ratio = expected / model.bytes() as f64;
+            let declaration = Declaration::new(&model.config.architecture, 3);
+            let expected = Cpu.estimate(&declaration, &workload, compute, &mut lengths.iter().copied());
+            let found = model.memory();
+            let passes = |memory: &Memory| memory.parameters + memory.gradients + memory.activations;
+            let ratio = passes(&expected) as f64 / passes(&found) as f64;
             assert!((0.9..1.1).contains(&ratio), "{family}, {compute:?}, {checkpointing}: {ratio}");
-            let ratio = memory.moments as f64 / optimizer.bytes() as f64;
+            let ratio = expected.moments as f64 / found.moments as f64;
             assert!((0.99..1.01).contains(&ratio), "{family}: {ratio}");
         }
     }
@@ -288,10 +270,10 @@ fn an_answer_between_two_passes_changes_nothing() {
             let mut model = classifier("bert", &Setup::new(1, compute));
             learn(&mut model, &batch(1, 9), noise(1), 0.5);
             if answer {
-                model.answer(&batch(3, 20).0).expect("an answer");
+                model.evaluate(&batch(3, 20).0).expect("an answer");
             }
             learn(&mut model, &batch(2, 5), noise(2), 0.5);
-            gradients_of(model.parameters(), model.gradients()).iter().map(|x| bits(x)).collect::<Vec<_>>()
+            gradients_of(&mut model).iter().map(|x| bits(x)).collect::<Vec<_>>()
         };
         assert_eq!(gradients(true), gradients(false), "{compute:?}");
     }

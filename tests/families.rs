@@ -13,7 +13,7 @@ use crate::harness::encoder::make_like;
 use crate::harness::toy_texts;
 use crate::training::Job;
 
-const FAMILIES: [&str; 3] = ["distilbert", "roberta", "xlm_roberta"];
+const FAMILIES: [&str; 5] = ["distilbert", "roberta", "xlm_roberta", "electra", "albert"];
 
 fn folder(family: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/tiny_{family}"))

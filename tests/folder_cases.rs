@@ -13,7 +13,7 @@ use hone_data::tokenize::Tokenizer;
 use hone_engine::kernels::{Compute, Isa, Precision};
 use hone_engine::model::checkpoint::Checkpoint;
 use hone_engine::model::classifier::{Setup, Trainable};
-use hone_engine::model::declaration::{Place, declare};
+use hone_engine::model::declaration::{Declaration, Place};
 use hone_hub as hub;
 use hone_hub::EncoderName;
 use hone_train::plan::read_encoder;
@@ -123,7 +123,7 @@ fn assert_refused(case: &str, folder: &Path, words: &[&str]) {
 /// The values of the encoder's tensors.
 fn encoder_values(folder: &Path) -> Vec<Vec<f32>> {
     let checkpoint = Checkpoint::open(&open(folder).expect("an encoder")).expect("a checkpoint");
-    let declared = declare(&checkpoint.config().architecture, 3);
+    let declared = Declaration::new(&checkpoint.config().architecture, 3).parameters;
     let encoder = declared.iter().filter(|declared| declared.place != Place::Head);
     let value = |name: &String| {
         let tensor = checkpoint.tensor(name).expect("readable").expect("a tensor");
@@ -424,7 +424,10 @@ fn weights_of_another_kind_of_model_are_not_taken_for_this_one() {
         ("roberta", "bert", "those of another kind of model (roberta.embeddings"),
         ("bert", "roberta", "those of another kind of model (bert.embeddings"),
         ("roberta", "xlm-roberta-xl", "\"xlm-roberta-xl\", which Hone cannot train"),
-        ("bert", "electra", "\"electra\", which Hone cannot train"),
+        ("bert", "deberta", "\"deberta\", which Hone cannot train"),
+        ("bert", "electra", "those of another kind of model (bert.embeddings"),
+        ("electra", "bert", "those of another kind of model (electra.embeddings"),
+        ("albert", "bert", "those of another kind of model (albert.embeddings"),
         ("bert", "deberta-v2", "bert, distilbert, roberta, xlm-roberta, camembert"),
     ] {
         let folder = configured(family, &[("model_type", json!(kind))]);
@@ -519,10 +522,9 @@ fn the_labels_of_an_old_head_are_never_taken_by_place() {
     let compute = Compute::new(Isa::chosen().expect("a processor"), Precision::Fp32);
     let head = |folder: &Path, labels: &[String]| {
         let checkpoint = Checkpoint::open(folder).expect("a checkpoint");
-        let model =
-            Trainable::start(&checkpoint, labels, &Setup::new(1, compute), &Device::Cpu).expect("a model");
-        let of = model.parameters();
-        of.of(of.list().len() - 2).to_vec()
+        let model = Trainable::start(&checkpoint, labels, &Setup::new(1, compute), &Device::Cpu);
+        let output = Declaration::new(&checkpoint.config().architecture, 3).head.output;
+        model.expect("a model").parameters().expect("parameters").of(output.weight).to_vec()
     };
     let same = labels(["negative", "neutral", "positive"]);
     let stored = head(copy("bert").path(), &same);

@@ -136,10 +136,11 @@ fn first_weights(job: &Job) -> HashMap<String, Vec<f64>> {
     let checkpoint = Checkpoint::open(&job.encoder).expect("the encoder");
     let labels = ["negative", "positive"].map(str::to_owned);
     let setup = Setup::new(42, Compute::new(Isa::PORTABLE, Precision::Fp32));
-    let model = Trainable::start(&checkpoint, &labels, &setup, &Device::Cpu).expect("a classifier");
+    let mut model = Trainable::start(&checkpoint, &labels, &setup, &Device::Cpu).expect("a classifier");
+    let parameters = model.parameters().expect("parameters");
     let mut weights = HashMap::new();
-    for (index, parameter) in model.parameters().iter().enumerate() {
-        for (name, part) in parameter.split(model.parameters().of(index)).expect("parts") {
+    for parameter in parameters.iter() {
+        for (name, part) in parameter.split(parameters.of(parameter.id)).expect("parts") {
             let part = part.flatten_all().and_then(|part| part.to_vec1::<f32>()).expect("values");
             weights.insert(name, part.into_iter().map(f64::from).collect());
         }

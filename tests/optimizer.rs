@@ -1,17 +1,18 @@
-//! The optimizer by itself: rows of the words that wait for their updates, the global norm, and rates by layer.
+//! The optimizer by itself: rows of the token embeddings that wait for their updates, the global norm, and rates by layer.
 
 use hone_engine::batch::Batch;
 use hone_engine::kernels::adam::{State, Update, update};
 use hone_engine::kernels::{Compute, Isa, Precision};
+use hone_engine::model::backend::State as Exported;
 use hone_engine::model::classifier::{Setup, Trainable};
 use hone_engine::model::declaration::Place;
-use hone_engine::model::gradients::Gradients;
 use hone_engine::model::noise::Mode;
-use hone_engine::model::optimizer::{Optimizer, Rule, Settings};
+use hone_engine::model::optimizer::{Rule, Settings};
+use hone_engine::model::parameters::Parameter;
 use hone_engine::targets::Targets;
 
 use crate::harness::model::{
-    batch, bits, classifier, far, gradients_of, learn, noise, settle, step, values_of,
+    all_bits, batch, bits, classifier, far, gradients_of, learn, noise, step, values_of,
 };
 
 /// The optimizer computes with what the process has chosen.
@@ -19,8 +20,11 @@ fn isa() -> Isa {
     Isa::chosen().expect("an instruction set")
 }
 
-fn model() -> Trainable {
-    classifier("bert", &Setup::new(1, Compute::new(isa(), Precision::Fp32)))
+fn model(optimizer: &Settings) -> Trainable {
+    classifier(
+        "bert",
+        &Setup { optimizer: *optimizer, ..Setup::new(1, Compute::new(isa(), Precision::Fp32)) },
+    )
 }
 
 /// The same updates over every value in every step.
@@ -33,8 +37,8 @@ struct Dense {
 }
 
 impl Dense {
-    fn new(settings: &Settings, model: &Trainable) -> Self {
-        let values = values_of(model.parameters());
+    fn new(settings: &Settings, model: &mut Trainable) -> Self {
+        let values = values_of(model);
         let zeros: Vec<Vec<f32>> = values.iter().map(|values| vec![0.0; values.len()]).collect();
         Self { settings: *settings, values, m: zeros.clone(), v: zeros, step: 0 }
     }
@@ -42,13 +46,13 @@ impl Dense {
     fn step(&mut self, model: &Trainable, gradients: &[Vec<f32>], norm: f64, rate: f64) {
         let of = &self.settings;
         self.step += 1;
-        for (index, parameter) in model.parameters().iter().enumerate() {
+        for (index, parameter) in model.list().iter().enumerate() {
             let by = Update {
                 rate,
                 beta1: of.beta1,
                 beta2: of.beta2,
                 epsilon: of.epsilon,
-                decay: if parameter.decays { of.weight_decay } else { 0.0 },
+                decay: if parameter.decays() { of.weight_decay } else { 0.0 },
                 decoupled: of.rule == Rule::AdamW,
                 step: self.step,
                 scale: of.max_grad_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0)),
@@ -68,19 +72,14 @@ fn rarely(position: u64) -> (Batch, Targets) {
     (batch, targets)
 }
 
-fn assert_same_bits(model: &Trainable, optimizer: &Optimizer, dense: &Dense) {
-    let state = optimizer.state().expect("moments");
-    let moment = |prefix: &str, name: &str| {
-        let name = format!("{prefix}.{name}");
-        let (_, tensor) = state.iter().find(|(found, _)| *found == name).expect("a moment");
-        tensor.flatten_all().and_then(|tensor| tensor.to_vec1::<f32>()).expect("values")
-    };
-    for (index, parameter) in model.parameters().iter().enumerate() {
-        let of = |prefix| parameter.parts.iter().flat_map(|name| moment(prefix, name)).collect::<Vec<f32>>();
+fn assert_same_bits(model: &mut Trainable, dense: &Dense) {
+    let Exported { parameters, moments: [m, v], .. } = model.state().expect("a state");
+    for (index, parameter) in parameters.iter().enumerate() {
         let name = &parameter.parts;
-        assert_eq!(bits(model.parameters().of(index)), bits(&dense.values[index]), "{name:?}");
-        assert_eq!(bits(&of("m")), bits(&dense.m[index]), "the first moment of {name:?}");
-        assert_eq!(bits(&of("v")), bits(&dense.v[index]), "the second moment of {name:?}");
+        let of = |all: &[f32]| bits(&all[parameter.range.clone()]);
+        assert_eq!(of(parameters.values()), bits(&dense.values[index]), "{name:?}");
+        assert_eq!(of(m), bits(&dense.m[index]), "the first moment of {name:?}");
+        assert_eq!(of(v), bits(&dense.v[index]), "the second moment of {name:?}");
     }
 }
 
@@ -89,75 +88,69 @@ fn assert_same_bits(model: &Trainable, optimizer: &Optimizer, dense: &Dense) {
 fn words_that_wait_end_where_updating_all_of_them_ends_to_the_bit() {
     for (rule, weight_decay) in [(Rule::AdamW, 0.01), (Rule::Adam, 0.01), (Rule::Adam, 0.0)] {
         let of = Settings { rule, weight_decay, ..Settings::default() };
-        let mut model = model();
-        let (mut lazy, mut dense) = (Optimizer::new(&of, model.parameters()), Dense::new(&of, &model));
+        let mut model = model(&of);
+        let mut dense = Dense::new(&of, &mut model);
         for position in 1..=1100 {
             let micro = rarely(position);
-            lazy.refresh(&mut model, &micro.0.ids).expect("words");
             learn(&mut model, &micro, Mode::Evaluate, 1.0);
-            let gradients = gradients_of(model.parameters(), model.gradients());
+            let gradients = gradients_of(&mut model);
             let rate = 1e-3 / (1.0 + position as f64 / 100.0);
-            let norm = lazy.step(&mut model, rate);
+            let norm = model.step(rate);
             dense.step(&model, &gradients, norm.expect("a norm"), rate);
             // In the middle, too, and on both sides of the longest lag.
             if [7, 500, 1023, 1024, 1025, 1100].contains(&position) {
                 if position == 500 || position == 1100 {
-                    settle(&mut model, &mut lazy);
-                    assert_same_bits(&model, &lazy, &dense);
+                    assert_same_bits(&mut model, &dense);
                 }
-                let words = model.parameters().list()[0].clone();
-                lazy.refresh(&mut model, &[70]).expect("words");
-                let row = 70 * words.shape[1]..71 * words.shape[1];
-                assert_eq!(bits(&model.parameters().of(0)[row.clone()]), bits(&dense.values[0][row]));
+                // Reads one row, which is brought up to date alone.
+                let alone = Batch { ids: vec![70], types: vec![0], offsets: vec![0, 1] };
+                model.evaluate(&alone).expect("logits");
             }
         }
+        assert_same_bits(&mut model, &dense);
     }
 }
 
 #[test]
 fn words_lag_by_more_than_a_thousand_updates_without_a_stop_between() {
     let of = Settings::default();
-    let mut model = model();
-    let (mut lazy, mut dense) = (Optimizer::new(&of, model.parameters()), Dense::new(&of, &model));
+    let mut model = model(&of);
+    let mut dense = Dense::new(&of, &mut model);
     for position in 1..=1030 {
         let micro = [rarely(position.min(2))];
-        lazy.refresh(&mut model, &micro[0].0.ids).expect("words");
         learn(&mut model, &micro[0], Mode::Evaluate, 1.0);
-        let gradients = gradients_of(model.parameters(), model.gradients());
-        let norm = lazy.step(&mut model, 1e-3);
+        let gradients = gradients_of(&mut model);
+        let norm = model.step(1e-3);
         dense.step(&model, &gradients, norm.expect("a norm"), 1e-3);
     }
-    settle(&mut model, &mut lazy);
-    assert_same_bits(&model, &lazy, &dense);
+    assert_same_bits(&mut model, &dense);
 }
 
 #[test]
 fn the_norm_is_that_of_all_gradients_together_before_clipping() {
-    let mut model = model();
-    let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
+    let mut model = model(&Settings::default());
     // Both micro-batches have words in common.
     for position in 1..3 {
         learn(&mut model, &batch(position, 5), noise(position), 0.5);
     }
-    let gradients = gradients_of(model.parameters(), model.gradients());
+    let gradients = gradients_of(&mut model);
     let square: f64 = gradients.iter().flatten().map(|x| f64::from(*x).powi(2)).sum();
-    let norm = optimizer.step(&mut model, 1e-3);
+    let norm = model.step(1e-3);
     let norm = norm.expect("a norm");
     assert!((norm / square.sqrt() - 1.0).abs() < 1e-6, "{norm} is not {}", square.sqrt());
 }
 
 #[test]
 fn a_gradient_that_is_not_finite_moves_nothing() {
-    let mut model = model();
-    let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
-    let before = bits(model.parameters().values());
+    let mut model = model(&Settings::default());
+    let before = all_bits(&mut model);
     let (batch, _) = batch(1, 2);
     model.forward(&batch, Mode::Evaluate).expect("logits");
     model.backward(&[f32::NAN; 6]).expect("a way back");
-    let norm = optimizer.step(&mut model, 1e-3);
+    let norm = model.step(1e-3);
     assert!(norm.expect("a norm").is_nan());
-    assert_eq!(bits(model.parameters().values()), before);
-    assert_eq!(optimizer.steps(), 0);
+    assert_eq!(all_bits(&mut model), before);
+    assert_eq!(model.state().expect("a state").step, 0);
 }
 
 /// The first step of Adam moves every value by the rate, whatever its gradient is.
@@ -166,12 +159,11 @@ fn each_layer_learns_at_its_share_of_the_rate() {
     let (decay, rate) = (0.5, 1e-3);
     let of =
         Settings { layer_decay: Some(decay), weight_decay: 0.0, max_grad_norm: None, ..Settings::default() };
-    let mut model = model();
-    let mut optimizer = Optimizer::new(&of, model.parameters());
-    let before = values_of(model.parameters());
-    step(&mut model, &mut optimizer, &[batch(1, 30)], Mode::Evaluate, rate);
-    let after = values_of(model.parameters());
-    for ((parameter, before), after) in model.parameters().iter().zip(&before).zip(&after) {
+    let mut model = model(&of);
+    let before = values_of(&mut model);
+    step(&mut model, &[batch(1, 30)], Mode::Evaluate, rate);
+    let after = values_of(&mut model);
+    for ((parameter, before), after) in model.list().iter().zip(&before).zip(&after) {
         let share = match parameter.place {
             Place::Head | Place::Layer(1) => 1.0,
             Place::Layer(_) => decay,
@@ -186,16 +178,18 @@ fn each_layer_learns_at_its_share_of_the_rate() {
 fn what_is_frozen_counts_in_no_norm() {
     let setup = Setup { freeze_layers: 1, ..Setup::new(1, Compute::new(isa(), Precision::Fp32)) };
     let mut model = classifier("bert", &setup);
-    let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
     let micro = batch(1, 9);
     learn(&mut model, &micro, Mode::Evaluate, 1.0);
-    let all = gradients_of(model.parameters(), model.gradients());
-    let learning = |gradients: &Gradients, index: usize| gradients.is_trainable(index);
-    let square: f64 = (0..all.len())
-        .filter(|&index| learning(model.gradients(), index))
-        .flat_map(|index| &all[index])
+    let all = gradients_of(&mut model);
+    let learns = |parameter: &Parameter| !matches!(parameter.place, Place::Embeddings | Place::Layer(0));
+    let square: f64 = model
+        .list()
+        .iter()
+        .zip(&all)
+        .filter(|(parameter, _)| learns(parameter))
+        .flat_map(|(_, gradient)| gradient)
         .map(|x| f64::from(*x).powi(2))
         .sum();
-    let norm = optimizer.step(&mut model, 1e-3);
+    let norm = model.step(1e-3);
     assert!((norm.expect("a norm") / square.sqrt() - 1.0).abs() < 1e-6);
 }

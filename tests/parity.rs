@@ -7,19 +7,21 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use hone_engine::batch::Batch;
 use hone_engine::kernels::{Compute, Precision};
+use hone_engine::model::backend::Start;
 use hone_engine::model::checkpoint::Checkpoint;
 use hone_engine::model::classifier::{Setup, Trainable};
-use hone_engine::model::network::Network;
+use hone_engine::model::cpu::CpuBackend;
+use hone_engine::model::declaration::Declaration;
 use hone_engine::model::noise::Mode;
 use hone_engine::model::objective::Objective;
-use hone_engine::model::optimizer::{Optimizer, Settings};
+use hone_engine::model::optimizer::Settings;
 use hone_engine::targets::Targets;
 use hone_train::schedule::Schedule;
 use hone_train::spec::{self, Hyperparameters, Scheduler, Warmup};
 use serde_json::Value;
 
 use crate::harness::model::{
-    classifier, computes, far, fixture, gradients_of, largest, learn, settle, step, values_of,
+    by_candle, classifier, computes, far, fixture, gradients_of, largest, learn, step, values_of,
 };
 
 /// How far a number may be from that of the reference.
@@ -61,10 +63,19 @@ const BFLOAT16: Tolerance = Tolerance {
     end: 0.01,
 };
 
+/// What computes.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    Cpu(Compute),
+    Candle,
+}
+
 struct Fixture {
     tensors: HashMap<String, Tensor>,
     expected: Value,
     model: Trainable,
+    /// Starts anew, with an optimizer of these settings.
+    start: Box<dyn Fn(&Settings) -> Trainable>,
     tolerance: &'static Tolerance,
 }
 
@@ -95,6 +106,16 @@ macro_rules! of_every_family {
             fn xlm_roberta() {
                 check_family("xlm_roberta", PRECISIONS, super::$check);
             }
+
+            #[test]
+            fn electra() {
+                check_family("electra", PRECISIONS, super::$check);
+            }
+
+            #[test]
+            fn albert() {
+                check_family("albert", PRECISIONS, super::$check);
+            }
         }
     )*};
 }
@@ -114,23 +135,34 @@ fn check_family(family: &str, precisions: &[Precision], check: fn(Fixture)) {
         for compute in computes(precision) {
             // Shown when the check fails.
             eprintln!("{compute:?}");
-            check(Fixture::new(family, compute));
+            check(Fixture::new(family, By::Cpu(compute)));
         }
     }
+    eprintln!("candle");
+    check(Fixture::new(family, By::Candle));
 }
 
 impl Fixture {
-    fn new(family: &str, compute: Compute) -> Self {
+    fn new(family: &str, by: By) -> Self {
         let text = std::fs::read_to_string(fixture(family).join("expected.json")).expect("expected.json");
+        let family = family.to_owned();
+        let folder = fixture(&family);
+        let start = move |optimizer: &Settings| match by {
+            By::Cpu(compute) => {
+                classifier(&family, &Setup { optimizer: *optimizer, ..Setup::new(1, compute) })
+            }
+            By::Candle => by_candle(&family, &Setup { optimizer: *optimizer, ..Setup::new(1, any()) }),
+        };
         Self {
-            tensors: candle_core::safetensors::load(
-                fixture(family).join("expected.safetensors"),
-                &Device::Cpu,
-            )
-            .expect("tensors"),
+            tensors: candle_core::safetensors::load(folder.join("expected.safetensors"), &Device::Cpu)
+                .expect("tensors"),
             expected: serde_json::from_str(&text).expect("json"),
-            model: classifier(family, &Setup::new(1, compute)),
-            tolerance: if compute.precision() == Precision::Fp32 { &FLOAT32 } else { &BFLOAT16 },
+            model: start(&Settings::default()),
+            start: Box::new(start),
+            tolerance: match by {
+                By::Cpu(compute) if compute.precision() == Precision::Bf16 => &BFLOAT16,
+                _ => &FLOAT32,
+            },
         }
     }
 
@@ -155,11 +187,16 @@ impl Fixture {
 
     /// Values of each parameter's shape under the names of a checkpoint.
     fn named(&self, values: &[Vec<f32>]) -> Vec<(String, Vec<f32>)> {
-        let split = self.model.parameters().iter().zip(values).flat_map(|(parameter, values)| {
+        let split = self.model.list().iter().zip(values).flat_map(|(parameter, values)| {
             parameter.split(values).expect("parts").into_iter().map(|(name, part)| (name, flat(&part)))
         });
         split.collect()
     }
+}
+
+/// Any way to compute, where it makes no difference.
+fn any() -> Compute {
+    Compute::new(hone_engine::kernels::Isa::PORTABLE, Precision::Fp32)
 }
 
 fn flat(tensor: &Tensor) -> Vec<f32> {
@@ -177,13 +214,17 @@ fn logits_and_loss_are_those_of_transformers(mut fixture: Fixture) {
     assert!(away < fixture.tolerance.logits, "logits are {away} away");
     let away = (loss - f64::from(flat(&fixture.tensors["loss"])[0])).abs();
     assert!(away < fixture.tolerance.loss, "the loss is {away} away");
-    assert_eq!(fixture.model.answer(&batch.0).expect("an answer"), logits, "an answer is what training sees");
+    assert_eq!(
+        fixture.model.evaluate(&batch.0).expect("an answer"),
+        logits,
+        "an answer is what training sees"
+    );
 }
 
 fn every_gradient_is_that_of_transformers(mut fixture: Fixture) {
     let batch = fixture.batch(0);
     learn(&mut fixture.model, &batch, Mode::Evaluate, 1.0);
-    let gradients = gradients_of(fixture.model.parameters(), fixture.model.gradients());
+    let gradients = gradients_of(&mut fixture.model);
     let mut compared = 0;
     for (name, gradient) in fixture.named(&gradients) {
         let expected = flat(&fixture.tensors[&format!("grad.{name}")]);
@@ -221,7 +262,7 @@ fn curve(name: &str) -> (Hyperparameters, u64) {
 fn a_training_curve_is_that_of_pytorch(mut fixture: Fixture) {
     let (hyperparameters, steps) = curve("adamw");
     let schedule = Schedule::new(&hyperparameters, steps, steps);
-    let mut optimizer = Optimizer::new(&hyperparameters.optimizer_settings(), fixture.model.parameters());
+    fixture.model = (fixture.start)(&hyperparameters.optimizer_settings());
     let (losses, norms, rates) = (
         fixture.numbers("adamw", "losses"),
         fixture.numbers("adamw", "grad_norms"),
@@ -232,7 +273,7 @@ fn a_training_curve_is_that_of_pytorch(mut fixture: Fixture) {
         let batch = [fixture.batch(index)];
         let rate = schedule.rate(index as u64);
         assert!((rate - rates[index]).abs() < 1e-12, "the rate of step {index} is {rate}");
-        let (loss, norm) = step(&mut fixture.model, &mut optimizer, &batch, Mode::Evaluate, rate);
+        let (loss, norm) = step(&mut fixture.model, &batch, Mode::Evaluate, rate);
         let expected = losses[index];
         assert!(
             (loss - expected).abs() < tolerance.curve,
@@ -242,8 +283,8 @@ fn a_training_curve_is_that_of_pytorch(mut fixture: Fixture) {
         let away = (norm / expected - 1.0).abs();
         assert!(away < tolerance.norm, "the norm of step {index} is {norm}, not {expected}");
     }
-    settle(&mut fixture.model, &mut optimizer);
-    for (name, value) in fixture.named(&values_of(fixture.model.parameters())) {
+    let end = values_of(&mut fixture.model);
+    for (name, value) in fixture.named(&end) {
         // Adam blows the rounding noise of a gradient that is truly 0 up to the size of the rate.
         if !is_key_bias(&name) {
             let away = far(&value, &flat(&fixture.tensors[&format!("final.{name}")]));
@@ -254,25 +295,24 @@ fn a_training_curve_is_that_of_pytorch(mut fixture: Fixture) {
 
 fn adam_with_gradient_accumulation_is_that_of_pytorch(mut fixture: Fixture) {
     let (hyperparameters, steps) = curve("adam_accumulation");
-    let mut optimizer = Optimizer::new(&hyperparameters.optimizer_settings(), fixture.model.parameters());
+    fixture.model = (fixture.start)(&hyperparameters.optimizer_settings());
     let losses = fixture.numbers("adam_accumulation", "losses");
     assert_eq!(losses.len() as u64, steps);
     for (index, expected) in losses.iter().enumerate() {
         let window = [fixture.batch(2 * index), fixture.batch(2 * index + 1)];
         let rate = hyperparameters.learning_rate;
-        let (loss, _) = step(&mut fixture.model, &mut optimizer, &window, Mode::Evaluate, rate);
+        let (loss, _) = step(&mut fixture.model, &window, Mode::Evaluate, rate);
         let away = (loss - expected).abs();
         assert!(away < fixture.tolerance.curve, "the loss of step {index} is {loss}, not {expected}");
     }
 }
 
 fn every_parameter_moves_in_one_step(mut fixture: Fixture) {
-    let before = values_of(fixture.model.parameters());
-    let mut optimizer = Optimizer::new(&Settings::default(), fixture.model.parameters());
+    let before = values_of(&mut fixture.model);
     let batch = [fixture.batch(0)];
-    step(&mut fixture.model, &mut optimizer, &batch, Mode::Evaluate, 1e-3);
-    let after = values_of(fixture.model.parameters());
-    for ((parameter, before), after) in fixture.model.parameters().iter().zip(before).zip(after) {
+    step(&mut fixture.model, &batch, Mode::Evaluate, 1e-3);
+    let after = values_of(&mut fixture.model);
+    for ((parameter, before), after) in fixture.model.list().iter().zip(before).zip(after) {
         assert_ne!(before, after, "{:?} did not move", parameter.parts);
     }
 }
@@ -282,22 +322,20 @@ fn gradients_of_the_whole_model_agree_with_finite_differences(mut fixture: Fixtu
     let model = &mut fixture.model;
     let both = (batch, targets);
     learn(model, &both, Mode::Evaluate, 1.0);
-    let gradients = gradients_of(model.parameters(), model.gradients());
-    for (parameter, gradient) in model.parameters().list().clone().iter().zip(gradients) {
+    let gradients = gradients_of(model);
+    for (parameter, gradient) in model.list().clone().iter().zip(gradients) {
         let norm = gradient.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
         // Along the gradient itself the loss changes by the norm times the way, which is so short that DistilBERT's
         // ReLU seldom has its kink on it.
         let way = 2e-3 / norm.max(1e-3);
-        let before = model.parameters().values()[parameter.range.clone()].to_vec();
+        let before = model.parameters().expect("parameters").values().clone();
         let mut moved = |by: f64| {
-            let range = parameter.range.clone();
-            model.change(false, |parameters, _| {
-                let values = parameters.values_mut()[range].iter_mut();
-                for ((value, before), grad) in values.zip(&before).zip(&gradient) {
-                    *value = before + grad * by as f32;
-                }
-            });
-            let logits = model.answer(&both.0).expect("logits");
+            let mut values = before.clone();
+            for (value, grad) in values[parameter.range.clone()].iter_mut().zip(&gradient) {
+                *value += grad * by as f32;
+            }
+            model.exchange(&mut values).expect("an exchange");
+            let logits = model.evaluate(&both.0).expect("logits");
             Objective::default().evaluate(&logits, &both.1).mean
         };
         let numeric = (moved(way) - moved(-way)) / (2.0 * way);
@@ -333,10 +371,12 @@ fn compare_with_candle_transformers(folder: &Path, batch: &Batch) {
     let checkpoint = Checkpoint::open(folder).expect("a checkpoint");
     let labels = ["a".to_owned(), "b".to_owned()];
     for compute in computes(Precision::Fp32) {
-        let model = Trainable::start(&checkpoint, &labels, &Setup::new(1, compute), &Device::Cpu);
-        let model = model.expect("a model");
-        let mut network = Network::new(&checkpoint.config().architecture, 2, compute, true);
-        let mut hidden = network.hidden(model.parameters(), batch);
+        let mut model = Trainable::start(&checkpoint, &labels, &Setup::new(1, compute), &Device::Cpu);
+        let parameters = model.as_mut().expect("a model").parameters().expect("parameters").clone();
+        let declaration = Declaration::new(&checkpoint.config().architecture, 2).into();
+        let start = Start { declaration, parameters, compute, learning: None };
+        let mut backend = CpuBackend::open(start).expect("a backend");
+        let mut hidden = backend.hidden(batch).expect("hidden states");
         for expected in &expected {
             let (found, rest) = hidden.split_at(expected.len());
             let away = far(found, expected);
@@ -348,8 +388,8 @@ fn compare_with_candle_transformers(folder: &Path, batch: &Batch) {
 
 #[test]
 fn hidden_states_are_those_of_candle_transformers() {
-    let any = Compute::new(hone_engine::kernels::Isa::PORTABLE, Precision::Fp32);
-    compare_with_candle_transformers(&fixture("bert"), &Fixture::new("bert", any).batch(0).0);
+    let batch = Fixture::new("bert", By::Candle).batch(0).0;
+    compare_with_candle_transformers(&fixture("bert"), &batch);
 }
 
 /// Runs on the real encoder when `HONE_TEST_ENCODER` names its folder.

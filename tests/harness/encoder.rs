@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use candle_core::{Device, Tensor};
 use hone_base::random::{Purpose, Stream};
 use hone_engine::model::config::Config;
-use hone_engine::model::declaration::{Place, declare};
+use hone_engine::model::declaration::{Declaration, Place};
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::bert::BertNormalizer;
@@ -69,11 +69,11 @@ fn write_model(folder: &Path, config: &serde_json::Value) {
     std::fs::write(folder.join("config.json"), config.to_string()).expect("config.json");
     let architecture = Config::parse(&config.to_string()).expect("a configuration").architecture;
     let mut tensors = HashMap::new();
-    for (site, declared) in declare(&architecture, 2).into_iter().enumerate() {
+    for (site, declared) in Declaration::new(&architecture, 2).parameters.into_iter().enumerate() {
         let shape = declared.part_shape();
         for (part, name) in declared.parts.iter().enumerate().filter(|_| declared.place != Place::Head) {
             let stream = Stream::new(11, Purpose::Initialisation, part as u64, site as u32);
-            let value = |index: u64| match declared.decays {
+            let value = |index: u64| match declared.decays() {
                 true => (0.1 * stream.normal(index)) as f32,
                 false => f32::from(u8::from(name.ends_with("weight"))),
             };

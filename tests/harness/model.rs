@@ -6,17 +6,16 @@ use candle_core::Device;
 use hone_base::random::{Purpose, Stream};
 use hone_engine::batch::Batch;
 use hone_engine::kernels::{Compute, Isa, Precision};
+use hone_engine::model::backend::{Backend, Start};
+use hone_engine::model::candle::CandleBackend;
 use hone_engine::model::checkpoint::Checkpoint;
 use hone_engine::model::classifier::{Setup, Trainable};
-use hone_engine::model::gradients::Gradients;
 use hone_engine::model::noise::{Mode, Noise};
 use hone_engine::model::objective::Objective;
-use hone_engine::model::optimizer::Optimizer;
-use hone_engine::model::parameters::Parameters;
 use hone_engine::targets::Targets;
 
 /// One of each family, and XLM-R, which differs from RoBERTa in its tokens.
-pub(crate) const FAMILIES: [&str; 4] = ["bert", "distilbert", "roberta", "xlm_roberta"];
+pub(crate) const FAMILIES: [&str; 6] = ["bert", "distilbert", "roberta", "xlm_roberta", "electra", "albert"];
 
 /// Every way of computing that this processor has at a precision.
 pub(crate) fn computes(precision: Precision) -> impl Iterator<Item = Compute> {
@@ -33,6 +32,16 @@ pub(crate) fn classifier(family: &str, setup: &Setup) -> Trainable {
     let checkpoint = Checkpoint::open(&fixture(family)).expect("the fixture's checkpoint");
     let labels = checkpoint.config().labels().expect("labels");
     Trainable::start(&checkpoint, &labels, setup, &Device::Cpu).expect("a classifier")
+}
+
+/// The same with candle's operations, on the CPU.
+pub(crate) fn by_candle(family: &str, setup: &Setup) -> Trainable {
+    let checkpoint = Checkpoint::open(&fixture(family)).expect("the fixture's checkpoint");
+    let labels = checkpoint.config().labels().expect("labels");
+    let open = |start: Start| {
+        CandleBackend::open(&Device::Cpu, start).map(|backend| Box::new(backend) as Box<dyn Backend>)
+    };
+    Trainable::start_on(&checkpoint, &labels, setup, open).expect("a classifier")
 }
 
 /// Sequences of 1 to 37 tokens that a fixture of any family can read, and the class of each.
@@ -71,7 +80,6 @@ pub(crate) fn learn(
 /// One step over micro-batches: its mean loss and its gradient's norm.
 pub(crate) fn step(
     model: &mut Trainable,
-    optimizer: &mut Optimizer,
     micro_batches: &[(Batch, Targets)],
     mode: Mode,
     rate: f64,
@@ -79,34 +87,27 @@ pub(crate) fn step(
     let count = micro_batches.len();
     let mut loss = 0.0;
     for micro in micro_batches {
-        optimizer.refresh(model, &micro.0.ids).expect("words");
         loss += learn(model, micro, mode, 1.0 / count as f32).1 / count as f64;
     }
-    let norm = optimizer.step(model, rate);
+    let norm = model.step(rate);
     (loss, norm.expect("a step"))
 }
 
-/// Brings the words that the optimizer left behind up to date.
-pub(crate) fn settle(model: &mut Trainable, optimizer: &mut Optimizer) {
-    optimizer.settle(model).expect("words");
-}
-
-/// The gradient of each parameter, that of all words too.
-pub(crate) fn gradients_of(parameters: &Parameters, gradients: &Gradients) -> Vec<Vec<f32>> {
-    let mut all: Vec<Vec<f32>> =
-        (0..parameters.list().len()).map(|index| gradients.of(index).to_vec()).collect();
-    let words = &parameters.list()[0];
-    let width = words.shape[1];
-    all[0] = vec![0.0; words.range.len()];
-    for (&row, values) in gradients.words().rows().iter().zip(gradients.words().values().chunks(width)) {
-        all[0][row as usize * width..][..width].copy_from_slice(values);
-    }
-    all
+/// The gradient of each parameter.
+pub(crate) fn gradients_of(model: &mut Trainable) -> Vec<Vec<f32>> {
+    let gradients = model.gradients().expect("gradients");
+    model.list().iter().map(|parameter| gradients[parameter.range.clone()].to_vec()).collect()
 }
 
 /// The values of each parameter.
-pub(crate) fn values_of(parameters: &Parameters) -> Vec<Vec<f32>> {
-    (0..parameters.list().len()).map(|index| parameters.of(index).to_vec()).collect()
+pub(crate) fn values_of(model: &mut Trainable) -> Vec<Vec<f32>> {
+    let parameters = model.parameters().expect("parameters");
+    parameters.iter().map(|parameter| parameters.of(parameter.id).to_vec()).collect()
+}
+
+/// The bits of all values of all parameters.
+pub(crate) fn all_bits(model: &mut Trainable) -> Vec<u32> {
+    bits(model.parameters().expect("parameters").values())
 }
 
 /// Bits, which are the same only if numbers are.

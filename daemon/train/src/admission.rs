@@ -12,8 +12,9 @@ use hone_base::cancel::Cancel;
 use hone_base::error::{Error, Kind, Result};
 use hone_data::dataset::{Keep, Reading};
 use hone_data::{Measure, in_words, memory};
+use hone_engine::model::backend;
 use hone_engine::model::checkpoint;
-use hone_engine::model::config::Architecture;
+use hone_engine::model::declaration::Declaration;
 use hone_engine::model::memory::Memory;
 
 /// Bytes of a row for what is found out about it before training: digests of texts in tables.
@@ -41,26 +42,26 @@ pub fn check(
     for other in &measured.others {
         rows += self::rows(other, &lengths(&plan, other)?);
     }
-    admit(&room.host, &plan, &config.architecture, device, train.into_iter(), rows)
+    let declaration = Declaration::new(&config.architecture, plan.labels.names().len());
+    admit(&room.host, &plan, &declaration, device, train.into_iter(), rows)
 }
 
-/// Fails where training does not fit into the memory that the host has left. `lengths` are those of the training rows in
+/// Fails where the device does not compute the encoder, or training does not fit into the memory that the host has left. `lengths` are those of the training rows in
 /// tokens; `rows` are the bytes that texts and tokens take, as far as they are not there yet. What is computed on a GPU
 /// takes no memory of the host.
 pub(super) fn admit(
     host: &HostMemory,
     plan: &Plan,
-    architecture: &Architecture,
+    declaration: &Declaration,
     device: &Device,
-    lengths: impl Iterator<Item = usize>,
+    mut lengths: impl Iterator<Item = usize>,
     rows: u64,
 ) -> Result<()> {
     let of = &plan.spec.hyperparameters;
+    let (platform, compute) = (backend::on(device)?, of.precision.compute(device)?);
+    platform.check(declaration, compute.precision())?;
     let training = match device.is_cpu() {
-        true => {
-            let labels = plan.labels.names().len();
-            Memory::of(architecture, labels, &of.workload(), of.precision.compute(device)?, lengths)
-        }
+        true => platform.estimate(declaration, &of.workload(), compute, &mut lengths),
         false => Memory::default(),
     };
     fits(host.available(), of, training, rows)

@@ -76,7 +76,7 @@ impl Run<'_> {
             cancel.check()?;
             match other {
                 Some(other) => other.logits(batch),
-                None => model.answer(batch),
+                None => model.evaluate(batch),
             }
         };
         let mut progress = |rows_done| emit.tell(Event::Evaluation { split, rows_done, rows: count });
@@ -130,7 +130,8 @@ impl Run<'_> {
             dropout: self.head_dropout(),
         };
         let weights_sha256 = retention::write(self.workspace, epoch, |folder| {
-            let digest = checkpoint::write(folder, &self.model.config, &head, self.model.parameters())?;
+            let config = self.model.config.clone();
+            let digest = checkpoint::write(folder, &config, &head, self.model.parameters()?)?;
             self.plan.tokenizer.write_files(&self.plan.encoder, folder)?;
             Ok(digest)
         })?;

@@ -123,7 +123,7 @@ impl Plan {
         let columns = train.used;
         let mut measured = Measured { train: train.measure, others: vec![] };
         let labels = Labels::of(&spec.train.name, &train.examples, &columns.label_names)?;
-        let layers = config.architecture.num_hidden_layers;
+        let layers = config.architecture.own_layers();
         methods::check(&spec.hyperparameters.methods, layers)?;
         let positive = positive(spec.hyperparameters.positive_label.as_deref(), &labels)?;
         let train_notes = train.notes;

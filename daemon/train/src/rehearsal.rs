@@ -18,9 +18,10 @@ use super::run::{Emit, Halt, Run};
 use hone_base::cancel::Cancel;
 use hone_base::error::{Error, Kind, Result};
 use hone_engine::batch::epoch_order;
+use hone_engine::model::backend;
 use hone_engine::model::checkpoint::{self, Checkpoint};
-use hone_engine::model::gpu;
-use hone_engine::model::memory::{Count, Memory};
+use hone_engine::model::declaration::Declaration;
+use hone_engine::model::memory::Memory;
 
 /// How long the steps may take, all together, as far as the ones before tell.
 const BUDGET: Duration = Duration::from_secs(4);
@@ -96,10 +97,9 @@ impl Study {
     /// Fails when a text has no tokens or the encoder cannot be read, and with [`Kind::Cancelled`] when `cancel` is asked.
     pub fn new(mut plan: Plan, device: &Device, cancel: &Cancel) -> Result<Self> {
         let encoder = Checkpoint::open(&plan.encoder)?;
-        let architecture = &encoder.config().architecture;
-        let labels = plan.labels.names().len();
+        let declaration = Declaration::new(&encoder.config().architecture, plan.labels.names().len());
         let workload = plan.spec.hyperparameters.workload();
-        let learning = Count::of(architecture, labels, &workload).learning;
+        let learning = workload.learning(&declaration);
         let schedule = plan.schedule();
         let rows = first_rows(&plan);
         let excerpt = Some(plan.excerpt(&rows));
@@ -108,11 +108,9 @@ impl Study {
         let all: Vec<usize> = prepared.train.tokens.iter().map(|tokens| tokens.ids.len()).collect();
         let lengths = rows.iter().filter_map(|&row| all.get(row).copied()).collect();
         let compute = of.precision.compute(device)?;
-        let rows = all.into_iter();
-        let memory = match gpu::computes_on(device)? {
-            true => Memory::on_gpu(architecture, labels, &workload, compute.precision(), rows),
-            false => Memory::of(architecture, labels, &workload, compute, rows),
-        };
+        let platform = backend::on(device)?;
+        platform.check(&declaration, compute.precision())?;
+        let memory = platform.estimate(&declaration, &workload, compute, &mut all.into_iter());
         let report = DryRun {
             prepared: prepared.report,
             memory,
@@ -266,7 +264,7 @@ impl<'a> Rehearsal<'a> {
     /// A pass without gradients over training rows; returns its tokens once it is done.
     fn evaluate(&mut self, rows: &[usize]) -> Result<u64> {
         let batch = self.0.prepared.train.batch(rows, 1);
-        self.0.model.answer(&batch)?;
+        self.0.model.evaluate(&batch)?;
         Ok(batch.tokens() as u64)
     }
 }

@@ -27,10 +27,16 @@ use hone_base::cancel::{Cancel, Reason};
 use hone_base::error::{Error, Kind, Result};
 use hone_engine::batch::epoch_order;
 use hone_engine::model::average::Average;
+use hone_engine::model::backend::{Saved, State};
 use hone_engine::model::checkpoint::{self, Checkpoint};
 use hone_engine::model::classifier::{Classifier, Setup, Trainable};
-use hone_engine::model::memory::Count;
-use hone_engine::model::optimizer::Optimizer;
+use hone_engine::model::declaration::Declaration;
+
+/// What stands before the names of tensors in a saved position: of the parameters, both moments, and the average.
+const VALUES: &str = "";
+const FIRST: &str = "m.";
+const SECOND: &str = "v.";
+const AVERAGE: &str = "average.";
 
 /// How a run ended, when it did not fail.
 #[derive(Debug)]
@@ -107,7 +113,6 @@ pub(super) struct Run<'a> {
     pub(super) prepared: Prepared,
     pub(super) schedule: Schedule,
     pub(super) model: Trainable,
-    pub(super) optimizer: Optimizer,
     pub(super) average: Option<Average>,
     pub(super) position: Position,
     saver: Saver,
@@ -126,31 +131,36 @@ impl<'a> Run<'a> {
         cancel.check()?;
         let encoder = Checkpoint::open(&plan.encoder)?;
         cancel.check()?;
-        let workload = plan.spec.hyperparameters.workload();
-        let architecture = &encoder.config().architecture;
-        let learning = Count::of(architecture, plan.labels.names().len(), &workload).learning;
+        let declaration = Declaration::new(&encoder.config().architecture, plan.labels.names().len());
+        let learning = plan.spec.hyperparameters.workload().learning(&declaration);
         let prepared = prepare(plan, &encoder, learning, schedule.warmup_steps(), device, &cancel)?;
         let plan: &Plan = plan;
         let of = &plan.spec.hyperparameters;
         // What was read is there; what training takes is asked for before it is taken.
         let lengths = prepared.train.tokens.iter().map(|tokens| tokens.ids.len());
-        admit(&plan.host, plan, architecture, device, lengths, 0)?;
+        admit(&plan.host, plan, &declaration, device, lengths, 0)?;
         let mut model = Trainable::start(&encoder, plan.labels.names(), &setup(of, device)?, device)?;
         drop(encoder);
         let Loaded { positions, found, refused } = Positions::load(workspace, &plan.spec, &cancel)?;
         let decay = of.methods.ema_decay;
-        let (position, optimizer, average) = match found {
+        let (position, average) = match found {
             Some((position, tensors)) => {
-                model.change(true, |parameters, _| parameters.put_all(&tensors))?;
-                let settings = of.optimizer_settings();
-                let optimizer = Optimizer::restore(&settings, model.parameters(), position.step, &tensors)?;
-                let average = decay.map(|decay| Average::restore(decay, model.parameters(), &tensors));
-                (position, optimizer, average.transpose()?)
+                let parameters = model.parameters()?;
+                let [values, m, v] = [VALUES, FIRST, SECOND].map(|of| parameters.gather(of, &tensors));
+                let saved = Saved { step: position.step, values: values?, moments: [m?, v?] };
+                let average = match decay {
+                    Some(decay) => Some(Average::restore(decay, parameters.gather(AVERAGE, &tensors)?)),
+                    None => None,
+                };
+                model.restore(saved)?;
+                (position, average)
             }
             None => (
                 Position::start(&plan.spec, Tally::new(plan.objective.kind, plan.labels.names().len())),
-                Optimizer::new(&of.optimizer_settings(), model.parameters()),
-                decay.map(|decay| Average::new(decay, model.parameters())),
+                match decay {
+                    Some(decay) => Some(Average::new(decay, model.parameters()?)),
+                    None => None,
+                },
             ),
         };
         let saver = Saver::new(positions, of.checkpoint_every, position.step);
@@ -165,7 +175,6 @@ impl<'a> Run<'a> {
             prepared,
             schedule,
             model,
-            optimizer,
             average,
             position,
             saver,
@@ -213,12 +222,11 @@ impl<'a> Run<'a> {
     fn epoch(&mut self) -> Result<(), Halt> {
         let trained = self.train_epoch()?;
         let started = Instant::now();
-        self.settle()?;
         self.check_weights("")?;
         // What is judged and kept is the average, where there is one.
-        self.swap_average();
+        self.swap_average()?;
         let ended = self.judge(trained, started);
-        self.swap_average();
+        self.swap_average()?;
         let (epoch, notices) = ended?;
         // All of it is told, and only then does a position say that the epoch is over.
         let notices = notices.into_iter().map(|message| Event::Notice { message });
@@ -279,11 +287,10 @@ impl<'a> Run<'a> {
     /// Has the position saved, if one is due, while the run goes on.
     fn save_if_due(&mut self, moment: Moment) -> Result<(), Halt> {
         if self.saver.is_due(self.position.step, moment) {
-            self.settle()?;
-            let [m, v] = self.optimizer.moments();
-            let parameters = self.model.parameters();
-            let average = self.average.as_ref().map(|average| ("average.", average.values()));
-            let sections = [("", &**parameters.values()), ("m.", m), ("v.", v)].into_iter().chain(average);
+            let State { parameters, moments: [m, v], .. } = self.model.state()?;
+            let average = self.average.as_ref().map(|average| (AVERAGE, average.values()));
+            let sections = [(VALUES, &**parameters.values()), (FIRST, m), (SECOND, v)];
+            let sections = sections.into_iter().chain(average);
             let numbers = Numbers { list: parameters.list(), sections: sections.collect() };
             self.saver.save(&self.position, &numbers);
         }
@@ -308,14 +315,11 @@ impl<'a> Run<'a> {
         false
     }
 
-    /// Brings every parameter up to date.
-    pub(super) fn settle(&mut self) -> Result<()> {
-        self.optimizer.settle(&mut self.model)
-    }
-
-    fn swap_average(&mut self) {
-        if let Some(average) = &mut self.average {
-            self.model.change(false, |parameters, _| average.swap(parameters));
+    /// Puts the average in the place of the weights, and the weights in its place; a second time puts both back.
+    fn swap_average(&mut self) -> Result<()> {
+        match &mut self.average {
+            Some(average) => self.model.exchange(average.values_mut()),
+            None => Ok(()),
         }
     }
 
@@ -389,6 +393,7 @@ fn setup(of: &Hyperparameters, device: &Device) -> Result<Setup> {
     Ok(Setup {
         seed: of.seed,
         compute: of.precision.compute(device)?,
+        optimizer: of.optimizer_settings(),
         checkpointing: methods.gradient_checkpointing,
         freeze_embeddings: methods.freeze_embeddings,
         freeze_layers: methods.freeze_layers as usize,

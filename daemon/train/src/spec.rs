@@ -9,8 +9,8 @@ use super::methods::Methods;
 use hone_base::error::Result;
 use hone_data::Columns;
 pub use hone_data::Truncation;
-use hone_engine::kernels::{self, Compute, Isa, fastest_precision};
-use hone_engine::model::gpu;
+use hone_engine::kernels::{self, Compute, Isa};
+use hone_engine::model::backend;
 use hone_engine::model::memory::Workload;
 use hone_engine::model::optimizer::{self, Rule};
 
@@ -139,9 +139,7 @@ impl Precision {
         let precision = match self {
             Self::Fp32 => kernels::Precision::Fp32,
             Self::Bf16 => kernels::Precision::Bf16,
-            Self::Auto if device.is_cpu() => fastest_precision(isa),
-            Self::Auto if gpu::computes_on(device)? => kernels::Precision::Bf16,
-            Self::Auto => kernels::Precision::Fp32,
+            Self::Auto => backend::on(device)?.fastest()?[0],
         };
         Ok(Compute::new(isa, precision))
     }

@@ -32,7 +32,6 @@ impl Run<'_> {
             self.cancel.check()?;
             give_way();
             let mode = Mode::Train(self.noise(index as u64));
-            self.optimizer.refresh(&mut self.model, &batch.ids)?;
             let logits = self.model.forward(batch, mode)?;
             let micro = objective.evaluate(&logits, targets);
             self.check_finite(micro.mean, "loss")?;
@@ -52,14 +51,11 @@ impl Run<'_> {
             self.check_finite(plain, "loss")?;
         }
         let rate = self.schedule.rate(self.position.step);
-        let gradient_norm = self.optimizer.step(&mut self.model, rate)?;
+        let gradient_norm = self.model.step(rate)?;
         self.check_finite(gradient_norm, "gradient")?;
         self.position.norms.add(gradient_norm);
-        if self.average.is_some() {
-            self.settle()?;
-        }
         if let Some(average) = &mut self.average {
-            average.add(self.model.parameters())?;
+            average.add(self.model.parameters()?)?;
         }
         self.position.step += 1;
         self.position.step_in_epoch += 1;
@@ -92,8 +88,8 @@ impl Run<'_> {
     }
 
     /// Refuses weights that are no numbers after an epoch's last step: nothing before need have shown it.
-    pub(super) fn check_weights(&self, which: &str) -> Result<()> {
-        let Some(found) = finite::in_parameters(self.model.parameters()) else { return Ok(()) };
+    pub(super) fn check_weights(&mut self, which: &str) -> Result<()> {
+        let Some(found) = finite::in_parameters(self.model.parameters()?) else { return Ok(()) };
         let (step, epoch) = (self.position.step, self.position.epoch + 1);
         Err(self.diverged(&format!("after step {step} (epoch {epoch}) the {which}weight {found}")))
     }

@@ -75,8 +75,8 @@ impl Update {
 }
 
 impl Coefficients {
-    /// In the order of the fields, as a GPU reads them.
-    pub(super) fn numbers(&self) -> [f32; 10] {
+    /// In the order of the fields, as other devices read them: beta1, beta2, 1 - beta1, 1 - beta2, scale, step size, inverse root, epsilon, shrink, added.
+    pub fn numbers(&self) -> [f32; 10] {
         let Self { beta1, beta2, rest1, rest2, scale, step_size, inverse_root, epsilon, shrink, added } =
             *self;
         [beta1, beta2, rest1, rest2, scale, step_size, inverse_root, epsilon, shrink, added]

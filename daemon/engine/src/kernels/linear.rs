@@ -12,6 +12,15 @@ use super::math::{erf, exp, map2, mul_add, replace2};
 /// Rows whose columns one task sums.
 const SUMMED: usize = 64;
 
+/// Which form of GELU (Hendrycks and Gimpel 2016) follows a linear layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gelu {
+    /// `u Φ(u)`.
+    Exact,
+    /// `u/2 (1 + tanh(√(2/π) (u + 0.044715 u³)))`, which `transformers` calls `gelu_new`.
+    Tanh,
+}
+
 /// A linear layer's parameters: `weight` is `[outputs, inputs]`, `bias` `[outputs]`.
 #[derive(Clone, Copy)]
 pub struct Linear<'a> {
@@ -70,25 +79,35 @@ impl Prepared {
         multiply(compute, Matrix::dense(x, rows, inputs), &self.forward, epilogue);
     }
 
-    /// `inner = x W^T + b` and `y = gelu(inner)`, both `[rows, outputs]`.
+    /// `inner = x W^T + b` and `y = gelu(inner)`.
     ///
     /// # Panics
-    /// As [`Prepared::apply`], and when `inner` has another shape than y.
-    pub fn apply_gelu(&self, compute: Compute, x: &[f32], bias: &[f32], inner: &mut [f32], y: &mut [f32]) {
+    ///
+    /// Where `inner` and `y` are not of one length, or the lengths of `x`, `y` and `bias` do not fit together.
+    pub fn apply_gelu(
+        &self,
+        compute: Compute,
+        x: &[f32],
+        bias: &[f32],
+        gelu: Gelu,
+        inner: &mut [f32],
+        y: &mut [f32],
+    ) {
         let (rows, inputs, outputs) = fit(x.len(), y.len(), bias.len());
         assert_eq!(inner.len(), y.len());
-        let epilogue =
-            BiasedGelu { inner: Some(Rows::new(inner, 0, outputs)), out: Rows::new(y, 0, outputs), bias };
+        let (inner, out) = (Some(Rows::new(inner, 0, outputs)), Rows::new(y, 0, outputs));
+        let epilogue = BiasedGelu { inner, out, bias, gelu };
         multiply(compute, Matrix::dense(x, rows, inputs), &self.forward, epilogue);
     }
 
     /// `y = gelu(x W^T + b)`, for passes that have no way back.
     ///
     /// # Panics
-    /// As [`Prepared::apply`].
-    pub fn answer_gelu(&self, compute: Compute, x: &[f32], bias: &[f32], y: &mut [f32]) {
+    ///
+    /// Where the lengths of `x`, `y` and `bias` do not fit together.
+    pub fn answer_gelu(&self, compute: Compute, x: &[f32], bias: &[f32], gelu: Gelu, y: &mut [f32]) {
         let (rows, inputs, outputs) = fit(x.len(), y.len(), bias.len());
-        let epilogue = BiasedGelu { inner: None, out: Rows::new(y, 0, outputs), bias };
+        let epilogue = BiasedGelu { inner: None, out: Rows::new(y, 0, outputs), bias, gelu };
         multiply(compute, Matrix::dense(x, rows, inputs), &self.forward, epilogue);
     }
 
@@ -112,13 +131,10 @@ impl Prepared {
         multiply(compute, Matrix::dense(grad, rows, outputs), &self.backward, epilogue);
     }
 
-    /// The gradient of `inner`, `[rows, inputs]`, where `y = gelu(inner)` was this layer's input, in place of `inner`.
-    ///
-    /// # Panics
-    /// As [`Prepared::pull`].
-    pub fn pull_gelu(&self, compute: Compute, grad: &[f32], outputs: usize, inner: &mut [f32]) {
+    /// The gradient of `inner` where `y = gelu(inner)` was this layer's input, in place of `inner`.
+    pub fn pull_gelu(&self, compute: Compute, grad: &[f32], outputs: usize, gelu: Gelu, inner: &mut [f32]) {
         let rows = grad.len() / outputs;
-        let epilogue = GeluSlope { inner: Rows::new(inner, 0, inner.len() / rows.max(1)) };
+        let epilogue = GeluSlope { inner: Rows::new(inner, 0, inner.len() / rows.max(1)), gelu };
         multiply(compute, Matrix::dense(grad, rows, outputs), &self.backward, epilogue);
     }
 }
@@ -193,11 +209,12 @@ impl Epilogue for Biased<'_> {
     }
 }
 
-/// Stores `product + bias` and its GELU (Hendrycks and Gimpel 2016), `u Φ(u)`.
+/// Stores `product + bias` and its GELU.
 struct BiasedGelu<'a> {
     inner: Option<Rows<'a>>,
     out: Rows<'a>,
     bias: &'a [f32],
+    gelu: Gelu,
 }
 
 impl Epilogue for BiasedGelu<'_> {
@@ -215,16 +232,23 @@ impl Epilogue for BiasedGelu<'_> {
             let inner = unsafe { inner.at(row, column, values.len()) };
             inner.iter_mut().zip(values).zip(bias).for_each(|((inner, x), b)| *inner = x + b);
         }
-        map2(values, bias, out, |x, b| {
-            let u = x + b;
-            u * normal_cdf::<FMA>(u)
-        });
+        match self.gelu {
+            Gelu::Exact => map2(values, bias, out, |x, b| {
+                let u = x + b;
+                u * normal_cdf::<FMA>(u)
+            }),
+            Gelu::Tanh => map2(values, bias, out, |x, b| {
+                let u = x + b;
+                u * tanh_cdf::<FMA>(u)
+            }),
+        }
     }
 }
 
 /// Replaces the input of a GELU by its gradient: the product is that of the result.
 struct GeluSlope<'a> {
     inner: Rows<'a>,
+    gelu: Gelu,
 }
 
 impl Epilogue for GeluSlope<'_> {
@@ -236,7 +260,10 @@ impl Epilogue for GeluSlope<'_> {
     unsafe fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
         // SAFETY: promised by the caller.
         let inner = unsafe { self.inner.at(row, column, values.len()) };
-        replace2(inner, values, |u, grad| grad * slope::<FMA>(u));
+        match self.gelu {
+            Gelu::Exact => replace2(inner, values, |u, grad| grad * slope::<FMA>(u)),
+            Gelu::Tanh => replace2(inner, values, |u, grad| grad * tanh_slope::<FMA>(u)),
+        }
     }
 }
 
@@ -251,6 +278,35 @@ fn normal_cdf<const FMA: bool>(u: f32) -> f32 {
 fn slope<const FMA: bool>(u: f32) -> f32 {
     const INVERSE_ROOT_TAU: f32 = 0.398_942_3;
     mul_add::<FMA>(u * INVERSE_ROOT_TAU, exp::<FMA>(-0.5 * u * u), normal_cdf::<FMA>(u))
+}
+
+/// √(2/π), and the factor of the cube.
+const TANH_GELU: [f32; 2] = [0.797_884_6, 0.044_715];
+
+/// What takes the place of Φ(u) in the approximation: `(1 + tanh(z)) / 2 = 1 / (1 + e^(-2 z))`,
+/// `z = √(2/π) (u + 0.044715 u³)`.
+#[inline(always)]
+fn tanh_cdf<const FMA: bool>(u: f32) -> f32 {
+    let z = TANH_GELU[0] * u * mul_add::<FMA>(TANH_GELU[1] * u, u, 1.0);
+    1.0 / (1.0 + exp::<FMA>(-2.0 * z))
+}
+
+/// The derivative of the approximation: `s + u s (1 - s) 2 z'`, where s is `tanh_cdf(u)`.
+#[inline(always)]
+fn tanh_slope<const FMA: bool>(u: f32) -> f32 {
+    let s = tanh_cdf::<FMA>(u);
+    let steepness = 2.0 * TANH_GELU[0] * mul_add::<FMA>(3.0 * TANH_GELU[1] * u, u, 1.0);
+    mul_add::<FMA>(u * s * (1.0 - s), steepness, s)
+}
+
+vectorised! {
+    /// In place of the gradient of `gelu(inner)`, that of `inner`; both of one length.
+    pub fn gelu_backward<FMA>(gelu: Gelu, grad: &mut [f32], inner: &[f32]) {
+        match gelu {
+            Gelu::Exact => replace2(grad, inner, |grad, u| grad * slope::<FMA>(u)),
+            Gelu::Tanh => replace2(grad, inner, |grad, u| grad * tanh_slope::<FMA>(u)),
+        }
+    }
 }
 
 vectorised! {

@@ -1,22 +1,17 @@
 //! An exponential moving average of the weights (Polyak and Juditsky 1992; the form of
 //! `torch.optim.swa_utils.get_ema_multi_avg_fn`): after each step `average = decay * average + (1 - decay) * weights`.
 
-use std::collections::HashMap;
-
-use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::parameters::Parameters;
 use crate::kernels::{Buffer, Isa, adam};
-use hone_base::error::{Error, Result};
+use hone_base::error::Result;
 
 /// Values that one task takes.
 const PIECE: usize = 1 << 14;
 
-/// What the names of the average's tensors start with in a saved position.
-const PREFIX: &str = "average.";
-
 /// The average of all parameters.
+#[derive(Debug)]
 pub struct Average {
     decay: f32,
     values: Buffer,
@@ -38,28 +33,18 @@ impl Average {
         Ok(())
     }
 
-    /// Puts the average in the place of the weights, and the weights in its place; a second time puts both back.
-    pub fn swap(&mut self, parameters: &mut Parameters) {
-        std::mem::swap(&mut self.values, parameters.values_mut());
-    }
-
-    /// The average of each value, in the places of the parameters' values.
+    /// All averaged values, in the places of [`Parameters::values`].
     pub fn values(&self) -> &[f32] {
         &self.values
     }
 
-    /// The average that was saved: `state` has its tensors under the parameters' names behind `average.`.
-    pub fn restore(decay: f64, parameters: &Parameters, state: &HashMap<String, Tensor>) -> Result<Self> {
-        let mut averaged = parameters.clone();
-        for parameter in parameters.iter() {
-            let part = |name: &String| {
-                let name = format!("{PREFIX}{name}");
-                let found = state.get(&name).cloned();
-                found.ok_or_else(|| Error::corrupt(format!("the saved position has no {name}")))
-            };
-            let parts: Vec<Tensor> = parameter.parts.iter().map(part).collect::<Result<_>>()?;
-            averaged.put(parameter, &parts)?;
-        }
-        Ok(Self::new(decay, &averaged))
+    /// The same, to be exchanged with the weights.
+    pub fn values_mut(&mut self) -> &mut Buffer {
+        &mut self.values
+    }
+
+    /// The average that stood at these values.
+    pub fn restore(decay: f64, values: Buffer) -> Self {
+        Self { decay: decay as f32, values }
     }
 }

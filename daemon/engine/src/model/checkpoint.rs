@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 
 use super::config::{Config, HeadConfig};
-use super::declaration::declare;
+use super::declaration::Declaration;
 use super::finite;
 use super::naming::Naming;
 use super::parameters::Parameters;
@@ -51,8 +51,8 @@ impl Checkpoint {
 
     /// Refuses weights that are no numbers, among those that a classifier takes.
     fn check_finite(&self) -> Result<()> {
-        let declared = declare(&self.config.architecture, 2);
-        for name in declared.iter().flat_map(|declared| &declared.parts) {
+        let declaration = Declaration::new(&self.config.architecture, 2);
+        for name in declaration.parameters.iter().flat_map(|declared| &declared.parts) {
             if let Some((name, stored)) = self.naming.get(name, &self.weights.contents) {
                 self.weights.check_finite(&name, stored)?;
             }
@@ -70,11 +70,10 @@ impl Checkpoint {
 
     /// Whether it has the layer that gives the logits of so many labels.
     pub fn has_output_layer(&self, labels: usize) -> bool {
-        let architecture = &self.config.architecture;
-        let output = architecture.family.output_layer();
-        let mut declared = declare(architecture, labels);
-        declared.retain(|declared| declared.parts.iter().any(|name| name.starts_with(output)));
-        declared.iter().all(|declared| {
+        let declaration = Declaration::new(&self.config.architecture, labels);
+        let output = declaration.head.output;
+        std::iter::once(output.weight).chain(output.bias).all(|id| {
+            let declared = declaration.get(id);
             let found = declared.parts.first().and_then(|name| self.naming.get(name, &self.weights.contents));
             found.is_some_and(|(_, stored)| {
                 stored.shape == declared.part_shape() && stored.check_type().is_ok()
@@ -117,8 +116,8 @@ pub fn write(
     let json = format!("{:#}\n", config.classifier_json(head));
     write_file(&folder.join("config.json"), json.as_bytes())?;
     let mut tensors = Vec::new();
-    for (index, parameter) in parameters.iter().enumerate() {
-        tensors.extend(parameter.split(parameters.of(index))?);
+    for parameter in parameters.iter() {
+        tensors.extend(parameter.split(parameters.of(parameter.id))?);
     }
     let bytes = serialize(tensors)?;
     write_file(&folder.join(WEIGHTS), &bytes)?;

@@ -1,22 +1,22 @@
 //! A classifier that learns, and one that answers.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
 
+use super::backend::{self, Backend, Learning, Saved, Start, State};
 use super::checkpoint::Checkpoint;
 use super::config::Config;
-use super::declaration::{Place, declare};
-use super::engine::Engine;
-use super::gpu;
-use super::gradients::Gradients;
+use super::declaration::{Declaration, ParameterId, Place};
+use super::memory::{Memory, Workload};
 use super::noise::Mode;
 use super::objective::sigmoid;
-use super::parameters::Parameters;
+use super::optimizer::Settings;
+use super::parameters::{Parameter, Parameters};
 use crate::batch::Batch;
 use crate::kernels::softmax::softmax;
-use crate::kernels::{Compute, Isa, Precision};
+use crate::kernels::{Buffer, Compute, Isa};
 use hone_base::error::{Error, Result};
 
 /// How a classifier that learns is set up.
@@ -26,6 +26,8 @@ pub struct Setup {
     pub seed: u64,
     /// How the CPU computes; another device takes the precision alone.
     pub compute: Compute,
+    /// How parameters move.
+    pub optimizer: Settings,
     /// Keep less of the forward pass, and compute it again.
     pub checkpointing: bool,
     /// The embeddings stay as they are.
@@ -42,6 +44,7 @@ impl Setup {
         Self {
             seed,
             compute,
+            optimizer: Settings::default(),
             checkpointing: false,
             freeze_embeddings: false,
             freeze_layers: 0,
@@ -50,11 +53,8 @@ impl Setup {
     }
 
     fn freezes(&self, place: Place) -> bool {
-        match place {
-            Place::Embeddings => self.freeze_embeddings || self.freeze_layers > 0,
-            Place::Layer(layer) => layer < self.freeze_layers,
-            Place::Head => false,
-        }
+        let Self { freeze_embeddings, freeze_layers, .. } = *self;
+        Workload { freeze_embeddings, freeze_layers, ..Workload::plain(1) }.freezes(place)
     }
 }
 
@@ -63,134 +63,176 @@ impl Setup {
 pub struct Trainable {
     /// Of the encoder it started from.
     pub config: Config,
-    parameters: Parameters,
-    gradients: Gradients,
-    engine: Engine,
-    checkpointing: bool,
-    has_gradients: bool,
+    learning: u64,
+    backend: Box<dyn Backend>,
 }
 
 impl Trainable {
-    /// Starts from an encoder's checkpoint. The head is taken from it when it has one for the same labels; else it
-    /// is new.
+    /// Starts from an encoder's checkpoint, on a device. The head is taken from it when it has one for the same labels;
+    /// else it is new.
+    ///
+    /// # Errors
+    ///
+    /// When the checkpoint lacks a parameter of the encoder, or the device's backend does not compute such a classifier.
     pub fn start(checkpoint: &Checkpoint, labels: &[String], setup: &Setup, device: &Device) -> Result<Self> {
+        let platform = backend::on(device)?;
+        Self::start_on(checkpoint, labels, setup, |start| platform.open(start))
+    }
+
+    /// The same with the backend that `open` makes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Trainable::start`].
+    pub fn start_on(
+        checkpoint: &Checkpoint,
+        labels: &[String],
+        setup: &Setup,
+        open: impl FnOnce(Start) -> Result<Box<dyn Backend>>,
+    ) -> Result<Self> {
         let config = checkpoint.config().clone();
-        let architecture = &config.architecture;
+        let declaration = Declaration::new(&config.architecture, labels.len());
         let same_labels =
             config.labels().is_some_and(|known| known == labels) && checkpoint.has_output_layer(labels.len());
-        let output_layer = architecture.family.output_layer();
-        let mut stored = |name: &str| match name.starts_with(output_layer) && !same_labels {
+        let output = declaration.head.output;
+        let is_new = |id: ParameterId| (id == output.weight || Some(id) == output.bias) && !same_labels;
+        let mut stored = |id: ParameterId, name: &str| match is_new(id) {
             true => Ok(None),
             false => checkpoint.tensor(name),
         };
-        let declared = declare(architecture, labels.len());
-        let mut parameters = Parameters::build(declared, &mut stored, setup.seed)?;
-        let first_new = architecture.num_hidden_layers.saturating_sub(setup.reinit_layers);
-        let list = parameters.list().clone();
-        for (index, parameter) in list.iter().enumerate() {
-            let starts_anew = match parameter.place {
+        let mut parameters = Parameters::build(&declaration, &mut stored, setup.seed)?;
+        let first_new = config.architecture.own_layers().saturating_sub(setup.reinit_layers);
+        let dense = declaration.head.dense;
+        for declared in &declaration.parameters {
+            let starts_anew = match declared.place {
                 Place::Embeddings => false,
                 Place::Layer(layer) => layer >= first_new,
-                // The first two parameters of the head are the pooler's.
-                Place::Head => setup.reinit_layers > 0 && index + 4 >= list.len() && index + 2 < list.len(),
+                Place::Head => {
+                    let is_pooler = declared.id == dense.weight || Some(declared.id) == dense.bias;
+                    setup.reinit_layers > 0 && is_pooler
+                }
             };
             if starts_anew {
-                parameters.draw(index, setup.seed);
+                parameters.draw(declared.id, setup.seed);
             }
         }
-        let trainable = list.iter().map(|parameter| !setup.freezes(parameter.place)).collect();
+        let trainable = declaration.parameters.iter().map(|declared| !setup.freezes(declared.place));
+        let (optimizer, checkpointing) = (setup.optimizer, setup.checkpointing);
+        let learning = Learning { optimizer, trainable: trainable.collect(), checkpointing };
         Ok(Self {
-            gradients: Gradients::new(&list, trainable),
-            engine: Engine::new(architecture, &list, labels.len(), setup.compute, device, false)?,
-            checkpointing: setup.checkpointing,
-            has_gradients: false,
-            parameters,
+            learning: declaration.count(|declared| learning.is_trainable(declared.id)),
+            backend: open(Start {
+                declaration: Arc::new(declaration),
+                parameters,
+                compute: setup.compute,
+                learning: Some(learning),
+            })?,
             config,
         })
     }
 
-    /// What the optimizer moves.
-    pub fn parameters(&self) -> &Parameters {
-        &self.parameters
-    }
-
     /// How many numbers learn.
     pub fn learning(&self) -> u64 {
-        let learning =
-            self.parameters.iter().enumerate().filter(|(index, _)| self.gradients.is_trainable(*index));
-        learning.map(|(_, parameter)| parameter.range.len() as u64).sum()
-    }
-
-    /// The gradients of the backward passes so far; on a GPU they stay there.
-    pub fn gradients(&self) -> &Gradients {
-        &self.gradients
-    }
-
-    /// What computes.
-    pub fn engine_mut(&mut self) -> &mut Engine {
-        &mut self.engine
+        self.learning
     }
 
     /// The logits of each sequence, `[B, labels]` row by row, for which there is a way back.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::forward`].
     pub fn forward(&mut self, batch: &Batch, mode: Mode) -> Result<Vec<f32>> {
-        self.engine.train(&self.parameters, batch, mode, self.checkpointing)
+        self.backend.forward(batch, mode)
     }
 
     /// Adds the gradients of the parameters, given that of the last pass's logits.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::backward`].
     pub fn backward(&mut self, grad_logits: &[f32]) -> Result<()> {
-        let add = self.has_gradients;
-        self.has_gradients = true;
-        self.engine.backward(&self.parameters, grad_logits, &mut self.gradients, add)
+        self.backend.backward(grad_logits)
     }
 
-    /// Lets the parameters be changed. With `step`, the gradients are used up.
-    pub fn change<R>(&mut self, step: bool, change: impl FnOnce(&mut Parameters, &Gradients) -> R) -> R {
-        let result = change(&mut self.parameters, &self.gradients);
-        self.engine.moved();
-        if step {
-            self.has_gradients = false;
-        }
-        result
-    }
-
-    /// The network on a GPU, where parameters, gradients and moments live there, with the host's parameters.
-    pub fn gpu(&mut self) -> Option<(&mut gpu::Network, &mut Parameters)> {
-        match &mut self.engine {
-            Engine::Gpu(network) => Some((network, &mut self.parameters)),
-            _ => None,
-        }
-    }
-
-    /// Says that the gradients on a GPU are used up.
-    pub fn forget_gradients(&mut self) {
-        self.has_gradients = false;
-    }
-
-    /// Brings rows of the embeddings up to date, which matrix products do not read.
-    pub fn refresh<R>(&mut self, refresh: impl FnOnce(&mut Parameters) -> R) -> R {
-        if let Engine::Device(reference) = &mut self.engine {
-            reference.moved();
-        }
-        refresh(&mut self.parameters)
+    /// Moves every parameter that learns once, and returns the gradients' global norm before clipping.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::step`].
+    pub fn step(&mut self, rate: f64) -> Result<f64> {
+        self.backend.step(rate)
     }
 
     /// The logits of each sequence, `[B, labels]` row by row, without dropout.
-    pub fn answer(&mut self, batch: &Batch) -> Result<Vec<f32>> {
-        self.engine.answer(&self.parameters, batch)
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::evaluate`].
+    pub fn evaluate(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        self.backend.evaluate(batch)
     }
 
-    /// Bytes of parameters, gradients, prepared weights and activations.
-    pub fn bytes(&self) -> usize {
-        self.parameters.values().bytes() + self.gradients.bytes() + self.engine.bytes()
+    /// The parameters without their values, in their order.
+    pub fn list(&self) -> &Arc<[Parameter]> {
+        self.backend.list()
+    }
+
+    /// The parameters as they are now.
+    ///
+    /// # Errors
+    ///
+    /// When the device fails.
+    pub fn parameters(&mut self) -> Result<&Parameters> {
+        self.backend.parameters()
+    }
+
+    /// The parameters and the optimizer's state as they are now.
+    ///
+    /// # Errors
+    ///
+    /// When the device fails.
+    pub fn state(&mut self) -> Result<State<'_>> {
+        self.backend.state()
+    }
+
+    /// Goes on from a state that was exported.
+    ///
+    /// # Errors
+    ///
+    /// When the device fails.
+    pub fn restore(&mut self, saved: Saved) -> Result<()> {
+        self.backend.restore(saved)
+    }
+
+    /// Puts these values in the place of the parameters, and the parameters in theirs.
+    ///
+    /// # Errors
+    ///
+    /// When the device fails.
+    pub fn exchange(&mut self, values: &mut Buffer) -> Result<()> {
+        self.backend.exchange(values)
+    }
+
+    /// The gradients since the last step, in the places of [`Parameters::values`].
+    ///
+    /// # Errors
+    ///
+    /// When the device fails.
+    pub fn gradients(&mut self) -> Result<Vec<f32>> {
+        self.backend.gradients()
+    }
+
+    /// Bytes that it holds now, on its device.
+    pub fn memory(&self) -> Memory {
+        self.backend.memory()
     }
 }
 
 /// A trained classifier that answers: encoder, head and labels from a checkpoint folder.
 #[derive(Debug)]
 pub struct Classifier {
-    parameters: Parameters,
     /// Its passes share memory, so that they take turns.
-    engine: Mutex<Engine>,
+    backend: Mutex<Box<dyn Backend>>,
     labels: Vec<String>,
     thresholds: Option<Vec<f32>>,
     max_length: usize,
@@ -207,19 +249,23 @@ impl Classifier {
                 folder.display()
             )));
         };
-        let declared = declare(&config.architecture, labels.len());
-        let mut stored = |name: &str| match checkpoint.tensor(name)? {
+        let declaration = Declaration::new(&config.architecture, labels.len());
+        let mut stored = |_: ParameterId, name: &str| match checkpoint.tensor(name)? {
             Some(tensor) => Ok(Some(tensor)),
             None => Err(Error::precondition(format!("{}: the weights have no {name}", folder.display()))),
         };
-        let parameters = Parameters::build(declared, &mut stored, 0)?;
+        let parameters = Parameters::build(&declaration, &mut stored, 0)?;
         let max_length = checkpoint.max_length()?;
         let thresholds = config.thresholds();
-        let precision = if gpu::computes_on(device)? { Precision::Bf16 } else { Precision::Fp32 };
-        let compute = Compute::new(Isa::chosen()?, precision);
-        let list = parameters.list();
-        let engine = Engine::new(&config.architecture, list, labels.len(), compute, device, true)?;
-        Ok(Self { parameters, engine: Mutex::new(engine), labels, thresholds, max_length })
+        let platform = backend::on(device)?;
+        let [_, precision] = platform.fastest()?;
+        let backend = platform.open(Start {
+            declaration: Arc::new(declaration),
+            parameters,
+            compute: Compute::new(Isa::chosen()?, precision),
+            learning: None,
+        })?;
+        Ok(Self { backend: Mutex::new(backend), labels, thresholds, max_length })
     }
 
     /// In class order.
@@ -239,7 +285,7 @@ impl Classifier {
 
     /// The logits of each sequence, `[B, labels]` row by row.
     pub fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
-        self.engine.lock().unwrap_or_else(PoisonError::into_inner).answer(&self.parameters, batch)
+        self.backend.lock().unwrap_or_else(PoisonError::into_inner).evaluate(batch)
     }
 
     /// The probability of each label for each sequence, in order: `[B][labels]`.

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-pub use super::architecture::{Activation, Architecture, Family, Head};
+pub use super::architecture::Architecture;
+use super::families::{self, Family, Kind};
 use hone_base::error::{Error, Result};
 use hone_base::model_file;
 
@@ -13,20 +14,9 @@ use hone_base::model_file;
 pub struct Config {
     /// What the model is built from.
     pub architecture: Architecture,
-    model_type: &'static str,
-    class: &'static str,
+    kind: Kind,
     raw: Map<String, Value>,
 }
-
-/// What a `config.json` calls its kind of model, the family it belongs to, and the class of its classifier in
-/// `transformers`.
-const MODEL_TYPES: [(&str, Family, &str); 5] = [
-    ("bert", Family::Bert, "BertForSequenceClassification"),
-    ("distilbert", Family::DistilBert, "DistilBertForSequenceClassification"),
-    ("roberta", Family::Roberta, "RobertaForSequenceClassification"),
-    ("xlm-roberta", Family::Roberta, "XLMRobertaForSequenceClassification"),
-    ("camembert", Family::Roberta, "CamembertForSequenceClassification"),
-];
 
 /// What a checkpoint says of a classifier beside its weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,8 +47,8 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self> {
         let not_usable = |error| Error::precondition(format!("not a usable model configuration: {error}"));
         let raw: Map<String, Value> = serde_json::from_str(text).map_err(not_usable)?;
-        let (model_type, family, class) = model_type(&raw)?;
-        Ok(Self { architecture: Architecture::parse(family, &raw)?, model_type, class, raw })
+        let (family, kind) = kind(&raw)?;
+        Ok(Self { architecture: Architecture::parse(family, &raw)?, kind, raw })
     }
 
     /// The labels in class order, when the checkpoint is a classifier that names them.
@@ -88,8 +78,8 @@ impl Config {
             .collect();
         let classes: Map<_, _> =
             labels.iter().enumerate().map(|(class, label)| (label.clone(), class.into())).collect();
-        raw.insert("architectures".into(), vec![self.class].into());
-        raw.insert("model_type".into(), self.model_type.into());
+        raw.insert("architectures".into(), vec![self.kind.class].into());
+        raw.insert("model_type".into(), self.kind.model_type.into());
         raw.remove(THRESHOLDS);
         raw.insert("problem_type".into(), "single_label_classification".into());
         if let Some(thresholds) = thresholds {
@@ -109,18 +99,19 @@ impl Config {
 
 /// The kind of model. A folder that does not say is what the class says that it was saved from; without that it is BERT,
 /// which once was the only one, unless it has a number that only other families have.
-fn model_type(raw: &Map<String, Value>) -> Result<(&'static str, Family, &'static str)> {
+fn kind(raw: &Map<String, Value>) -> Result<(&'static Family, Kind)> {
+    let kinds = || families::ALL.into_iter().flat_map(|of| of.kinds().iter().map(move |kind| (of, *kind)));
     let class = raw.get("architectures").and_then(|classes| classes.get(0)).and_then(Value::as_str);
     let of_class = |class: &str| {
         let is_of = |known: &str| class.split("For").next() == known.split("For").next();
         let of_model = |known: &str| class.strip_suffix("Model") == known.split("For").next();
-        MODEL_TYPES.into_iter().find(|(.., known)| is_of(known) || of_model(known))
+        kinds().find(|(_, known)| is_of(known.class) || of_model(known.class))
     };
-    let known: Vec<&str> = MODEL_TYPES.into_iter().map(|(known, ..)| known).collect();
+    let known: Vec<&str> = kinds().map(|(_, known)| known.model_type).collect();
     let known = known.join(", ");
     let named = raw.get("model_type").filter(|name| !name.is_null());
     let found = match (named, class) {
-        (Some(name), _) => MODEL_TYPES.into_iter().find(|(known, ..)| name == known),
+        (Some(name), _) => kinds().find(|(_, known)| name == known.model_type),
         (None, Some(class)) => of_class(class),
         (None, None) => {
             let other = ["dim", "n_layers", "embedding_size", "relative_attention"];
@@ -137,7 +128,7 @@ fn model_type(raw: &Map<String, Value>) -> Result<(&'static str, Family, &'stati
                      xlm-roberta, camembert) if it is one",
                 ));
             }
-            MODEL_TYPES.into_iter().next()
+            kinds().next()
         }
     };
     found.ok_or_else(|| {
@@ -195,6 +186,8 @@ mod tests {
                 "classifier_dropout",
             ),
             (SMALL.replace("bert", "camembert"), "CamembertForSequenceClassification", "classifier_dropout"),
+            (SMALL.replace("bert", "electra"), "ElectraForSequenceClassification", "classifier_dropout"),
+            (SMALL.replace("bert", "albert"), "AlbertForSequenceClassification", "classifier_dropout_prob"),
         ] {
             let json = Config::parse(&text)?.classifier_json(&head);
             assert_eq!((&json["architectures"][0], &json[dropout]), (&class.into(), &0.3.into()));
@@ -230,7 +223,7 @@ mod tests {
         assert!(refused(&SMALL.replace("\"bert\"", "7")).contains("model type"));
         assert!(refused(&SMALL.replace('}', "")).contains("configuration"));
         assert!(refused("[]").contains("configuration"));
-        for other in ["xlm-roberta-xl", "electra", "deberta-v2", "roberta-prelayernorm", "Bert"] {
+        for other in ["xlm-roberta-xl", "deberta", "deberta-v2", "roberta-prelayernorm", "Bert"] {
             assert!(refused(&SMALL.replace("\"bert\"", &format!("\"{other}\""))).contains(other), "{other}");
         }
     }
@@ -238,12 +231,14 @@ mod tests {
     #[test]
     fn a_folder_that_does_not_say_its_type_is_what_its_class_says() -> Result<()> {
         let untyped = |more: &str| SMALL.replace("\"model_type\":\"bert\"", more);
-        let kind = |text: &str| Config::parse(text).map(|config| config.model_type);
+        let kind = |text: &str| Config::parse(text).map(|config| config.kind.model_type);
         assert_eq!(kind(&untyped("\"x\":1"))?, "bert");
         assert_eq!(kind(&untyped("\"architectures\":[\"RobertaForMaskedLM\"]"))?, "roberta");
         assert_eq!(kind(&untyped("\"architectures\":[\"XLMRobertaModel\"]"))?, "xlm-roberta");
+        assert_eq!(kind(&untyped("\"architectures\":[\"AlbertForMaskedLM\"]"))?, "albert");
+        assert_eq!(kind(&untyped("\"architectures\":[\"ElectraForPreTraining\"]"))?, "electra");
         let refused = |more: &str| kind(&untyped(more)).unwrap_err().to_string();
-        assert!(refused("\"architectures\":[\"ElectraModel\"]").contains("class is \"ElectraModel\""));
+        assert!(refused("\"architectures\":[\"DebertaModel\"]").contains("class is \"DebertaModel\""));
         assert!(
             refused("\"pad_token_id\":1,\"type_vocab_size\":1").contains("add \"model_type\": \"roberta\"")
         );

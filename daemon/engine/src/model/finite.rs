@@ -48,8 +48,8 @@ pub(super) fn check_tensor(
 
 /// The first parameter that is not finite.
 pub fn in_parameters(parameters: &Parameters) -> Option<NotFinite> {
-    parameters.iter().enumerate().find_map(|(index, parameter)| {
-        let values = parameters.of(index);
+    parameters.iter().find_map(|parameter| {
+        let values = parameters.of(parameter.id);
         let largest = values.iter().fold(0, |most: u32, value| most.max(value.to_bits() & 0x7fff_ffff));
         if largest < 0x7f80_0000 {
             return None;

@@ -1,30 +1,29 @@
-//! The encoder and its head (`architecture`, `config`, `declaration`, `parameters`, `gradients`), what computes them (on
-//! the CPU `noise`, `layer`, `encoder`, `head` and `network`; elsewhere `reference`; `engine` is either), the loss
-//! (`objective`), how parameters move and are averaged (`optimizer`, `average`), the `memory` that all of it takes,
-//! whether weights are `finite`, the classifier that learns or answers (`classifier`), the folder it lives
-//! in (`weights_file`, `naming`, `checkpoint`), and the way from names to folders (`hub`).
+//! The encoder and its head: what a `config.json` says (`config`, `families`, `architecture`), the parameters that follow
+//! (`declaration`, `parameters`), and what computes them: a `backend`, on the CPU (`cpu`), on a card (`cuda`), or by
+//! candle's operations (`candle`), which agree on where dropout stands (`noise`), what a pass keeps (`keep`) and reads
+//! (`rows`), and say what they do not compute (`needs`). Beside that the loss (`objective`), how parameters move and are
+//! averaged (`optimizer`, `average`), the `memory` that all of it takes, whether weights are `finite`, the classifier that
+//! learns or answers (`classifier`), and the folder it lives in (`weights_file`, `naming`, `checkpoint`).
 
 pub mod architecture;
 pub mod average;
+pub mod backend;
+pub mod candle;
 pub mod checkpoint;
 pub mod classifier;
 pub mod config;
+pub mod cpu;
+pub mod cuda;
 pub mod declaration;
-mod encoder;
-pub mod engine;
+pub mod families;
 pub mod finite;
-pub mod gpu;
-pub mod gradients;
-mod head;
 mod keep;
-mod layer;
 pub mod memory;
 mod naming;
-pub mod network;
+pub mod needs;
 pub mod noise;
 pub mod objective;
 pub mod optimizer;
 pub mod parameters;
-pub mod reference;
 mod rows;
 pub mod weights_file;

@@ -4,8 +4,9 @@
 //! was saved puts its own before that (`0.auto_model.`, `module.`, `_orig_mod.`, `model.`). So the prefix is found, not
 //! known: the one under which the file has the encoder's names.
 
-use super::architecture::{Architecture, Family};
-use super::declaration::{Declared, Place, declare};
+use super::architecture::Architecture;
+use super::declaration::{Declaration, Declared, Place};
+use super::families::{self, Family};
 use super::parameters::in_words;
 use super::weights_file::{Contents, Stored, shown};
 use hone_base::error::{Error, Result};
@@ -14,23 +15,13 @@ use hone_base::error::{Error, Result};
 const WORDS: &str = "embeddings.word_embeddings.weight";
 
 /// Prefixes of encoders that share names with those of Hone but are other networks.
-const OTHERS: [&str; 10] = [
-    "albert",
-    "deberta",
-    "electra",
-    "esm",
-    "ibert",
-    "longformer",
-    "mpnet",
-    "nezha",
-    "roberta_prelayernorm",
-    "roformer",
-];
+const OTHERS: [&str; 8] =
+    ["deberta", "esm", "ibert", "longformer", "mpnet", "nezha", "roberta_prelayernorm", "roformer"];
 
 /// What a file calls the tensors of an encoder of a family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Naming {
-    family: Family,
+    family: &'static Family,
     /// Before the names of the bare encoder.
     prefix: String,
 }
@@ -119,8 +110,7 @@ impl Naming {
     /// Networks that name their tensors alike are told apart by their prefix.
     fn check_family(&self) -> Result<()> {
         let last = self.prefix.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
-        let families = [Family::Bert, Family::DistilBert, Family::Roberta];
-        let mut others = families.iter().filter(|&&family| family != self.family).map(|f| f.prefix());
+        let mut others = families::ALL.iter().filter(|&&family| family != self.family).map(|f| f.prefix());
         if OTHERS.contains(&last) || others.any(|prefix| prefix.trim_end_matches('.') == last) {
             return Err(Error::precondition(format!(
                 "the weights are those of another kind of model ({}embeddings…) than model_type in config.json says",
@@ -143,8 +133,12 @@ impl Naming {
             let mut parts = encoder(architecture).into_iter().filter(|of| of.place == Place::Layer(layer));
             parts.any(|of| of.parts.iter().any(|name| self.get(name, contents).is_some()))
         };
-        let there = (0..architecture.num_hidden_layers).take_while(|&layer| layers(layer)).count();
-        if there > 0 && there < architecture.num_hidden_layers {
+        let there = (0..architecture.own_layers()).take_while(|&layer| layers(layer)).count();
+        // Of layers that share parameters the file does not tell how many there are.
+        if there > 0
+            && there < architecture.own_layers()
+            && architecture.own_layers() == architecture.layers.len()
+        {
             return Error::precondition(format!(
                 "the weights have no {name}: they have {there} layers, but config.json says {} ({})",
                 architecture.num_hidden_layers,
@@ -157,7 +151,7 @@ impl Naming {
 
 /// What the encoder alone has.
 fn encoder(architecture: &Architecture) -> Vec<Declared> {
-    let mut declared = declare(architecture, 2);
+    let mut declared = Declaration::new(architecture, 2).parameters;
     declared.retain(|declared| declared.place != Place::Head);
     declared
 }

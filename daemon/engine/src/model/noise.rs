@@ -1,6 +1,6 @@
 //! Where dropout stands in the model, and whether it is on.
 
-use super::config::Architecture;
+use super::architecture::LayerForm;
 use crate::kernels::Dropout;
 use hone_base::random::{Purpose, Stream};
 
@@ -53,17 +53,19 @@ pub(super) struct LayerDropout {
     pub(super) attention: Option<Dropout>,
     /// Of the attention's output projection, in families that have one there.
     pub(super) attention_output: Option<Dropout>,
-    /// Of the layer's output projection.
+    /// Of the layer's output projection, in families that have one there.
     pub(super) output: Option<Dropout>,
 }
 
 impl Mode {
-    pub(super) fn layer(&self, architecture: &Architecture, layer: usize) -> LayerDropout {
-        let has_one = architecture.has_attention_output_dropout();
+    /// Those of layer `layer` of the forward pass, from 0.
+    pub(super) fn layer(&self, form: &LayerForm, layer: usize) -> LayerDropout {
         LayerDropout {
             attention: self.dropout(Site::Attention { layer }),
-            attention_output: self.dropout(Site::AttentionOutput { layer }).filter(|_| has_one),
-            output: self.dropout(Site::Output { layer }),
+            attention_output: self
+                .dropout(Site::AttentionOutput { layer })
+                .filter(|_| form.has_attention_output_dropout),
+            output: self.dropout(Site::Output { layer }).filter(|_| form.has_output_dropout),
         }
     }
 

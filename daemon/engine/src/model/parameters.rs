@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::declaration::{Declared, Place};
+use super::declaration::{Declaration, Declared, ParameterId, Place, Role, part_shape};
 use crate::kernels::Buffer;
 use hone_base::error::{Error, Result};
 use hone_base::random::{Purpose, Stream};
@@ -17,14 +17,16 @@ const ALIGNED: usize = 16;
 /// A trainable parameter: a [`Declared`] and where its values are.
 #[derive(Clone, Debug)]
 pub struct Parameter {
+    /// Under which it is found.
+    pub id: ParameterId,
     /// Names in a checkpoint, as `transformers` has them.
     pub parts: Vec<String>,
     /// The shape of all parts together.
     pub shape: Vec<usize>,
     /// Where in the model it stands.
     pub place: Place,
-    /// Whether weight decay applies: not to biases and layer-norm parameters.
-    pub decays: bool,
+    /// What it does there.
+    pub role: Role,
     /// Where its values lie among those of all parameters.
     pub range: Range<usize>,
 }
@@ -37,22 +39,22 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Gives each declared parameter its value: what `stored` has under the parts' names, else a new one.
+    /// Gives each declared parameter its value: what `stored` has for it under its parts' names, else a new one.
     ///
     /// New weights are drawn from N(0, 0.02²), new biases are 0. Fails when a parameter of the encoder is missing.
     pub fn build(
-        declared: Vec<Declared>,
-        stored: &mut dyn FnMut(&str) -> Result<Option<Tensor>>,
+        declaration: &Declaration,
+        stored: &mut dyn FnMut(ParameterId, &str) -> Result<Option<Tensor>>,
         seed: u64,
     ) -> Result<Self> {
-        let mut parameters = Self::zeros(declared);
+        let mut parameters = Self::zeros(declaration);
         let list = parameters.list.clone();
-        for (site, parameter) in list.iter().enumerate() {
+        for parameter in list.iter() {
             let parts: Option<Vec<Tensor>> =
-                parameter.parts.iter().map(|name| stored(name)).collect::<Result<_>>()?;
+                parameter.parts.iter().map(|name| stored(parameter.id, name)).collect::<Result<_>>()?;
             match parts {
                 Some(parts) => parameters.put(parameter, &parts)?,
-                None if parameter.place == Place::Head => parameters.draw(site, seed),
+                None if parameter.place == Place::Head => parameters.draw(parameter.id, seed),
                 None => {
                     return Err(Error::precondition(format!(
                         "the weights have no {}",
@@ -64,31 +66,29 @@ impl Parameters {
         Ok(parameters)
     }
 
-    fn zeros(declared: Vec<Declared>) -> Self {
+    fn zeros(declaration: &Declaration) -> Self {
         let mut start = 0;
-        let place = |declared: Declared| {
+        let place = |declared: &Declared| {
             let count: usize = declared.shape.iter().product();
             let range = start..start + count;
             start = range.end.next_multiple_of(ALIGNED);
-            let Declared { parts, shape, place, decays } = declared;
-            Parameter { parts, shape, place, decays, range }
+            let Declared { id, parts, shape, place, role } = declared.clone();
+            Parameter { id, parts, shape, place, role, range }
         };
-        let list: Arc<[Parameter]> = declared.into_iter().map(place).collect();
+        let list: Arc<[Parameter]> = declaration.parameters.iter().map(place).collect();
         let values = Buffer::zeros(list.last().map_or(0, |last| last.range.end));
         Self { list, values }
     }
 
     /// Draws a parameter anew: weights from N(0, 0.02²), biases 0, the weight of a layer norm 1.
-    pub fn draw(&mut self, index: usize, seed: u64) {
-        let stream = Stream::new(seed, Purpose::Initialisation, 0, index as u32);
-        let Some(parameter) = self.list.get(index) else { return };
-        let is_bias = parameter.parts.iter().any(|name| name.ends_with("bias"));
-        let is_norm = parameter.shape.len() == 1 && !is_bias;
+    pub fn draw(&mut self, id: ParameterId, seed: u64) {
+        let stream = Stream::new(seed, Purpose::Initialisation, 0, id.index() as u32);
+        let Some(parameter) = self.list.get(id.index()) else { return };
         for (place, value) in (0..).zip(&mut self.values[parameter.range.clone()]) {
-            *value = match (is_bias, is_norm) {
-                (true, _) => 0.0,
-                (_, true) => 1.0,
-                _ => (0.02 * stream.normal(place)) as f32,
+            *value = match parameter.role {
+                Role::Bias => 0.0,
+                Role::Scale => 1.0,
+                Role::Weight => (0.02 * stream.normal(place)) as f32,
             };
         }
     }
@@ -113,21 +113,42 @@ impl Parameters {
         Ok(())
     }
 
-    /// Replaces all parameters by the tensors under their parts' names.
+    /// Values of every parameter's shape (the parameters, their moments, their average), in the places of
+    /// [`Parameters::values`], from the tensors that have `prefix` before their names in a checkpoint.
     ///
     /// # Errors
-    /// Fails when one is missing or has another shape.
-    pub fn put_all(&mut self, tensors: &HashMap<String, Tensor>) -> Result<()> {
-        let list = self.list.clone();
-        for parameter in list.iter() {
-            let part = |name: &String| {
-                let found = tensors.get(name).cloned();
-                found.ok_or_else(|| Error::corrupt(format!("the saved position has no {name}")))
-            };
-            let parts: Vec<Tensor> = parameter.parts.iter().map(part).collect::<Result<_>>()?;
-            self.put(parameter, &parts)?;
+    ///
+    /// When one is missing or has another shape; names it.
+    pub fn gather(&self, prefix: &str, tensors: &HashMap<String, Tensor>) -> Result<Buffer> {
+        let mut gathered = Buffer::zeros(self.values.len());
+        for parameter in self.iter() {
+            let mut start = parameter.range.start;
+            for name in &parameter.parts {
+                let name = format!("{prefix}{name}");
+                let part = tensors.get(&name).filter(|part| part.dims() == parameter.part_shape());
+                let part =
+                    part.ok_or_else(|| Error::corrupt(format!("there is no {name} that fits the model")))?;
+                let part = part.flatten_all()?.to_vec1::<f32>()?;
+                gathered[start..start + part.len()].copy_from_slice(&part);
+                start += part.len();
+            }
         }
-        Ok(())
+        Ok(gathered)
+    }
+
+    /// The tensors that [`Parameters::gather`] makes such values of again.
+    ///
+    /// # Errors
+    ///
+    /// When candle fails.
+    pub fn scatter(&self, prefix: &str, values: &[f32]) -> Result<Vec<(String, Tensor)>> {
+        let mut tensors = Vec::new();
+        for parameter in self.iter() {
+            let values = values.get(parameter.range.clone()).unwrap_or_default();
+            let parts = parameter.split(values)?;
+            tensors.extend(parts.into_iter().map(|(name, part)| (format!("{prefix}{name}"), part)));
+        }
+        Ok(tensors)
     }
 
     /// In the order of the forward pass.
@@ -145,9 +166,9 @@ impl Parameters {
         self.list.iter().map(|parameter| parameter.range.len() as u64).sum()
     }
 
-    /// The values of the parameter at a place of the list.
-    pub fn of(&self, index: usize) -> &[f32] {
-        self.list.get(index).map_or(&[], |parameter| &self.values[parameter.range.clone()])
+    /// The values of a parameter.
+    pub fn of(&self, id: ParameterId) -> &[f32] {
+        self.list.get(id.index()).map_or(&[], |parameter| &self.values[parameter.range.clone()])
     }
 
     /// All values; what lies between two parameters is 0.
@@ -164,11 +185,12 @@ impl Parameters {
 impl Parameter {
     /// The shape of each part.
     pub fn part_shape(&self) -> Vec<usize> {
-        let mut shape = self.shape.clone();
-        if let Some(first) = shape.first_mut() {
-            *first /= self.parts.len();
-        }
-        shape
+        part_shape(&self.shape, self.parts.len())
+    }
+
+    /// Whether weight decay applies: not to biases and layer-norm parameters.
+    pub fn decays(&self) -> bool {
+        self.role == Role::Weight
     }
 
     /// Values of the parameter's shape (itself, its gradient, a moment) as a checkpoint has them: one tensor under
@@ -181,6 +203,7 @@ impl Parameter {
         self.parts.iter().zip(values.chunks(size.max(1))).map(part).collect()
     }
 }
+
 /// A shape for a message: `[30522, 384]`.
 pub(super) fn in_words(shape: &[usize]) -> String {
     format!("[{}]", shape.iter().map(usize::to_string).collect::<Vec<_>>().join(", "))

@@ -1,6 +1,6 @@
 //! Which rows of the embeddings' tables the tokens of a batch take.
 
-use super::config::Architecture;
+use super::architecture::Architecture;
 use crate::batch::Batch;
 
 /// The row of each token in each table, `[T]`; kept from batch to batch.
@@ -14,7 +14,7 @@ pub(super) struct Rows {
 impl Rows {
     /// Takes those of a batch.
     pub(super) fn take(&mut self, architecture: &Architecture, batch: &Batch) {
-        let offset = architecture.position_offset() as u32;
+        let offset = architecture.first_position.unwrap_or(0) as u32;
         self.words.clone_from(&batch.ids);
         self.positions.clear();
         self.positions.extend(batch.lengths().flat_map(|length| offset..offset + length as u32));

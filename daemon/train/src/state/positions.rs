@@ -255,7 +255,7 @@ mod tests {
     fn load(workspace: &Path) -> (Option<u64>, usize) {
         let loaded = Positions::load(workspace, &spec("a"), &Cancel::default()).unwrap();
         let step = loaded.found.map(|(position, tensors)| {
-            assert_eq!(tensors["a"].to_vec1::<f32>().unwrap(), [position.step as f32; 3]);
+            assert_eq!(tensors["classifier.bias"].to_vec1::<f32>().unwrap(), [position.step as f32; 3]);
             position.step
         });
         (step, loaded.refused.len())

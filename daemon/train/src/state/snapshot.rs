@@ -89,22 +89,26 @@ impl Snapshot {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::{DType, Device, Tensor};
 
     use super::*;
-    use hone_engine::model::declaration::{Declared, Place};
+    use hone_engine::model::config::Config;
+    use hone_engine::model::declaration::{Declaration, ParameterId};
     use hone_engine::model::parameters::Parameters;
 
-    /// A vector of 3 and a parameter of two parts, `[2, 2]` each.
+    /// Those of a very small classifier with three labels, of which no two have the same values.
     pub(in super::super) fn parameters() -> Parameters {
-        let declared = |parts: &[&str], shape: &[usize]| Declared {
-            parts: parts.iter().map(|&name| name.to_owned()).collect(),
-            shape: shape.to_vec(),
-            place: Place::Head,
-            decays: true,
+        let config = r#"{"model_type":"bert","vocab_size":1,"hidden_size":2,"num_hidden_layers":1,
+            "num_attention_heads":1,"intermediate_size":1,"max_position_embeddings":1,"type_vocab_size":1}"#;
+        let declaration = Declaration::new(&Config::parse(config).unwrap().architecture, 3);
+        let mut first = 0;
+        let mut stored = |id: ParameterId, _: &str| {
+            first += 100;
+            let shape = declaration.get(id).part_shape();
+            let values: Vec<f32> = (first..).take(shape.iter().product()).map(|value| value as f32).collect();
+            Ok(Some(Tensor::from_vec(values, shape, &Device::Cpu)?))
         };
-        let declared = vec![declared(&["a"], &[3]), declared(&["query", "key"], &[4, 2])];
-        Parameters::build(declared, &mut |_| Ok(None), 7).unwrap()
+        Parameters::build(&declaration, &mut stored, 7).unwrap()
     }
 
     #[test]
@@ -124,9 +128,12 @@ pub(super) mod tests {
         let tensors = candle_core::safetensors::load_buffer(&file, &Device::Cpu).unwrap();
         let mut names: Vec<&str> = tensors.keys().map(String::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["a", "key", "m.a", "m.key", "m.query", "query"]);
-        for (index, parameter) in parameters.iter().enumerate() {
-            for (name, expected) in parameter.split(parameters.of(index)).unwrap() {
+        let parts = parameters.iter().flat_map(|parameter| parameter.parts.iter().cloned());
+        let mut expected: Vec<String> = parts.flat_map(|name| [format!("m.{name}"), name]).collect();
+        expected.sort_unstable();
+        assert_eq!(names, expected);
+        for parameter in parameters.iter() {
+            for (name, expected) in parameter.split(parameters.of(parameter.id)).unwrap() {
                 assert_eq!((tensors[&name].dims(), tensors[&name].dtype()), (expected.dims(), DType::F32));
                 let values =
                     |tensor: &candle_core::Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();

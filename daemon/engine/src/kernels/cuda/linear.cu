@@ -18,24 +18,37 @@ KERNEL add_bias_to_logits(float* x, const float* bias, uint64_t count, uint32_t 
 // The distribution function of the normal distribution.
 __device__ inline float normal_cdf(float x) { return 0.5f * (1.0f + erff(x * 0.70710678f)); }
 
-// inner += bias, active = gelu(inner) (Hendrycks and Gimpel 2016, the exact form).
-KERNEL gelu_forward(real* inner, const float* bias, real* active, uint64_t pairs, uint32_t width) {
+// What takes the place of the distribution function in GELU's approximation by tanh: (1 + tanh(z)) / 2.
+__device__ inline float tanh_cdf(float x) {
+    return 0.5f * (1.0f + tanhf(0.79788456f * x * (1.0f + 0.044715f * x * x)));
+}
+
+// inner += bias, active = gelu(inner) (Hendrycks and Gimpel 2016): the exact form, or the approximation by tanh.
+KERNEL gelu_forward(real* inner, const float* bias, real* active, uint64_t pairs, uint32_t width, uint32_t is_tanh) {
     uint64_t i = 2 * thread_number();
     if (i >= 2 * pairs) return;
     float2 x = load2(inner + i), b = load2(bias + i % width);
     x = make_float2(x.x + b.x, x.y + b.y);
     store2(inner + i, x);
-    store2(active + i, make_float2(x.x * normal_cdf(x.x), x.y * normal_cdf(x.y)));
+    float2 share = is_tanh ? make_float2(tanh_cdf(x.x), tanh_cdf(x.y)) : make_float2(normal_cdf(x.x), normal_cdf(x.y));
+    store2(active + i, make_float2(x.x * share.x, x.y * share.y));
 }
 
-__device__ inline float gelu_slope(float x) { return normal_cdf(x) + x * 0.39894228f * expf(-0.5f * x * x); }
+__device__ inline float exact_slope(float x) { return normal_cdf(x) + x * 0.39894228f * expf(-0.5f * x * x); }
+
+__device__ inline float tanh_slope(float x) {
+    float s = tanh_cdf(x);
+    return s + x * s * (1.0f - s) * 1.5957691f * (1.0f + 0.134145f * x * x);
+}
+
+__device__ inline float gelu_slope(float x, uint32_t is_tanh) { return is_tanh ? tanh_slope(x) : exact_slope(x); }
 
 // In place of the gradient of gelu(inner), that of inner.
-KERNEL gelu_backward(real* grad, const real* inner, uint64_t pairs) {
+KERNEL gelu_backward(real* grad, const real* inner, uint64_t pairs, uint32_t is_tanh) {
     uint64_t i = 2 * thread_number();
     if (i >= 2 * pairs) return;
     float2 g = load2(grad + i), x = load2(inner + i);
-    store2(grad + i, make_float2(g.x * gelu_slope(x.x), g.y * gelu_slope(x.y)));
+    store2(grad + i, make_float2(g.x * gelu_slope(x.x, is_tanh), g.y * gelu_slope(x.y, is_tanh)));
 }
 
 // x times the dropout's factors.

@@ -3,6 +3,7 @@
 use super::stream::launch;
 use super::{Array, Mask, Pointer, Real, Stream, THREADS};
 use crate::kernels::Dropout;
+use crate::kernels::linear::Gelu;
 use hone_base::error::Result;
 
 /// Rows that a block sums the columns of.
@@ -55,6 +56,7 @@ pub fn gelu_forward(
     active: Pointer<Real>,
     rows: usize,
     width: usize,
+    gelu: Gelu,
 ) -> Result<()> {
     let pairs = rows * width / 2;
     launch!(
@@ -67,14 +69,22 @@ pub fn gelu_forward(
         bias,
         active,
         pairs as u64,
-        width as u32
+        width as u32,
+        u32::from(gelu == Gelu::Tanh)
     )
 }
 
 /// In place of the gradient of `gelu(inner)`, that of `inner`.
-pub fn gelu_backward(stream: &Stream, grad: Pointer<Real>, inner: Pointer<Real>, count: usize) -> Result<()> {
+pub fn gelu_backward(
+    stream: &Stream,
+    grad: Pointer<Real>,
+    inner: Pointer<Real>,
+    count: usize,
+    gelu: Gelu,
+) -> Result<()> {
     let pairs = count / 2;
-    launch!(stream, "gelu_backward", [blocks(pairs), 1], THREADS, 0, grad, inner, pairs as u64)
+    let is_tanh = u32::from(gelu == Gelu::Tanh);
+    launch!(stream, "gelu_backward", [blocks(pairs), 1], THREADS, 0, grad, inner, pairs as u64, is_tanh)
 }
 
 /// `x` times the dropout's factors: `count` values, an even number.
@@ -226,10 +236,24 @@ mod tests {
         0.5 + sum / (2.0 * std::f64::consts::PI).sqrt()
     }
 
+    /// What takes the place of `cdf` in the approximation by tanh, and the derivative of the whole.
+    fn by_tanh(x: f64) -> (f64, f64) {
+        let root = (2.0 / std::f64::consts::PI).sqrt();
+        let s = 0.5 * (1.0 + (root * (x + 0.044715 * x.powi(3))).tanh());
+        (s, s + x * s * (1.0 - s) * 2.0 * root * (1.0 + 3.0 * 0.044715 * x * x))
+    }
+
+    fn exactly(x: f64) -> (f64, f64) {
+        (cdf(x), cdf(x) + x * (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt())
+    }
+
     #[test]
-    fn gelu_and_its_slope_are_those_of_the_exact_formula() {
+    fn gelu_and_its_slope_are_those_of_the_formulas() {
+        type Formula = fn(f64) -> (f64, f64);
+        let forms: [(Gelu, Formula); 2] = [(Gelu::Exact, exactly), (Gelu::Tanh, by_tanh)];
         on_every_device(|stream, epsilon| {
-            for rows in [1, 9] {
+            for (rows, (gelu, formula)) in [1, 9].into_iter().flat_map(|rows| forms.map(|form| (rows, form)))
+            {
                 let [x, grad] = [1, 2].map(|seed| round(stream, normal(seed, rows * WIDTH)));
                 let bias = normal(3, WIDTH);
                 // The slope is that of the sum as it is stored.
@@ -237,7 +261,7 @@ mod tests {
                 let [inner, of_active] = [&x, &grad].map(|values| reals(stream, values));
                 let active = reals(stream, &vec![f32::NAN; x.len()]);
                 let bias = upload(stream, &bias);
-                gelu_forward(stream, inner.start(), bias.start(), active.start(), rows, WIDTH)?;
+                gelu_forward(stream, inner.start(), bias.start(), active.start(), rows, WIDTH, gelu)?;
                 let stored = inner.values();
                 check(
                     stream,
@@ -246,10 +270,10 @@ mod tests {
                     epsilon,
                     "sum",
                 );
-                let exact: Vec<f64> = sum.iter().map(|x| f64::from(*x) * cdf(f64::from(*x))).collect();
+                let exact: Vec<f64> = sum.iter().map(|x| f64::from(*x) * formula(f64::from(*x)).0).collect();
                 check(stream, &active.values(), &exact, epsilon, "gelu");
-                gelu_backward(stream, of_active.start(), inner.start(), x.len())?;
-                let slope = |x: f64| cdf(x) + x * (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+                gelu_backward(stream, of_active.start(), inner.start(), x.len(), gelu)?;
+                let slope = |x: f64| formula(x).1;
                 let exact: Vec<f64> =
                     stored.iter().zip(&grad).map(|(x, g)| f64::from(*g) * slope(f64::from(*x))).collect();
                 check(stream, &of_active.values(), &exact, epsilon, "its slope");

@@ -1,13 +1,16 @@
 //! A layer of the encoder on a GPU.
 
-use super::super::declaration::at;
+use super::super::architecture::FeedForward;
+use super::super::declaration;
 use super::super::noise::LayerDropout;
+use super::gelu;
 use super::weights::{Linear, Weights};
 use crate::kernels::cuda::attention::{Attention, Gradients, Sequences};
 use crate::kernels::cuda::embedding::{add_to_rows, gather_rows};
 use crate::kernels::cuda::layer_norm::Normal;
 use crate::kernels::cuda::linear::{add_bias, gelu_backward, gelu_forward};
 use crate::kernels::cuda::{Array, Pointer, Real, Stream};
+use crate::kernels::linear::Gelu;
 use hone_base::error::Result;
 
 /// What a layer's way back needs of its forward pass.
@@ -45,8 +48,7 @@ pub(super) struct Work {
 pub(super) struct Layer<'a> {
     pub(super) stream: &'a Stream,
     pub(super) weights: &'a Weights,
-    /// The place of its first parameter.
-    pub(super) first: usize,
+    pub(super) of: &'a declaration::Layer,
     pub(super) width: usize,
     pub(super) eps: f64,
     pub(super) tokens: usize,
@@ -113,14 +115,19 @@ impl Work {
 }
 
 impl Layer<'_> {
-    fn linear(&self, place: usize) -> Linear {
-        self.weights.linear(self.first + place)
+    fn linear(&self, of: declaration::Linear) -> Linear {
+        self.weights.linear(of)
+    }
+
+    fn gelu(&self) -> Gelu {
+        let (FeedForward::Plain(activation) | FeedForward::Gated(activation)) = self.of.form.feed_forward;
+        gelu(activation)
     }
 
     /// Queries and, together, keys and values: two parts of one parameter.
     fn query_and_key_value(&self) -> (Linear, Linear) {
-        let at = self.first + at::QKV;
-        (self.weights.part(at, 0, self.width), self.weights.part(at, self.width, 2 * self.width))
+        let of = self.of.qkv;
+        (self.weights.part(of, 0, self.width), self.weights.part(of, self.width, 2 * self.width))
     }
 
     /// Rows that are asked for.
@@ -165,7 +172,7 @@ impl Layer<'_> {
         let (stream, width, rows, tokens) = (self.stream, self.width, self.rows(), self.tokens);
         let residual = match self.asked {
             None => {
-                let qkv = self.linear(at::QKV);
+                let qkv = self.linear(self.of.qkv);
                 let to = tape.qkv.reserve(tokens * 3 * width)?;
                 qkv.apply(stream, x, to, tokens)?;
                 add_bias(stream, to, qkv.bias, tokens, 3 * width)?;
@@ -190,21 +197,21 @@ impl Layer<'_> {
         tape.logsums = logsums;
         attended?;
 
-        let linear = self.linear(at::ATTENTION_OUTPUT);
+        let linear = self.linear(self.of.attention_output);
         linear.apply(stream, context, tape.attention.reserve(rows, width)?, rows)?;
         let middle = tape.middle.reserve(rows * width)?;
-        let (norm, _) = self.weights.norm(self.first + at::ATTENTION_NORM, self.eps, width);
+        let (norm, _) = self.weights.norm(self.of.attention_norm, self.eps, width);
         let dropout = self.dropout.attention_output;
         norm.forward(stream, &mut tape.attention, Some(linear.bias), Some(residual), dropout, middle)?;
 
-        let linear = self.linear(at::INTERMEDIATE);
+        let linear = self.linear(self.of.intermediate);
         let inner = tape.inner.reserve(rows * linear.outputs)?;
         let active = tape.active.reserve(rows * linear.outputs)?;
         linear.apply(stream, middle, inner, rows)?;
-        gelu_forward(stream, inner, linear.bias, active, rows, linear.outputs)?;
-        let linear = self.linear(at::OUTPUT);
+        gelu_forward(stream, inner, linear.bias, active, rows, linear.outputs, self.gelu())?;
+        let linear = self.linear(self.of.output);
         linear.apply(stream, active, tape.output.reserve(rows, width)?, rows)?;
-        let (norm, _) = self.weights.norm(self.first + at::NORM, self.eps, width);
+        let (norm, _) = self.weights.norm(self.of.output_norm, self.eps, width);
         let out = out.reserve(rows * width)?;
         norm.forward(stream, &mut tape.output, Some(linear.bias), Some(middle), self.dropout.output, out)
     }
@@ -223,21 +230,21 @@ impl Layer<'_> {
         let grad_x = work.grad_x.reserve(rows * width)?;
         let parts = &mut work.parts;
 
-        let (norm, to) = self.weights.norm(self.first + at::NORM, self.eps, width);
+        let (norm, to) = self.weights.norm(self.of.output_norm, self.eps, width);
         norm.backward(stream, &tape.output, self.dropout.output, of_result, Some(grad_x), to, parts)?;
-        let linear = self.linear(at::OUTPUT);
+        let linear = self.linear(self.of.output);
         linear.push(stream, grad_x, tape.active.start(), rows, parts)?;
         let grad_inner = work.grad_inner.reserve(rows * linear.inputs)?;
         linear.pull(stream, grad_x, grad_inner, rows, false)?;
-        gelu_backward(stream, grad_inner, tape.inner.start(), rows * linear.inputs)?;
-        let linear = self.linear(at::INTERMEDIATE);
+        gelu_backward(stream, grad_inner, tape.inner.start(), rows * linear.inputs, self.gelu())?;
+        let linear = self.linear(self.of.intermediate);
         linear.push(stream, grad_inner, tape.middle.start(), rows, parts)?;
         linear.pull(stream, grad_inner, of_result, rows, true)?;
 
-        let (norm, to) = self.weights.norm(self.first + at::ATTENTION_NORM, self.eps, width);
+        let (norm, to) = self.weights.norm(self.of.attention_norm, self.eps, width);
         let dropout = self.dropout.attention_output;
         norm.backward(stream, &tape.attention, dropout, of_result, Some(grad_x), to, parts)?;
-        let linear = self.linear(at::ATTENTION_OUTPUT);
+        let linear = self.linear(self.of.attention_output);
         linear.push(stream, grad_x, tape.context.start(), rows, parts)?;
         let grad_context = work.grad_context.reserve(rows * width)?;
         linear.pull(stream, grad_x, grad_context, rows, false)?;
@@ -245,7 +252,7 @@ impl Layer<'_> {
         let given = [tape.context.start(), grad_context];
         let attention = self.attention(tape);
         let Some(asked) = self.asked else {
-            let qkv = self.linear(at::QKV);
+            let qkv = self.linear(self.of.qkv);
             let to = work.grad_qkv.reserve(tokens * 3 * width)?;
             let part = |which: usize| work.grad_qkv.part(which * width, width);
             let gradients = Gradients { q: to, k: part(1), v: part(2) };

@@ -6,20 +6,18 @@ use super::*;
 use crate::kernels::cuda::emulation::{emulated, package, streams};
 use crate::kernels::testing::assert_close;
 use crate::kernels::{Compute, Isa};
+use crate::model::candle::Candle;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::classifier::{Setup, Trainable};
-use crate::model::declaration::Place;
-use crate::model::engine::Engine;
-use crate::model::memory::{Memory, Workload};
+use crate::model::cpu::Cpu;
+use crate::model::declaration::{Place, Role};
 use crate::model::noise::Noise;
 use crate::model::objective::Objective;
-use crate::model::optimizer::{Optimizer, Settings};
-use crate::model::reference::Reference;
 use crate::targets::Targets;
 use hone_base::error::Kind;
 use hone_base::random::{Purpose, Stream as Random};
 
-const FAMILIES: [&str; 4] = ["bert", "distilbert", "roberta", "xlm_roberta"];
+const FAMILIES: [&str; 6] = ["bert", "distilbert", "roberta", "xlm_roberta", "electra", "albert"];
 
 fn plain() -> Setup {
     Setup::new(1, Compute::new(Isa::PORTABLE, Precision::Fp32))
@@ -27,19 +25,19 @@ fn plain() -> Setup {
 
 /// The classifier of a fixture, three labels, on the CPU.
 fn on_cpu(family: &str, setup: &Setup) -> Trainable {
+    start(family, setup, |start| Cpu.open(start))
+}
+
+fn start(family: &str, setup: &Setup, open: impl FnOnce(Start) -> Result<Box<dyn Backend>>) -> Trainable {
     let folder = package().join(format!("../../tests/fixtures/tiny_{family}"));
     let checkpoint = Checkpoint::open(&folder).expect("the fixture's checkpoint");
     let labels = checkpoint.config().labels().expect("labels");
-    Trainable::start(&checkpoint, &labels, setup, &Device::Cpu).expect("a classifier")
+    Trainable::start_on(&checkpoint, &labels, setup, open).expect("a classifier")
 }
 
 /// The same on a GPU.
 fn on_gpu(family: &str, setup: &Setup, stream: &Stream) -> Trainable {
-    let mut model = on_cpu(family, setup);
-    let list = model.parameters().list().clone();
-    let network = Network::new(&model.config.architecture, &list, 3, stream).expect("a network");
-    *model.engine_mut() = Engine::Gpu(Box::new(network));
-    model
+    start(family, setup, |start| Ok(Box::new(CudaBackend::open(stream, start)?)))
 }
 
 /// Sequences of 1 to 37 tokens, and the class of each.
@@ -68,44 +66,31 @@ fn learn(model: &mut Trainable, (batch, targets): &(Batch, Targets), mode: Mode,
     logits
 }
 
-/// The gradient of each parameter, that of all words too.
+/// The gradient of each parameter.
 fn gradients_of(model: &mut Trainable) -> Vec<Vec<f32>> {
-    let list = model.parameters().list().clone();
-    let trainable = (0..list.len()).map(|index| model.gradients().is_trainable(index)).collect();
-    let mut read = Gradients::new(&list, trainable);
-    let gradients = match model.gpu() {
-        Some((network, _)) => {
-            network.read_gradients(&mut read).expect("gradients");
-            &read
-        }
-        None => model.gradients(),
-    };
-    let mut all: Vec<Vec<f32>> = (0..list.len()).map(|index| gradients.of(index).to_vec()).collect();
-    let width = list[0].shape[1];
-    all[0] = vec![0.0; list[0].range.len()];
-    for (&row, values) in gradients.words().rows().iter().zip(gradients.words().values().chunks(width)) {
-        all[0][row as usize * width..][..width].copy_from_slice(values);
-    }
-    all
+    let gradients = model.gradients().expect("gradients");
+    model.list().iter().map(|parameter| gradients[parameter.range.clone()].to_vec()).collect()
+}
+
+/// The values of all parameters.
+fn values_of(model: &mut Trainable) -> Vec<f32> {
+    model.parameters().expect("parameters").values().to_vec()
 }
 
 /// Steps of two micro-batches each, with dropout.
-fn train(model: &mut Trainable, optimizer: &mut Optimizer, steps: std::ops::Range<u64>) {
+fn train(model: &mut Trainable, steps: std::ops::Range<u64>) {
     for position in steps {
         for index in 0..2 {
             let micro = batch(2 * position + index, if index == 0 { 9 } else { 3 });
-            optimizer.refresh(model, &micro.0.ids).expect("words");
             learn(model, &micro, noise(2 * position + index), 0.5);
         }
-        assert!(optimizer.step(model, 1e-3).expect("a step") > 0.0);
+        assert!(model.step(1e-3).expect("a step") > 0.0);
     }
-    optimizer.settle(model).expect("parameters");
 }
 
 fn trained(model: &mut Trainable) -> Vec<f32> {
-    let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
-    train(model, &mut optimizer, 0..3);
-    model.parameters().values().to_vec()
+    train(model, 0..3);
+    values_of(model)
 }
 
 fn every_stream() -> impl Iterator<Item = Stream> {
@@ -132,7 +117,7 @@ fn with_dropout_logits_and_summed_gradients_are_those_of_the_cpu() {
                 assert_close(&found, expected, of_logits, &format!("{family}, {stream:?}: logits"));
             }
             let found = gradients_of(&mut gpu);
-            let list = gpu.parameters().list().clone();
+            let list = gpu.list().clone();
             for ((parameter, found), expected) in list.iter().zip(&found).zip(&gradients) {
                 let what = format!("{family}, {stream:?}: the gradient of {:?}", parameter.parts);
                 // The keys' biases, whose gradient is 0 but for rounding, are a third of one that is not.
@@ -145,11 +130,11 @@ fn with_dropout_logits_and_summed_gradients_are_those_of_the_cpu() {
 /// What the values moved by, but for the biases of keys: their gradient is 0 but for rounding errors, and Adam divides
 /// one of those by another.
 fn moved(family: &str, values: &[f32]) -> Vec<f32> {
-    let start = on_cpu(family, &plain());
-    let mut moved: Vec<f32> =
-        values.iter().zip(&**start.parameters().values()).map(|(value, start)| value - start).collect();
-    for parameter in start.parameters().iter() {
-        if parameter.parts.len() == 3 && parameter.shape.len() == 1 {
+    let mut start = on_cpu(family, &plain());
+    let before = values_of(&mut start);
+    let mut moved: Vec<f32> = values.iter().zip(before).map(|(value, before)| value - before).collect();
+    for parameter in start.list().iter() {
+        if parameter.parts.len() == 3 && parameter.role == Role::Bias {
             let part = parameter.range.len() / 3;
             moved[parameter.range.start + part..parameter.range.end - part].fill(0.0);
         }
@@ -166,9 +151,8 @@ fn candle_s_operations_give_the_logits_and_gradients_of_the_cpu_on_a_card_too() 
     };
     let micro = batch(1, 9);
     for family in FAMILIES {
-        let (mut cpu, mut card) = (on_cpu(family, &plain()), on_cpu(family, &plain()));
-        let reference = Reference::new(&card.config.architecture, &device);
-        *card.engine_mut() = Engine::Device(Box::new(reference));
+        let mut cpu = on_cpu(family, &plain());
+        let mut card = start(family, &plain(), |start| Candle::new(&device).open(start));
         let [expected, found] = [&mut cpu, &mut card].map(|model| learn(model, &micro, noise(5), 1.0));
         assert_close(&found, &expected, 1e-4, &format!("{family}: logits"));
         for (found, expected) in gradients_of(&mut card).iter().zip(&gradients_of(&mut cpu)) {
@@ -179,7 +163,7 @@ fn candle_s_operations_give_the_logits_and_gradients_of_the_cpu_on_a_card_too() 
 
 #[test]
 fn steps_move_every_parameter_as_on_the_cpu() {
-    for family in ["bert", "roberta"] {
+    for family in ["bert", "roberta", "electra", "albert"] {
         let expected = moved(family, &trained(&mut on_cpu(family, &plain())));
         for stream in every_stream() {
             let tolerance = if stream.precision() == Precision::Fp32 { 2e-3 } else { 0.3 };
@@ -205,7 +189,7 @@ fn gradient_checkpointing_takes_less_memory() {
         let bytes = |checkpointing| {
             let mut model = on_gpu("bert", &Setup { checkpointing, ..plain() }, &stream);
             trained(&mut model);
-            model.gpu().expect("a network").0.bytes()
+            model.memory().total()
         };
         assert!(bytes(true) < bytes(false), "{stream:?}");
     }
@@ -221,11 +205,11 @@ fn what_is_frozen_does_not_move_and_everything_else_does() {
                 Place::Layer(layer) => layer < freeze_layers,
                 Place::Head => false,
             };
-            let before = on_cpu("bert", &setup);
+            let before = values_of(&mut on_cpu("bert", &setup));
             let mut model = on_gpu("bert", &setup, &stream);
-            trained(&mut model);
-            for (index, parameter) in model.parameters().list().iter().enumerate() {
-                let same = model.parameters().of(index) == before.parameters().of(index);
+            let after = trained(&mut model);
+            for parameter in model.list().iter() {
+                let same = after[parameter.range.clone()] == before[parameter.range.clone()];
                 assert_eq!(same, is_frozen(parameter.place), "{stream:?}: {:?}", parameter.parts);
             }
         }
@@ -234,22 +218,24 @@ fn what_is_frozen_does_not_move_and_everything_else_does() {
 
 #[test]
 fn a_run_that_was_saved_continues_to_the_same_bits() {
-    let settings = Settings::default();
     for stream in every_stream() {
         let mut whole = on_gpu("bert", &plain(), &stream);
-        let mut optimizer = Optimizer::new(&settings, whole.parameters());
-        train(&mut whole, &mut optimizer, 0..2);
-        let state = optimizer.state().expect("moments").into_iter().collect();
-        let saved = whole.parameters().values().to_vec();
-        train(&mut whole, &mut optimizer, 2..4);
+        train(&mut whole, 0..2);
+        let state = whole.state().expect("a state");
+        let buffer = |values: &[f32]| {
+            let mut buffer = Buffer::zeros(values.len());
+            buffer.copy_from_slice(values);
+            buffer
+        };
+        let (values, moments) = (buffer(state.parameters.values()), state.moments.map(buffer));
+        let saved = Saved { step: state.step, values, moments };
+        assert_eq!(saved.step, 2);
+        train(&mut whole, 2..4);
 
         let mut resumed = on_gpu("bert", &plain(), &stream);
-        resumed.change(false, |parameters, _| parameters.values_mut().copy_from_slice(&saved));
-        let mut optimizer =
-            Optimizer::restore(&settings, resumed.parameters(), 2, &state).expect("an optimizer");
-        train(&mut resumed, &mut optimizer, 2..4);
-        let (whole, resumed) = (whole.parameters().values(), resumed.parameters().values());
-        assert!(whole[..] == resumed[..], "{stream:?}");
+        resumed.restore(saved).expect("a state");
+        train(&mut resumed, 2..4);
+        assert!(values_of(&mut whole) == values_of(&mut resumed), "{stream:?}");
     }
 }
 
@@ -259,14 +245,14 @@ fn answers_are_those_of_the_cpu_with_the_parameters_that_were_learnt() {
         let mut gpu = on_gpu("bert", &plain(), &stream);
         trained(&mut gpu);
         let mut cpu = on_cpu("bert", &plain());
-        let learnt = gpu.parameters().values().to_vec();
-        cpu.change(false, |parameters, _| parameters.values_mut().copy_from_slice(&learnt));
+        let mut learnt = gpu.parameters().expect("parameters").values().clone();
+        cpu.exchange(&mut learnt).expect("an exchange");
         let tolerance = if stream.precision() == Precision::Fp32 { 1e-5 } else { 0.03 };
         // Larger and smaller than the batches before.
         for sequences in [40, 1, 12] {
             let (batch, _) = batch(7, sequences);
             let (found, expected) =
-                (gpu.answer(&batch).expect("logits"), cpu.answer(&batch).expect("logits"));
+                (gpu.evaluate(&batch).expect("logits"), cpu.evaluate(&batch).expect("logits"));
             assert_close(&found, &expected, tolerance, &format!("{stream:?}: {sequences} texts"));
         }
     }
@@ -274,12 +260,10 @@ fn answers_are_those_of_the_cpu_with_the_parameters_that_were_learnt() {
 
 #[test]
 fn an_encoder_without_kernels_is_refused_with_its_reason() {
-    let model = on_cpu("bert", &plain());
-    let mut architecture = model.config.architecture.clone();
-    let stream = &streams(Precision::Fp32)[0];
+    let mut architecture = on_cpu("bert", &plain()).config.architecture;
     for (heads, width) in [(1, 128), (32, 2048), (3, 33)] {
         (architecture.num_attention_heads, architecture.hidden_size) = (heads, width);
-        let error = Network::new(&architecture, model.parameters().list(), 3, stream).expect_err("an error");
+        let error = check(&architecture).expect_err("an error");
         assert!(error.message().contains("heads of up to 64 columns"), "{error}");
     }
 }
@@ -289,7 +273,7 @@ fn a_batch_that_does_not_fit_is_an_error_that_says_what_to_lower_and_a_smaller_o
     let bytes = {
         let mut model = on_gpu("bert", &plain(), &emulated(Precision::Bf16, usize::MAX).0);
         learn(&mut model, &batch(1, 9), noise(1), 1.0);
-        model.gpu().expect("a network").0.bytes()
+        model.memory().total()
     };
     let mut model = on_gpu("bert", &plain(), &emulated(Precision::Bf16, bytes + bytes / 2).0);
     learn(&mut model, &batch(1, 9), noise(1), 1.0);
@@ -305,14 +289,13 @@ fn a_batch_that_does_not_fit_is_an_error_that_says_what_to_lower_and_a_smaller_o
 fn a_step_in_its_steady_state_takes_no_memory_waits_twice_and_launches_35_times_a_layer() {
     let (stream, counts) = emulated(Precision::Bf16, usize::MAX);
     let mut model = on_gpu("bert", &plain(), &stream);
-    let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
     let layers = model.config.architecture.num_hidden_layers;
     let largest = batch(1, 20);
     // Two arrays that change places have both grown after the second step.
     for _ in 0..3 {
         counts.take();
         learn(&mut model, &largest, noise(1), 1.0);
-        optimizer.step(&mut model, 1e-3).expect("a step");
+        model.step(1e-3).expect("a step");
     }
     let [allocations, launches, waits] = counts.take();
     assert_eq!((allocations, waits), (0, 2));
@@ -322,26 +305,21 @@ fn a_step_in_its_steady_state_takes_no_memory_waits_twice_and_launches_35_times_
 #[test]
 fn the_memory_of_a_job_is_known_from_its_shapes() {
     for stream in every_stream() {
-        for checkpointing in [false, true] {
-            let workload = Workload {
-                batch_size: 16,
-                passes: 1,
-                average: false,
-                checkpointing,
-                freeze_embeddings: false,
-                freeze_layers: 0,
-            };
-            let mut model = on_gpu("bert", &Setup { checkpointing, ..plain() }, &stream);
-            let mut optimizer = Optimizer::new(&Settings::default(), model.parameters());
+        for (family, checkpointing) in
+            FAMILIES.into_iter().flat_map(|family| [(family, false), (family, true)])
+        {
+            let workload = Workload { checkpointing, ..Workload::plain(16) };
+            let mut model = on_gpu(family, &Setup { checkpointing, ..plain() }, &stream);
             let largest = batch(1, 16);
             for _ in 0..2 {
                 learn(&mut model, &largest, noise(1), 1.0);
-                optimizer.step(&mut model, 1e-3).expect("a step");
+                model.step(1e-3).expect("a step");
             }
-            let architecture = model.config.architecture.clone();
-            let lengths = largest.0.lengths();
-            let expected = Memory::on_gpu(&architecture, 3, &workload, stream.precision(), lengths).total();
-            let found = model.gpu().expect("a network").0.bytes() as u64;
+            let declaration = Declaration::new(&model.config.architecture, 3);
+            let mut lengths = largest.0.lengths();
+            let expected =
+                memory::estimate(&declaration, &workload, stream.precision(), &mut lengths).total();
+            let found = model.memory().total();
             let share = found as f64 / expected as f64;
             assert!((0.95..1.05).contains(&share), "{stream:?}: {found} bytes, not {expected}");
         }

@@ -1,16 +1,16 @@
-//! The encoder of the BERT family over packed sequences: forward, and backward, on the CPU.
+//! The encoder over packed sequences: forward, and backward.
 
-use super::config::Architecture;
-use super::declaration::{head_at, layer_at, norm_at};
+use std::sync::Arc;
+
+use super::super::architecture::Architecture;
+use super::super::declaration::Declaration;
+use super::super::keep::Keep;
+use super::super::noise::Mode;
+use super::super::parameters::Parameters;
+use super::embeddings::{EmbeddingTape, Embeddings};
 use super::gradients::Gradients;
-use super::keep::Keep;
-use super::layer::{Layer, LayerTape, PreparedLayer, Work, norm};
-use super::noise::{Mode, Site};
-use super::parameters::Parameters;
-use super::rows::Rows;
+use super::layer::{Layer, LayerTape, PreparedLayer, Work};
 use crate::batch::Batch;
-use crate::kernels::embedding::{Groups, Lookup, embed};
-use crate::kernels::layer_norm::Normal;
 use crate::kernels::{Buffer, Compute};
 
 /// Which hidden states a pass gives.
@@ -26,9 +26,10 @@ pub(super) enum Reach {
 /// An encoder's weights as products read them.
 #[derive(Clone, Debug)]
 pub(super) struct Encoder {
-    architecture: Architecture,
+    declaration: Arc<Declaration>,
     compute: Compute,
-    /// One for each layer, kept while the weights stay as they are; or one for all of them in turn.
+    embeddings: Embeddings,
+    /// One for each set of a layer's parameters, kept while the weights stay as they are; or one for all of them in turn.
     layers: Vec<PreparedLayer>,
     /// Whether the kept ones are those of the present weights.
     is_current: bool,
@@ -37,13 +38,11 @@ pub(super) struct Encoder {
 /// The memory of passes, used again from one to the next.
 #[derive(Debug, Default)]
 pub(super) struct Tape {
-    rows: Rows,
+    embeddings: EmbeddingTape,
     /// Where each sequence starts, and the end of the last.
     tokens: Vec<u32>,
     /// The same, were each sequence its first token alone.
     first: Vec<u32>,
-    groups: Groups,
-    embeddings: Normal,
     /// The input of each layer, and the last one's result.
     hidden: Vec<Buffer>,
     layers: Vec<LayerTape>,
@@ -61,36 +60,24 @@ struct Pass {
 }
 
 impl Encoder {
-    /// With `keep`, weights are prepared once and not again before they move: for answering.
-    pub(super) fn new(architecture: &Architecture, compute: Compute, keep: bool) -> Self {
-        let count = if keep { architecture.num_hidden_layers } else { 1 };
+    /// With `keep`, weights are prepared once and not again before they move: for inference.
+    pub(super) fn new(declaration: &Arc<Declaration>, compute: Compute, keep: bool) -> Self {
+        let count = if keep { declaration.architecture.own_layers() } else { 1 };
         Self {
-            architecture: architecture.clone(),
+            declaration: declaration.clone(),
             compute,
+            embeddings: Embeddings::new(declaration, compute),
             layers: vec![PreparedLayer::new(keep); count],
             is_current: false,
         }
     }
 
     fn count(&self) -> usize {
-        self.architecture.num_hidden_layers
+        self.declaration.layers.len()
     }
 
     pub(super) fn architecture(&self) -> &Architecture {
-        &self.architecture
-    }
-
-    pub(super) fn compute(&self) -> Compute {
-        self.compute
-    }
-
-    fn norm_at(&self) -> usize {
-        norm_at(&self.architecture)
-    }
-
-    /// The place of the first parameter behind the encoder's.
-    pub(super) fn end(&self) -> usize {
-        head_at(&self.architecture)
+        &self.declaration.architecture
     }
 
     /// Says that the weights have moved.
@@ -109,19 +96,20 @@ impl Encoder {
         tape: &'t mut Tape,
     ) -> &'t Buffer {
         let count = self.count();
-        tape.begin(&self.architecture, batch, Pass { mode, reach, keep });
+        tape.begin(self.architecture(), batch, Pass { mode, reach, keep });
         tape.hidden.resize_with(tape.hidden.len().max(keep.hidden(count)), Buffer::default);
         tape.layers.resize_with(tape.layers.len().max(keep.tapes(count)), LayerTape::default);
-        self.embed(parameters, mode, tape);
-        let last = self.layers.len() - 1;
+        let is_current = self.is_current;
+        let out = &mut tape.hidden[0];
+        self.embeddings.forward(parameters, mode, is_current, &mut tape.embeddings, out);
+        if !is_current {
+            self.prepare(parameters);
+        }
+        let declaration = self.declaration.clone();
         for index in 0..count {
             let queries = asked(&tape.first, &tape.tokens, index + 1 == count && reach == Reach::First);
-            let layer =
-                layer(&self.architecture, self.compute, parameters, index, mode, &tape.tokens, queries);
-            let prepared = &mut self.layers[index.min(last)];
-            if !self.is_current {
-                prepared.keep(&layer);
-            }
+            let layer = layer(&declaration, self.compute, parameters, index, mode, &tape.tokens, queries);
+            let prepared = prepared(&mut self.layers, &layer);
             let (input, output) = two(&mut tape.hidden, keep.slot(index), keep.slot(index + 1));
             layer.forward(prepared, input, &mut tape.layers[keep.tape(index)], keep != Keep::Nothing, output);
         }
@@ -129,24 +117,23 @@ impl Encoder {
         &tape.hidden[keep.slot(count)]
     }
 
-    fn embed(&self, parameters: &Parameters, mode: Mode, tape: &mut Tape) {
-        let width = self.architecture.hidden_size;
-        let mut lookups = vec![
-            Lookup { table: parameters.of(0), rows: &tape.rows.words },
-            Lookup { table: parameters.of(1), rows: &tape.rows.positions },
-        ];
-        if self.norm_at() > 2 {
-            lookups.push(Lookup { table: parameters.of(2), rows: &tape.rows.types });
+    /// Prepares what is kept, each set of parameters once.
+    fn prepare(&mut self, parameters: &Parameters) {
+        let declaration = self.declaration.clone();
+        let mut before = None;
+        for (index, of) in declaration.layers.iter().enumerate() {
+            if before.replace(of.form.parameters) != Some(of.form.parameters) {
+                let layer = layer(&declaration, self.compute, parameters, index, Mode::Evaluate, &[], &[]);
+                prepared(&mut self.layers, &layer).keep(&layer);
+            }
         }
-        let sum = tape.embeddings.reserve(tape.rows.words.len(), width);
-        embed(self.compute, &lookups, width, sum);
-        let norm = norm(parameters, self.norm_at(), self.architecture.layer_norm_eps);
-        let out = tape.hidden[0].reserve(tape.rows.words.len() * width);
-        norm.forward(self.compute, &mut tape.embeddings, None, None, out);
-        drop_out(self.compute, mode, out);
     }
 
     /// From the gradient of the last pass's result to those of all trainable parameters. `grad` is used up.
+    ///
+    /// # Panics
+    ///
+    /// When the last pass kept nothing for the way back.
     pub(super) fn backward(
         &mut self,
         parameters: &Parameters,
@@ -157,19 +144,17 @@ impl Encoder {
         let Some(Pass { mode, reach, keep }) = tape.pass else { return };
         assert!(keep != Keep::Nothing, "the pass before had no way back");
         let count = self.count();
-        let last = self.layers.len() - 1;
+        let declaration = self.declaration.clone();
         for index in (0..count).rev() {
+            let (learns, has_below) = declaration.learns(index, |id| gradients.is_trainable(id));
             // Nothing below learns: the way back ends here.
-            let has_below =
-                (0..layer_at(&self.architecture, index)).any(|place| gradients.is_trainable(place));
-            if !has_below && !gradients.is_trainable(layer_at(&self.architecture, index)) {
+            if !has_below && !learns {
                 break;
             }
             let queries = asked(&tape.first, &tape.tokens, index + 1 == count && reach == Reach::First);
-            let layer =
-                layer(&self.architecture, self.compute, parameters, index, mode, &tape.tokens, queries);
+            let layer = layer(&declaration, self.compute, parameters, index, mode, &tape.tokens, queries);
             let layer = Layer { has_below, ..layer };
-            let prepared = &mut self.layers[index.min(last)];
+            let prepared = prepared(&mut self.layers, &layer);
             let state = &mut tape.layers[keep.tape(index)];
             if keep == Keep::Inputs && index + 1 < count {
                 let (input, output) = two(&mut tape.hidden, index, index + 1);
@@ -177,47 +162,31 @@ impl Encoder {
             }
             layer.backward(prepared, &tape.hidden[index], state, grad, gradients, &mut tape.work);
         }
-        if gradients.is_trainable(0) {
-            self.embed_backward(parameters, mode, grad, gradients, tape);
-        }
-    }
-
-    fn embed_backward(
-        &self,
-        parameters: &Parameters,
-        mode: Mode,
-        grad: &mut Buffer,
-        gradients: &mut Gradients,
-        tape: &mut Tape,
-    ) {
-        let (compute, width) = (self.compute, self.architecture.hidden_size);
-        drop_out(compute, mode, grad);
-        let norm = norm(parameters, self.norm_at(), self.architecture.layer_norm_eps);
-        let unused = tape.hidden[0].reserve(grad.len());
-        norm.backward(compute, &tape.embeddings, None, grad, unused, gradients.norm(self.norm_at()));
-        tape.groups.group(&tape.rows.words);
-        gradients.words_mut().add(compute, &tape.groups, grad);
-        tape.groups.group(&tape.rows.positions);
-        tape.groups.add_to_table(compute, grad, width, gradients.of_mut(1));
-        if self.norm_at() > 2 {
-            tape.groups.group(&tape.rows.types);
-            tape.groups.add_to_table(compute, grad, width, gradients.of_mut(2));
+        if gradients.is_trainable(declaration.embeddings.tokens) {
+            let memory = (&mut tape.hidden[0], &mut tape.work.factor);
+            let embeddings = &mut tape.embeddings;
+            self.embeddings.backward(parameters, mode, grad, gradients, embeddings, memory);
         }
     }
 
     /// Bytes that the prepared weights take.
     pub(super) fn bytes(&self) -> usize {
-        self.layers.iter().map(PreparedLayer::bytes).sum()
+        self.embeddings.bytes() + self.layers.iter().map(PreparedLayer::bytes).sum::<usize>()
     }
 }
 
 impl Tape {
     fn begin(&mut self, architecture: &Architecture, batch: &Batch, pass: Pass) {
         self.pass = Some(pass);
-        self.rows.take(architecture, batch);
+        self.embeddings.rows.take(architecture, batch);
         self.tokens.clone_from(&batch.offsets);
         self.first.clear();
         self.first.extend(0..=batch.len() as u32);
+    }
+
+    /// Tokens of the last pass.
+    pub(super) fn tokens(&self) -> usize {
+        self.embeddings.rows.words.len()
     }
 
     /// Bytes that it takes.
@@ -229,9 +198,15 @@ impl Tape {
     }
 }
 
+/// Where a layer's weights lie as products read them.
+fn prepared<'a>(layers: &'a mut [PreparedLayer], layer: &Layer<'_>) -> &'a mut PreparedLayer {
+    let last = layers.len() - 1;
+    &mut layers[layer.of.form.parameters.min(last)]
+}
+
 /// A layer, and the pass that goes through it.
 fn layer<'a>(
-    architecture: &Architecture,
+    declaration: &'a Declaration,
     compute: Compute,
     parameters: &'a Parameters,
     layer: usize,
@@ -239,9 +214,10 @@ fn layer<'a>(
     tokens: &'a [u32],
     queries: &'a [u32],
 ) -> Layer<'a> {
+    let (architecture, of) = (&declaration.architecture, &declaration.layers[layer]);
     Layer {
         parameters,
-        first: layer_at(architecture, layer),
+        of,
         compute,
         heads: architecture.num_attention_heads,
         width: architecture.hidden_size,
@@ -249,14 +225,7 @@ fn layer<'a>(
         tokens,
         queries,
         has_below: false,
-        dropout: mode.layer(architecture, layer),
-    }
-}
-
-/// The dropout behind the embeddings, or its backward pass, which is the same.
-fn drop_out(compute: Compute, mode: Mode, x: &mut [f32]) {
-    if let Some(dropout) = mode.dropout(Site::Embeddings) {
-        dropout.apply(compute, x);
+        dropout: mode.layer(&of.form, layer),
     }
 }
 

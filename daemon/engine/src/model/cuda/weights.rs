@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::super::gradients::Gradients;
+use super::super::backend::Learning;
+use super::super::declaration::{self, Norm, ParameterId};
 use super::super::parameters::{Parameter, Parameters};
 use crate::kernels::adam::Coefficients;
 use crate::kernels::cuda::adam::{Pieces, Values};
@@ -20,8 +21,7 @@ pub(super) struct Weights {
     gradients: Array<f32>,
     m: Array<f32>,
     v: Array<f32>,
-    /// Which parameters learn; empty before the first way back.
-    trainable: Vec<bool>,
+    learning: Option<Learning>,
     pieces: Option<Pieces>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Linear {
 }
 
 impl Weights {
-    pub(super) fn new(stream: &Stream, list: &Arc<[Parameter]>) -> Self {
+    pub(super) fn new(stream: &Stream, list: &Arc<[Parameter]>, learning: Option<Learning>) -> Self {
         Self {
             list: list.clone(),
             values: Array::new(stream),
@@ -44,7 +44,7 @@ impl Weights {
             gradients: Array::new(stream),
             m: Array::new(stream),
             v: Array::new(stream),
-            trainable: Vec::new(),
+            learning,
             pieces: None,
         }
     }
@@ -57,21 +57,16 @@ impl Weights {
         convert(stream, from, to, values.len())
     }
 
-    fn is_trainable(&self, index: usize) -> bool {
-        self.trainable.get(index).copied().unwrap_or(false)
-    }
-
-    /// Whether something among the first so many parameters learns.
-    pub(super) fn any_before(&self, end: usize) -> bool {
-        (0..end).any(|index| self.is_trainable(index))
+    /// Whether a parameter moves.
+    pub(super) fn is_trainable(&self, id: ParameterId) -> bool {
+        self.learning.as_ref().is_some_and(|learning| learning.is_trainable(id))
     }
 
     /// Starts a sum of gradients anew (`add` is false), or goes on with it.
-    pub(super) fn begin(&mut self, stream: &Stream, of: &Gradients, add: bool) -> Result<()> {
+    pub(super) fn begin(&mut self, stream: &Stream, add: bool) -> Result<()> {
         if self.pieces.is_none() {
-            self.trainable = (0..self.list.len()).map(|index| of.is_trainable(index)).collect();
-            let learning = self.list.iter().enumerate().filter(|(index, _)| of.is_trainable(*index));
-            let ranges = learning.map(|(index, parameter)| (parameter.range.clone(), index));
+            let learning = self.list.iter().filter(|parameter| self.is_trainable(parameter.id));
+            let ranges = learning.map(|parameter| (parameter.range.clone(), parameter.id.index()));
             self.pieces = Some(Pieces::new(stream, ranges)?);
             self.gradients.reserve(self.values.len())?;
         }
@@ -79,48 +74,43 @@ impl Weights {
     }
 
     /// The values of a parameter.
-    pub(super) fn table(&self, index: usize) -> Pointer<f32> {
-        self.list.get(index).map_or_else(
+    pub(super) fn table(&self, id: ParameterId) -> Pointer<f32> {
+        self.list.get(id.index()).map_or_else(
             || self.values.start(),
             |parameter| self.values.part(parameter.range.start, parameter.range.len()),
         )
     }
 
     /// Where the gradient of a parameter goes, if it learns.
-    pub(super) fn gradient(&self, index: usize) -> Option<Pointer<f32>> {
-        let range = &self.list.get(index).filter(|_| self.is_trainable(index))?.range;
+    pub(super) fn gradient(&self, id: ParameterId) -> Option<Pointer<f32>> {
+        let range = &self.list.get(id.index()).filter(|_| self.is_trainable(id))?.range;
         Some(self.gradients.part(range.start, range.len()))
     }
 
-    fn pair(&self, index: usize) -> Option<[Pointer<f32>; 2]> {
-        Some([self.gradient(index)?, self.gradient(index + 1)?])
+    /// A layer norm, and where its gradients go. One without a bias is none that the kernels compute.
+    pub(super) fn norm(&self, of: Norm, eps: f64, width: usize) -> (LayerNorm, Option<[Pointer<f32>; 2]>) {
+        let bias = of.bias.unwrap_or(of.weight);
+        let gradients = || Some([self.gradient(of.weight)?, self.gradient(bias)?]);
+        let (weight, bias) = (self.table(of.weight), self.table(bias));
+        (LayerNorm { weight, bias, eps: eps as f32, width }, gradients())
     }
 
-    /// The layer norm at a place of the list, and where its gradients go.
-    pub(super) fn norm(
-        &self,
-        index: usize,
-        eps: f64,
-        width: usize,
-    ) -> (LayerNorm, Option<[Pointer<f32>; 2]>) {
-        let (weight, bias) = (self.table(index), self.table(index + 1));
-        (LayerNorm { weight, bias, eps: eps as f32, width }, self.pair(index))
-    }
-
-    /// The linear layer at a place of the list.
-    pub(super) fn linear(&self, index: usize) -> Linear {
-        let outputs = self.list.get(index).and_then(|parameter| parameter.shape.first()).copied();
-        self.part(index, 0, outputs.unwrap_or_default())
+    /// A linear layer. One without a bias is none that the kernels compute.
+    pub(super) fn linear(&self, of: declaration::Linear) -> Linear {
+        let outputs = self.list.get(of.weight.index()).and_then(|parameter| parameter.shape.first());
+        self.part(of, 0, outputs.copied().unwrap_or_default())
     }
 
     /// Some outputs of a linear layer: from output `first` on, so many.
-    pub(super) fn part(&self, index: usize, first: usize, outputs: usize) -> Linear {
-        let start = |index: usize| self.list.get(index).map_or(0, |parameter| parameter.range.start);
-        let inputs = self.list.get(index).and_then(|parameter| parameter.shape.get(1)).copied();
+    pub(super) fn part(&self, of: declaration::Linear, first: usize, outputs: usize) -> Linear {
+        let place = |id: ParameterId| self.list.get(id.index());
+        let start = |id: ParameterId| place(id).map_or(0, |parameter| parameter.range.start);
+        let inputs = place(of.weight).and_then(|parameter| parameter.shape.get(1)).copied();
         let inputs = inputs.unwrap_or_default();
-        let (weight, bias) = (start(index) + first * inputs, start(index + 1) + first);
+        let bias = start(of.bias.unwrap_or(of.weight)) + first;
+        let weight = start(of.weight) + first * inputs;
         let gradients = self
-            .is_trainable(index)
+            .is_trainable(of.weight)
             .then(|| [self.gradients.part(weight, outputs * inputs), self.gradients.part(bias, outputs)]);
         Linear {
             weight: self.copy.part(weight, outputs * inputs),
@@ -168,40 +158,32 @@ impl Weights {
         Ok(())
     }
 
-    pub(super) fn read(&self, values: &mut [f32], m: &mut [f32], v: &mut [f32]) -> Result<()> {
-        self.values.read(values)?;
-        if self.has_moments() {
-            self.m.read(m)?;
-            self.v.read(v)?;
-        }
-        Ok(())
+    /// Reads the parameters.
+    pub(super) fn read(&self, values: &mut [f32]) -> Result<()> {
+        self.values.read(values)
     }
 
-    pub(super) fn read_gradients(&self, gradients: &mut Gradients) -> Result<()> {
+    /// Reads both moments; 0 before the first step.
+    pub(super) fn read_moments(&self, m: &mut [f32], v: &mut [f32]) -> Result<()> {
+        if !self.has_moments() {
+            m.fill(0.0);
+            v.fill(0.0);
+            return Ok(());
+        }
+        self.m.read(m)?;
+        self.v.read(v)
+    }
+
+    /// The gradients, in the places of the parameters' values.
+    pub(super) fn read_gradients(&self) -> Result<Vec<f32>> {
         let mut all = vec![0.0; self.gradients.len()];
         self.gradients.read(&mut all)?;
-        gradients.begin(false);
-        gradients.clear_stored();
-        for (index, parameter) in self.list.iter().enumerate() {
-            let grad = all.get(parameter.range.clone()).unwrap_or_default();
-            if !self.is_trainable(index) {
-                continue;
-            }
-            if index == 0 {
-                let width = parameter.shape.get(1).copied().unwrap_or(1);
-                let rows = grad.chunks(width).zip(0..).filter(|(row, _)| row.iter().any(|x| *x != 0.0));
-                let touched: Vec<u32> = rows.map(|(_, row)| row).collect();
-                gradients.add_words(&touched, grad);
-            } else {
-                gradients.add_to(index, grad);
-            }
-        }
-        Ok(())
+        Ok(all)
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        let floats = [&self.values, &self.gradients, &self.m, &self.v];
-        floats.iter().map(|array| array.bytes()).sum::<usize>() + self.copy.bytes()
+    /// Bytes of the parameters with their copy, the gradients and the moments.
+    pub(super) fn bytes(&self) -> [usize; 3] {
+        [self.values.bytes() + self.copy.bytes(), self.gradients.bytes(), self.m.bytes() + self.v.bytes()]
     }
 }
 

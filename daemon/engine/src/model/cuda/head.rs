@@ -1,26 +1,27 @@
 //! The classification head on a GPU.
 
-use super::super::config::{Activation, Architecture};
-use super::super::declaration::head_at;
+use super::super::architecture::Activation;
+use super::super::declaration::{self, Declaration};
 use super::super::noise::{Mode, Site};
+use super::gelu;
 use super::weights::Weights;
 use crate::kernels::Dropout;
-use crate::kernels::cuda::linear::{HeadEnd, add_bias_to_logits, convert, drop_out};
+use crate::kernels::cuda::linear::{
+    HeadEnd, add_bias_to_logits, convert, drop_out, gelu_backward, gelu_forward,
+};
 use crate::kernels::cuda::{Array, Pointer, Real, Stream};
 use hone_base::error::Result;
 
 /// The memory of the head's passes.
 #[derive(Debug)]
 pub(super) struct Head {
-    has_input_dropout: bool,
-    is_relu: bool,
+    of: declaration::Head,
     width: usize,
     labels: usize,
-    /// The place of its first parameter.
-    first: usize,
     rows: usize,
     /// Where the hidden states of the last pass are.
     input: Option<Pointer<Real>>,
+    /// The activation's result; in a head with GELU what it is of.
     active: Array<Real>,
     dropped: Array<Real>,
     logits: Array<f32>,
@@ -31,14 +32,11 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub(super) fn new(architecture: &Architecture, labels: usize, stream: &Stream) -> Self {
-        let head = architecture.head();
+    pub(super) fn new(declaration: &Declaration, stream: &Stream) -> Self {
         Self {
-            has_input_dropout: head.input_dropout,
-            is_relu: head.activation == Activation::Relu,
-            width: architecture.hidden_size,
-            labels,
-            first: head_at(architecture),
+            of: declaration.head,
+            width: declaration.architecture.hidden_size,
+            labels: declaration.labels,
             rows: 0,
             input: None,
             active: Array::new(stream),
@@ -52,11 +50,15 @@ impl Head {
     }
 
     fn input_dropout(&self, mode: Mode) -> Option<Dropout> {
-        if self.has_input_dropout { mode.dropout(Site::HeadInput) } else { None }
+        if self.of.form.has_input_dropout { mode.dropout(Site::HeadInput) } else { None }
+    }
+
+    fn has_gelu(&self) -> bool {
+        matches!(self.of.form.activation, Activation::Gelu | Activation::GeluTanh)
     }
 
     fn end(&self, mode: Mode) -> HeadEnd {
-        HeadEnd { is_relu: self.is_relu, dropout: mode.dropout(Site::Head) }
+        HeadEnd { is_relu: self.of.form.activation == Activation::Relu, dropout: mode.dropout(Site::Head) }
     }
 
     /// The logits, `[B, labels]`, of the hidden states `x`, `[B, H]`. Waits for them.
@@ -71,10 +73,16 @@ impl Head {
         let count = rows * self.width;
         (self.rows, self.input) = (rows, Some(x));
         drop_out(stream, x, self.input_dropout(mode), count)?;
-        let (dense, output) = (weights.linear(self.first), weights.linear(self.first + 2));
+        let (dense, output) = (weights.linear(self.of.dense), weights.linear(self.of.output));
         let (active, dropped) = (self.active.reserve(count)?, self.dropped.reserve(count)?);
         dense.apply(stream, x, active, rows)?;
-        self.end(mode).forward(stream, active, dense.bias, dropped, rows, self.width)?;
+        if self.has_gelu() {
+            let gelu = gelu(self.of.form.activation);
+            gelu_forward(stream, active, dense.bias, dropped, rows, self.width, gelu)?;
+            drop_out(stream, dropped, mode.dropout(Site::Head), count)?;
+        } else {
+            self.end(mode).forward(stream, active, dense.bias, dropped, rows, self.width)?;
+        }
         let logits = self.logits.reserve(rows * self.labels)?;
         let shape = [rows, self.width, self.labels];
         stream.float_product(shape, dropped.as_it_is(), output.weight.turned(), logits, false)?;
@@ -96,14 +104,19 @@ impl Head {
     ) -> Result<()> {
         let (rows, count) = (self.rows, self.rows * self.width);
         let Some(input) = self.input else { return Ok(()) };
-        let (dense, output) = (weights.linear(self.first), weights.linear(self.first + 2));
+        let (dense, output) = (weights.linear(self.of.dense), weights.linear(self.of.output));
         let given = self.grad_logits.put(grad_logits)?;
         let grad_output = self.grad_output.reserve(grad_logits.len())?;
         convert(stream, given, grad_output, grad_logits.len())?;
         output.push(stream, grad_output, self.dropped.start(), rows, &mut self.parts)?;
         let grad = self.grad.reserve(count)?;
         output.pull(stream, grad_output, grad, rows, false)?;
-        self.end(mode).backward(stream, grad, self.active.start(), count)?;
+        if self.has_gelu() {
+            drop_out(stream, grad, mode.dropout(Site::Head), count)?;
+            gelu_backward(stream, grad, self.active.start(), count, gelu(self.of.form.activation))?;
+        } else {
+            self.end(mode).backward(stream, grad, self.active.start(), count)?;
+        }
         dense.push(stream, grad, input, rows, &mut self.parts)?;
         let grad_x = grad_x.reserve(count)?;
         dense.pull(stream, grad, grad_x, rows, false)?;

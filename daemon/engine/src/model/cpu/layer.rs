@@ -1,23 +1,30 @@
 //! A layer of the encoder (Vaswani et al. 2017, Devlin et al. 2019): attention, then two linear layers with GELU
 //! between them, each followed by dropout, the sum with its input, and a layer norm.
 
-use super::declaration::at;
+use super::super::architecture::{Activation, FeedForward};
+use super::super::declaration::{self, Norm};
+use super::super::noise::LayerDropout;
+use super::super::parameters::Parameters;
 use super::gradients::Gradients;
-use super::noise::LayerDropout;
-use super::parameters::Parameters;
 use crate::kernels::attention::Attention;
 use crate::kernels::layer_norm::{LayerNorm, Normal};
-use crate::kernels::linear::{Linear, Prepared};
+use crate::kernels::linear::{Gelu, Linear, Prepared};
 use crate::kernels::{Buffer, Compute, Packed};
 
-/// The linear layer at a place of the list.
-pub(super) fn linear(parameters: &Parameters, index: usize) -> Linear<'_> {
-    Linear { weight: parameters.of(index), bias: parameters.of(index + 1) }
+/// A linear layer's values. One without a bias is none that this engine computes.
+pub(super) fn linear(parameters: &Parameters, of: declaration::Linear) -> Linear<'_> {
+    Linear { weight: parameters.of(of.weight), bias: of.bias.map_or(&[], |bias| parameters.of(bias)) }
 }
 
-/// The layer norm at a place of the list.
-pub(super) fn norm(parameters: &Parameters, index: usize, eps: f64) -> LayerNorm<'_> {
-    LayerNorm { weight: parameters.of(index), bias: parameters.of(index + 1), eps: eps as f32 }
+/// A layer norm's values.
+pub(super) fn norm(parameters: &Parameters, of: Norm, eps: f64) -> LayerNorm<'_> {
+    let bias = of.bias.map_or(&[][..], |bias| parameters.of(bias));
+    LayerNorm { weight: parameters.of(of.weight), bias, eps: eps as f32 }
+}
+
+/// Which form of GELU an activation is; this engine computes no other between the linear layers of a layer.
+pub(super) fn gelu(activation: Activation) -> Gelu {
+    if activation == Activation::GeluTanh { Gelu::Tanh } else { Gelu::Exact }
 }
 
 /// A layer's weights as products read them.
@@ -144,8 +151,7 @@ impl Work {
 #[derive(Clone, Copy)]
 pub(super) struct Layer<'a> {
     pub(super) parameters: &'a Parameters,
-    /// The place of its first parameter.
-    pub(super) first: usize,
+    pub(super) of: &'a declaration::Layer,
     pub(super) compute: Compute,
     pub(super) heads: usize,
     pub(super) width: usize,
@@ -160,17 +166,22 @@ pub(super) struct Layer<'a> {
 }
 
 impl<'a> Layer<'a> {
-    fn linear(&self, place: usize) -> Linear<'a> {
-        linear(self.parameters, self.first + place)
+    fn linear(&self, of: declaration::Linear) -> Linear<'a> {
+        linear(self.parameters, of)
     }
 
-    fn norm(&self, place: usize) -> LayerNorm<'a> {
-        norm(self.parameters, self.first + place, self.eps)
+    fn norm(&self, of: Norm) -> LayerNorm<'a> {
+        norm(self.parameters, of, self.eps)
+    }
+
+    fn gelu(&self) -> Gelu {
+        let (FeedForward::Plain(activation) | FeedForward::Gated(activation)) = self.of.form.feed_forward;
+        gelu(activation)
     }
 
     /// Queries and, together, keys and values: two parts of one parameter.
     fn query_and_key_value(&self) -> (Linear<'a>, Linear<'a>) {
-        let Linear { weight, bias } = self.linear(at::QKV);
+        let Linear { weight, bias } = self.linear(self.of.qkv);
         let (query, key_value) = weight.split_at(self.width * self.width);
         let (query_bias, key_value_bias) = bias.split_at(self.width);
         (Linear { weight: query, bias: query_bias }, Linear { weight: key_value, bias: key_value_bias })
@@ -181,9 +192,9 @@ impl<'a> Layer<'a> {
         match product {
             Product::Query => query,
             Product::KeyValue => key_value,
-            Product::AttentionOutput => self.linear(at::ATTENTION_OUTPUT),
-            Product::Intermediate => self.linear(at::INTERMEDIATE),
-            Product::Output => self.linear(at::OUTPUT),
+            Product::AttentionOutput => self.linear(self.of.attention_output),
+            Product::Intermediate => self.linear(self.of.intermediate),
+            Product::Output => self.linear(self.of.output),
         }
     }
 
@@ -217,7 +228,7 @@ impl<'a> Layer<'a> {
         out: &mut Buffer,
     ) {
         let (compute, width, rows) = (self.compute, self.width, self.rows());
-        let inner = self.linear(at::INTERMEDIATE).bias;
+        let inner = self.linear(self.of.intermediate).bias;
         let (query, key_value) = self.query_and_key_value();
         if self.is_partial() {
             let gathered = tape.rows.reserve(rows * width);
@@ -245,24 +256,43 @@ impl<'a> Layer<'a> {
         prepared.forward(self, Product::AttentionOutput).apply(
             compute,
             context,
-            self.linear(at::ATTENTION_OUTPUT).bias,
+            self.linear(self.of.attention_output).bias,
             sum,
         );
         let middle = tape.middle.reserve(rows * width);
         let dropout = self.dropout.attention_output;
-        self.norm(at::ATTENTION_NORM).forward(compute, &mut tape.attention, Some(asked), dropout, middle);
+        self.norm(self.of.attention_norm).forward(compute, &mut tape.attention, Some(asked), dropout, middle);
 
         let active = tape.active.reserve(rows * inner.len());
         if keep {
             let before = tape.inner.reserve(rows * inner.len());
-            prepared.forward(self, Product::Intermediate).apply_gelu(compute, middle, inner, before, active);
+            prepared.forward(self, Product::Intermediate).apply_gelu(
+                compute,
+                middle,
+                inner,
+                self.gelu(),
+                before,
+                active,
+            );
         } else {
-            prepared.forward(self, Product::Intermediate).answer_gelu(compute, middle, inner, active);
+            prepared.forward(self, Product::Intermediate).answer_gelu(
+                compute,
+                middle,
+                inner,
+                self.gelu(),
+                active,
+            );
         }
         let sum = tape.output.reserve(rows, width);
-        prepared.forward(self, Product::Output).apply(compute, active, self.linear(at::OUTPUT).bias, sum);
+        prepared.forward(self, Product::Output).apply(compute, active, self.linear(self.of.output).bias, sum);
         let out = out.reserve(rows * width);
-        self.norm(at::NORM).forward(compute, &mut tape.output, Some(middle), self.dropout.output, out);
+        self.norm(self.of.output_norm).forward(
+            compute,
+            &mut tape.output,
+            Some(middle),
+            self.dropout.output,
+            out,
+        );
     }
 
     /// The gradients of the parameters, and, where something below learns, that of the layer's input in place of that of its result.
@@ -277,24 +307,37 @@ impl<'a> Layer<'a> {
     ) {
         let (compute, width, rows) = (self.compute, self.width, self.rows());
         let grad_x = work.grad_x.reserve(rows * width);
-        let of = |place: usize| self.first + place;
+        let of = self.of;
 
-        let norm = self.norm(at::NORM);
-        norm.backward(compute, &tape.output, self.dropout.output, grad, grad_x, gradients.norm(of(at::NORM)));
-        if let Some(mut gradients) = gradients.linear(of(at::OUTPUT)) {
+        let norm = self.norm(self.of.output_norm);
+        norm.backward(
+            compute,
+            &tape.output,
+            self.dropout.output,
+            grad,
+            grad_x,
+            gradients.norm(of.output_norm),
+        );
+        if let Some(mut gradients) = gradients.linear(of.output) {
             gradients.push(compute, grad_x, &tape.active, &mut work.factor);
         }
-        prepared.backward(self, Product::Output).pull_gelu(compute, grad_x, width, &mut tape.inner);
-        if let Some(mut gradients) = gradients.linear(of(at::INTERMEDIATE)) {
+        prepared.backward(self, Product::Output).pull_gelu(
+            compute,
+            grad_x,
+            width,
+            self.gelu(),
+            &mut tape.inner,
+        );
+        if let Some(mut gradients) = gradients.linear(of.intermediate) {
             gradients.push(compute, &tape.inner, &tape.middle, &mut work.factor);
         }
-        let inner = self.linear(at::INTERMEDIATE).bias.len();
+        let inner = self.linear(self.of.intermediate).bias.len();
         prepared.backward(self, Product::Intermediate).pull_added(compute, &tape.inner, inner, grad);
 
-        let norm = self.norm(at::ATTENTION_NORM);
-        let (dropout, of_norm) = (self.dropout.attention_output, gradients.norm(of(at::ATTENTION_NORM)));
+        let norm = self.norm(self.of.attention_norm);
+        let (dropout, of_norm) = (self.dropout.attention_output, gradients.norm(of.attention_norm));
         norm.backward(compute, &tape.attention, dropout, grad, grad_x, of_norm);
-        if let Some(mut gradients) = gradients.linear(of(at::ATTENTION_OUTPUT)) {
+        if let Some(mut gradients) = gradients.linear(of.attention_output) {
             gradients.push(compute, grad_x, &tape.context, &mut work.factor);
         }
         let context = work.context.reserve(rows * width);
@@ -304,11 +347,9 @@ impl<'a> Layer<'a> {
         self.attention().backward(compute, &tape.query, &tape.key_value, context, query, key_value);
 
         let asked = if self.is_partial() { &*tape.rows } else { x };
-        if let Some(mut gradients) = gradients.part(of(at::QKV), 0, width) {
-            gradients.push(compute, query, asked, &mut work.factor);
-        }
-        if let Some(mut gradients) = gradients.part(of(at::QKV), width, 2 * width) {
-            gradients.push(compute, key_value, x, &mut work.factor);
+        if let Some([mut of_query, mut of_key_value]) = gradients.parts(of.qkv, width) {
+            of_query.push(compute, query, asked, &mut work.factor);
+            of_key_value.push(compute, key_value, x, &mut work.factor);
         }
         if !self.has_below {
             return;

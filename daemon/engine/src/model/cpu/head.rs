@@ -1,26 +1,27 @@
 //! The classification head: `output(dropout(activation(dense(x))))`, x the hidden state of each sequence's first token.
 
-use super::config::{Activation, Architecture, Head as Shape};
+use super::super::architecture::Activation;
+use super::super::declaration::{self, Declaration};
+use super::super::noise::{Mode, Site};
+use super::super::parameters::Parameters;
 use super::gradients::Gradients;
-use super::layer::linear;
-use super::noise::{Mode, Site};
-use super::parameters::Parameters;
-use crate::kernels::linear::{Prepared, tanh};
-use crate::kernels::{Buffer, Compute, Packed};
+use super::layer::{gelu, linear};
+use crate::kernels::linear::{Prepared, gelu_backward, tanh};
+use crate::kernels::{Buffer, Compute, Dropout, Packed};
 
 /// The head's weights as products read them, and the memory of a pass.
 #[derive(Debug)]
 pub(super) struct Head {
-    shape: Shape,
+    of: declaration::Head,
     width: usize,
     labels: usize,
-    /// The place of its first parameter.
-    first: usize,
     compute: Compute,
     dense: Prepared,
     output: Prepared,
     is_current: bool,
     input: Buffer,
+    /// What the activation is of, where the way back needs it.
+    inner: Buffer,
     active: Buffer,
     dropped: Buffer,
     logits: Buffer,
@@ -29,17 +30,17 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub(super) fn new(architecture: &Architecture, labels: usize, first: usize, compute: Compute) -> Self {
+    pub(super) fn new(declaration: &Declaration, compute: Compute) -> Self {
         Self {
-            shape: architecture.head(),
-            width: architecture.hidden_size,
-            labels,
-            first,
+            of: declaration.head,
+            width: declaration.architecture.hidden_size,
+            labels: declaration.labels,
             compute,
             dense: Prepared::default(),
             output: Prepared::default(),
             is_current: false,
             input: Buffer::default(),
+            inner: Buffer::default(),
             active: Buffer::default(),
             dropped: Buffer::default(),
             logits: Buffer::default(),
@@ -57,7 +58,7 @@ impl Head {
         if self.is_current {
             return;
         }
-        let (dense, output) = (linear(parameters, self.first), linear(parameters, self.first + 2));
+        let (dense, output) = (linear(parameters, self.of.dense), linear(parameters, self.of.output));
         for (prepared, of) in [(&mut self.dense, dense), (&mut self.output, output)] {
             prepared.forward(self.compute, of);
             prepared.backward(self.compute, of);
@@ -75,29 +76,40 @@ impl Head {
             dropout.apply(compute, &mut self.input);
         }
         let active = self.active.reserve(x.len());
-        self.dense.apply(compute, &self.input, linear(parameters, self.first).bias, active);
-        match self.shape.activation {
-            Activation::Tanh => tanh(compute.isa(), active),
-            Activation::Relu => active.iter_mut().for_each(|y| *y = y.max(0.0)),
+        let bias = linear(parameters, self.of.dense).bias;
+        match self.of.form.activation {
+            Activation::Relu => {
+                self.dense.apply(compute, &self.input, bias, active);
+                active.iter_mut().for_each(|y| *y = y.max(0.0));
+            }
+            activation @ (Activation::Gelu | Activation::GeluTanh) => {
+                let inner = self.inner.reserve(x.len());
+                self.dense.apply_gelu(compute, &self.input, bias, gelu(activation), inner, active);
+            }
+            // No other is computed here.
+            Activation::Tanh | Activation::Silu => {
+                self.dense.apply(compute, &self.input, bias, active);
+                tanh(compute.isa(), active);
+            }
         }
         self.dropped.reserve(x.len()).copy_from_slice(&self.active);
         if let Some(dropout) = mode.dropout(Site::Head) {
             dropout.apply(compute, &mut self.dropped);
         }
         let logits = self.logits.reserve(x.len() / self.width * self.labels);
-        self.output.apply(compute, &self.dropped, linear(parameters, self.first + 2).bias, logits);
+        self.output.apply(compute, &self.dropped, linear(parameters, self.of.output).bias, logits);
         &self.logits
     }
 
-    fn input_dropout(&self, mode: Mode) -> Option<crate::kernels::Dropout> {
-        if self.shape.input_dropout { mode.dropout(Site::HeadInput) } else { None }
+    fn input_dropout(&self, mode: Mode) -> Option<Dropout> {
+        if self.of.form.has_input_dropout { mode.dropout(Site::HeadInput) } else { None }
     }
 
-    /// Bytes of the prepared weights and of a pass's memory.
-    pub(super) fn bytes(&self) -> usize {
-        let buffers = [&self.input, &self.active, &self.dropped, &self.logits, &self.grad];
-        let prepared = self.dense.bytes() + self.output.bytes() + self.factor.bytes();
-        buffers.into_iter().map(Buffer::bytes).sum::<usize>() + prepared
+    /// Bytes of the prepared weights, and of a pass's memory.
+    pub(super) fn bytes(&self) -> [usize; 2] {
+        let buffers = [&self.input, &self.inner, &self.active, &self.dropped, &self.logits, &self.grad];
+        let buffers: usize = buffers.into_iter().map(Buffer::bytes).sum();
+        [self.dense.bytes() + self.output.bytes(), buffers + self.factor.bytes()]
     }
 
     /// From the gradient of the last pass's logits to that of `x`, in `grad_x`, and those of the parameters.
@@ -110,20 +122,22 @@ impl Head {
     ) {
         let compute = self.compute;
         let grad = self.grad.reserve(self.active.len());
-        if let Some(mut gradients) = gradients.linear(self.first + 2) {
+        if let Some(mut gradients) = gradients.linear(self.of.output) {
             gradients.push(compute, grad_logits, &self.dropped, &mut self.factor);
         }
         self.output.pull(compute, grad_logits, self.labels, grad);
         if let Some(dropout) = mode.dropout(Site::Head) {
             dropout.apply(compute, grad);
         }
-        for (grad, y) in grad.iter_mut().zip(&*self.active) {
-            *grad *= match self.shape.activation {
-                Activation::Tanh => 1.0 - y * y,
-                Activation::Relu => f32::from(u8::from(*y > 0.0)),
-            };
+        let slopes = grad.iter_mut().zip(&*self.active);
+        match self.of.form.activation {
+            Activation::Relu => slopes.for_each(|(grad, y)| *grad *= f32::from(u8::from(*y > 0.0))),
+            activation @ (Activation::Gelu | Activation::GeluTanh) => {
+                gelu_backward(compute.isa(), gelu(activation), grad, &self.inner);
+            }
+            Activation::Tanh | Activation::Silu => slopes.for_each(|(grad, y)| *grad *= 1.0 - y * y),
         }
-        if let Some(mut gradients) = gradients.linear(self.first) {
+        if let Some(mut gradients) = gradients.linear(self.of.dense) {
             gradients.push(compute, grad, &self.input, &mut self.factor);
         }
         let grad_x = grad_x.reserve(self.input.len());

@@ -1,19 +1,22 @@
-//! Encoder and head on the CPU: a pass to the logits, and the way back to the gradients.
+//! Encoder and head: a pass to the logits, and the way back to the gradients.
 
-use super::config::Architecture;
+use std::sync::Arc;
+
+use super::super::architecture::Architecture;
+use super::super::declaration::Declaration;
+use super::super::keep::Keep;
+use super::super::noise::Mode;
+use super::super::parameters::Parameters;
 use super::encoder::{Encoder, Reach, Tape};
 use super::gradients::Gradients;
 use super::head::Head;
-use super::keep::Keep;
-use super::noise::Mode;
-use super::parameters::Parameters;
 use crate::batch::Batch;
 use crate::kernels::{Buffer, Compute};
 
 /// Encoder and head, their weights as products read them, and the memory of their passes, which is used again from one
 /// pass to the next.
 #[derive(Debug)]
-pub struct Network {
+pub(super) struct Network {
     encoder: Encoder,
     head: Head,
     tape: Tape,
@@ -22,26 +25,19 @@ pub struct Network {
 }
 
 impl Network {
-    /// A network whose parameters are those that `declare` gives for this architecture and so many labels. With `keep`,
-    /// weights are prepared once and not again before they move: for one that answers.
-    pub fn new(architecture: &Architecture, labels: usize, compute: Compute, keep: bool) -> Self {
-        let encoder = Encoder::new(architecture, compute, keep);
-        let head = Head::new(architecture, labels, encoder.end(), compute);
+    /// With `keep`, weights are prepared once and not again before they move: for a model that answers alone.
+    pub(super) fn new(declaration: &Arc<Declaration>, compute: Compute, keep: bool) -> Self {
+        let (encoder, head) = (Encoder::new(declaration, compute, keep), Head::new(declaration, compute));
         Self { encoder, head, tape: Tape::default(), grad: Buffer::default(), mode: Mode::Evaluate }
     }
 
     /// That of the encoder.
-    pub fn architecture(&self) -> &Architecture {
+    pub(super) fn architecture(&self) -> &Architecture {
         self.encoder.architecture()
     }
 
-    /// How it computes.
-    pub fn compute(&self) -> Compute {
-        self.encoder.compute()
-    }
-
     /// Says that the parameters have moved since the last pass.
-    pub fn moved(&mut self) {
+    pub(super) fn moved(&mut self) {
         self.encoder.moved();
         self.head.moved();
     }
@@ -72,20 +68,26 @@ impl Network {
     }
 
     /// The logits of each sequence, `[B, labels]` row by row, without dropout.
-    pub fn answer(&mut self, parameters: &Parameters, batch: &Batch) -> &[f32] {
+    pub(super) fn evaluate(&mut self, parameters: &Parameters, batch: &Batch) -> &[f32] {
         let (mode, keep) = (Mode::Evaluate, Keep::Nothing);
         let x = self.encoder.forward(parameters, batch, mode, Reach::First, keep, &mut self.tape);
         self.head.forward(parameters, x, mode)
     }
 
     /// The last hidden states of all tokens, `[T, H]` row by row.
-    pub fn hidden(&mut self, parameters: &Parameters, batch: &Batch) -> &[f32] {
+    pub(super) fn hidden(&mut self, parameters: &Parameters, batch: &Batch) -> &[f32] {
         let (mode, keep) = (Mode::Evaluate, Keep::Nothing);
         self.encoder.forward(parameters, batch, mode, Reach::All, keep, &mut self.tape)
     }
 
-    /// Bytes of the prepared weights and of the passes' memory.
-    pub fn bytes(&self) -> usize {
-        self.encoder.bytes() + self.head.bytes() + self.tape.bytes() + self.grad.bytes()
+    /// Tokens of the last pass.
+    pub(super) fn tokens(&self) -> usize {
+        self.tape.tokens()
+    }
+
+    /// Bytes of the prepared weights, and of the passes' memory.
+    pub(super) fn bytes(&self) -> (usize, usize) {
+        let [prepared, memory] = self.head.bytes();
+        (self.encoder.bytes() + prepared, memory + self.tape.bytes() + self.grad.bytes())
     }
 }

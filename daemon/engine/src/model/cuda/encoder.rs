@@ -1,7 +1,9 @@
 //! The encoder over packed sequences on a GPU: forward, and backward.
 
-use super::super::config::Architecture;
-use super::super::declaration::{layer_at, norm_at};
+use std::sync::Arc;
+
+use super::super::architecture::Architecture;
+use super::super::declaration::{Declaration, ParameterId};
 use super::super::keep::Keep;
 use super::super::noise::{Mode, Site};
 use super::super::rows::Rows;
@@ -11,14 +13,14 @@ use crate::batch::Batch;
 use crate::kernels::cuda::attention::Sequences;
 use crate::kernels::cuda::embedding::{Lookups, Scatter};
 use crate::kernels::cuda::layer_norm::Normal;
-use crate::kernels::cuda::linear::drop_out;
+use crate::kernels::cuda::linear::{add_bias, drop_out};
 use crate::kernels::cuda::{Array, Pointer, Real, Stream};
 use hone_base::error::Result;
 
 /// The memory of the encoder's passes.
 #[derive(Debug)]
 pub(super) struct Encoder {
-    architecture: Architecture,
+    declaration: Arc<Declaration>,
     rows: Rows,
     word_ids: Array<u32>,
     position_ids: Array<u32>,
@@ -30,6 +32,9 @@ pub(super) struct Encoder {
     first_tokens: Array<u32>,
     scatter: Scatter,
     embeddings: Normal,
+    /// The projection's input.
+    narrow: Array<Real>,
+    grad_narrow: Array<Real>,
     /// The input of each layer, and the last one's result.
     hidden: Vec<Array<Real>>,
     layers: Vec<LayerTape>,
@@ -39,10 +44,11 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    pub(super) fn new(architecture: &Architecture, stream: &Stream) -> Self {
+    pub(super) fn new(declaration: &Arc<Declaration>, stream: &Stream) -> Self {
+        let architecture = &declaration.architecture;
         let (heads, size) = (architecture.num_attention_heads, architecture.head_size());
         Self {
-            architecture: architecture.clone(),
+            declaration: declaration.clone(),
             rows: Rows::default(),
             word_ids: Array::new(stream),
             position_ids: Array::new(stream),
@@ -52,6 +58,8 @@ impl Encoder {
             first_tokens: Array::new(stream),
             scatter: Scatter::new(stream),
             embeddings: Normal::new(stream),
+            narrow: Array::new(stream),
+            grad_narrow: Array::new(stream),
             hidden: Vec::new(),
             layers: Vec::new(),
             work: Work::new(stream),
@@ -61,7 +69,12 @@ impl Encoder {
     }
 
     pub(super) fn architecture(&self) -> &Architecture {
-        &self.architecture
+        &self.declaration.architecture
+    }
+
+    /// Tokens of the last pass.
+    pub(super) fn tokens(&self) -> usize {
+        self.rows.words.len()
     }
 
     /// The gradient of the last pass's result; used up by the way back.
@@ -70,7 +83,7 @@ impl Encoder {
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<()> {
-        self.rows.take(&self.architecture, batch);
+        self.rows.take(&self.declaration.architecture, batch);
         self.word_ids.put(&self.rows.words)?;
         self.position_ids.put(&self.rows.positions)?;
         self.type_ids.put(&self.rows.types)?;
@@ -90,7 +103,7 @@ impl Encoder {
         mode: Mode,
         keep: Keep,
     ) -> Result<Pointer<Real>> {
-        let count = self.architecture.num_hidden_layers;
+        let count = self.declaration.layers.len();
         self.pass = Some((mode, keep));
         self.begin(batch)?;
         self.hidden.resize_with(self.hidden.len().max(keep.hidden(count)), || Array::new(stream));
@@ -103,20 +116,29 @@ impl Encoder {
     }
 
     fn embed(&mut self, stream: &Stream, weights: &Weights, mode: Mode) -> Result<()> {
-        let (tokens, width) = (self.rows.words.len(), self.architecture.hidden_size);
-        let at = norm_at(&self.architecture);
+        let (tokens, of) = (self.rows.words.len(), self.declaration.embeddings);
+        let width = self.architecture().embedding_size;
         let lookups = Lookups {
-            word_table: weights.table(0),
-            position_table: weights.table(1),
-            type_table: (at > 2).then(|| weights.table(2)),
+            word_table: weights.table(of.tokens),
+            position_table: weights.table(of.positions.unwrap_or(of.tokens)),
+            type_table: of.token_types.map(|table| weights.table(table)),
             words: self.word_ids.start(),
             positions: self.position_ids.start(),
             types: self.type_ids.start(),
         };
-        let (norm, _) = weights.norm(at, self.architecture.layer_norm_eps, width);
+        let (norm, _) = weights.norm(of.norm, self.architecture().layer_norm_eps, width);
         self.embeddings.reserve(tokens, width)?;
-        let out = self.hidden[0].reserve(tokens * width)?;
-        lookups.forward(stream, &norm, mode.dropout(Site::Embeddings), &mut self.embeddings, out)
+        let dropout = mode.dropout(Site::Embeddings);
+        let Some(projection) = of.projection else {
+            let out = self.hidden[0].reserve(tokens * width)?;
+            return lookups.forward(stream, &norm, dropout, &mut self.embeddings, out);
+        };
+        let narrow = self.narrow.reserve(tokens * width)?;
+        lookups.forward(stream, &norm, dropout, &mut self.embeddings, narrow)?;
+        let projection = weights.linear(projection);
+        let out = self.hidden[0].reserve(tokens * projection.outputs)?;
+        projection.apply(stream, narrow, out, tokens)?;
+        add_bias(stream, out, projection.bias, tokens, projection.outputs)
     }
 
     /// What the last pass was asked for.
@@ -146,19 +168,19 @@ impl Encoder {
         mode: Mode,
         has_below: bool,
     ) -> Layer<'a> {
-        let architecture = &self.architecture;
-        let is_last = layer + 1 == architecture.num_hidden_layers;
+        let (architecture, of) = (self.architecture(), &self.declaration.layers[layer]);
+        let is_last = layer + 1 == self.declaration.layers.len();
         Layer {
             stream,
             weights,
-            first: layer_at(architecture, layer),
+            of,
             width: architecture.hidden_size,
             eps: architecture.layer_norm_eps,
             tokens: self.rows.words.len(),
             sequences: if is_last { &self.first } else { &self.all },
             asked: is_last.then_some(&self.first_tokens),
             has_below,
-            dropout: mode.layer(architecture, layer),
+            dropout: mode.layer(&of.form, layer),
         }
     }
 
@@ -166,12 +188,11 @@ impl Encoder {
     pub(super) fn backward(&mut self, stream: &Stream, weights: &Weights) -> Result<()> {
         let (mode, keep) = self.last();
         assert!(keep != Keep::Nothing, "the pass before had no way back");
-        let count = self.architecture.num_hidden_layers;
+        let count = self.declaration.layers.len();
         for index in (0..count).rev() {
+            let (learns, has_below) = self.declaration.learns(index, |id| weights.is_trainable(id));
             // Nothing below learns: the way back ends here.
-            let first = layer_at(&self.architecture, index);
-            let has_below = weights.any_before(first);
-            if !has_below && weights.gradient(first).is_none() {
+            if !has_below && !learns {
                 break;
             }
             if keep == Keep::Inputs && index + 1 < count {
@@ -185,19 +206,34 @@ impl Encoder {
             (self.grad, self.work) = (grad, work);
             done?;
         }
-        if weights.gradient(0).is_some() { self.embed_backward(stream, weights, mode) } else { Ok(()) }
+        match weights.is_trainable(self.declaration.embeddings.tokens) {
+            true => self.embed_backward(stream, weights, mode),
+            false => Ok(()),
+        }
     }
 
     fn embed_backward(&mut self, stream: &Stream, weights: &Weights, mode: Mode) -> Result<()> {
-        let width = self.architecture.hidden_size;
-        let (grad, at) = (self.grad.start(), norm_at(&self.architecture));
-        drop_out(stream, grad, mode.dropout(Site::Embeddings), self.rows.words.len() * width)?;
-        let (norm, to) = weights.norm(at, self.architecture.layer_norm_eps, width);
+        let (tokens, of) = (self.rows.words.len(), self.declaration.embeddings);
+        let width = self.architecture().embedding_size;
+        let eps = self.architecture().layer_norm_eps;
+        let mut grad = self.grad.start();
+        if let Some(projection) = of.projection {
+            let projection = weights.linear(projection);
+            projection.push(stream, grad, self.narrow.start(), tokens, &mut self.work.parts)?;
+            let narrow = self.grad_narrow.reserve(tokens * width)?;
+            projection.pull(stream, grad, narrow, tokens, false)?;
+            grad = narrow;
+        }
+        drop_out(stream, grad, mode.dropout(Site::Embeddings), tokens * width)?;
+        let (norm, to) = weights.norm(of.norm, eps, width);
         norm.backward(stream, &self.embeddings, None, grad, None, to, &mut self.work.parts)?;
-        for (table, rows) in
-            [&self.rows.words, &self.rows.positions, &self.rows.types].into_iter().enumerate().take(at)
-        {
-            let Some(table) = weights.gradient(table) else { continue };
+        let tables: [(Option<ParameterId>, &Vec<u32>); 3] = [
+            (Some(of.tokens), &self.rows.words),
+            (of.positions, &self.rows.positions),
+            (of.token_types, &self.rows.types),
+        ];
+        for (table, rows) in tables {
+            let Some(table) = table.and_then(|table| weights.gradient(table)) else { continue };
             self.scatter.group(rows)?;
             self.scatter.add(stream, grad, table, width, &mut self.work.parts)?;
         }
@@ -209,6 +245,8 @@ impl Encoder {
             + self.layers.iter().map(LayerTape::bytes).sum::<usize>()
             + self.embeddings.values.bytes()
             + self.embeddings.inverse.bytes()
+            + self.narrow.bytes()
+            + self.grad_narrow.bytes()
             + self.work.bytes()
             + self.grad.bytes()
     }

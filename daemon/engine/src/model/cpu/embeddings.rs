@@ -1,0 +1,149 @@
+//! Below the layers: the sum of the tables' rows, its layer norm and dropout, and in some families a projection.
+
+use super::super::declaration::{self, Declaration, ParameterId};
+use super::super::noise::{Mode, Site};
+use super::super::parameters::Parameters;
+use super::super::rows::Rows;
+use super::gradients::Gradients;
+use super::layer::{linear, norm};
+use crate::kernels::embedding::{Groups, Lookup, embed};
+use crate::kernels::layer_norm::Normal;
+use crate::kernels::linear::Prepared;
+use crate::kernels::{Buffer, Compute, Packed};
+
+/// The tables, and the projection's weight as products read it.
+#[derive(Clone, Debug)]
+pub(super) struct Embeddings {
+    of: declaration::Embeddings,
+    compute: Compute,
+    /// Columns of the tables.
+    width: usize,
+    /// Columns of the result.
+    hidden: usize,
+    eps: f64,
+    projection: Prepared,
+}
+
+/// The memory of a pass.
+#[derive(Debug, Default)]
+pub(super) struct EmbeddingTape {
+    pub(super) rows: Rows,
+    groups: Groups,
+    normal: Normal,
+    /// The projection's input.
+    narrow: Buffer,
+    grad: Buffer,
+}
+
+impl Embeddings {
+    pub(super) fn new(declaration: &Declaration, compute: Compute) -> Self {
+        let architecture = &declaration.architecture;
+        Self {
+            of: declaration.embeddings,
+            compute,
+            width: architecture.embedding_size,
+            hidden: architecture.hidden_size,
+            eps: architecture.layer_norm_eps,
+            projection: Prepared::default(),
+        }
+    }
+
+    /// The first layer's input, `[T, H]`, of the tokens in `tape.rows`. The projection's weight is prepared anew unless
+    /// it is as it was (`is_current`).
+    pub(super) fn forward(
+        &mut self,
+        parameters: &Parameters,
+        mode: Mode,
+        is_current: bool,
+        tape: &mut EmbeddingTape,
+        out: &mut Buffer,
+    ) {
+        let (compute, tokens) = (self.compute, tape.rows.words.len());
+        let tables = tables(&self.of, &tape.rows);
+        let lookups: Vec<Lookup<'_>> =
+            tables.map(|(table, rows)| Lookup { table: parameters.of(table), rows }).collect();
+        embed(compute, &lookups, self.width, tape.normal.reserve(tokens, self.width));
+        let norm = norm(parameters, self.of.norm, self.eps);
+        let Some(projection) = self.of.projection else {
+            let out = out.reserve(tokens * self.width);
+            norm.forward(compute, &mut tape.normal, None, None, out);
+            drop_out(compute, mode, out);
+            return;
+        };
+        let narrow = tape.narrow.reserve(tokens * self.width);
+        norm.forward(compute, &mut tape.normal, None, None, narrow);
+        drop_out(compute, mode, narrow);
+        let projection = linear(parameters, projection);
+        if !is_current {
+            self.projection.forward(compute, projection);
+        }
+        self.projection.apply(compute, narrow, projection.bias, out.reserve(tokens * self.hidden));
+    }
+
+    /// From the gradient of the first layer's input, `grad`, which is used up, to those of the parameters. `unused` is
+    /// memory.
+    pub(super) fn backward(
+        &mut self,
+        parameters: &Parameters,
+        mode: Mode,
+        grad: &mut Buffer,
+        gradients: &mut Gradients,
+        tape: &mut EmbeddingTape,
+        (unused, factor): (&mut Buffer, &mut Packed),
+    ) {
+        let compute = self.compute;
+        let grad = match self.of.projection {
+            None => grad,
+            Some(projection) => {
+                if let Some(mut gradients) = gradients.linear(projection) {
+                    gradients.push(compute, grad, &tape.narrow, factor);
+                }
+                self.projection.backward(compute, linear(parameters, projection));
+                let narrow = tape.grad.reserve(tape.narrow.len());
+                self.projection.pull(compute, grad, self.hidden, narrow);
+                &mut tape.grad
+            }
+        };
+        drop_out(compute, mode, grad);
+        let norm = norm(parameters, self.of.norm, self.eps);
+        let unused = unused.reserve(grad.len());
+        norm.backward(compute, &tape.normal, None, grad, unused, gradients.norm(self.of.norm));
+        for (table, rows) in tables(&self.of, &tape.rows) {
+            tape.groups.group(rows);
+            if table == self.of.tokens {
+                gradients.tokens_mut().add(compute, &tape.groups, grad);
+            } else {
+                tape.groups.add_to_table(compute, grad, self.width, gradients.of_mut(table));
+            }
+        }
+    }
+
+    /// Bytes of the prepared weight.
+    pub(super) fn bytes(&self) -> usize {
+        self.projection.bytes()
+    }
+}
+
+impl EmbeddingTape {
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.normal.bytes() + self.narrow.bytes() + self.grad.bytes()
+    }
+}
+
+/// Each table, and the rows that the tokens of a batch take in it.
+fn tables<'a>(
+    of: &declaration::Embeddings,
+    rows: &'a Rows,
+) -> impl Iterator<Item = (ParameterId, &'a [u32])> {
+    let tables =
+        [(Some(of.tokens), &rows.words), (of.positions, &rows.positions), (of.token_types, &rows.types)];
+    tables.into_iter().filter_map(|(table, rows)| Some((table?, rows.as_slice())))
+}
+
+/// The dropout behind the embeddings, or its backward pass, which is the same.
+fn drop_out(compute: Compute, mode: Mode, x: &mut [f32]) {
+    if let Some(dropout) = mode.dropout(Site::Embeddings) {
+        dropout.apply(compute, x);
+    }
+}

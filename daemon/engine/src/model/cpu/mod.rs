@@ -1,0 +1,214 @@
+//! The backend on the CPU: Hone's own code.
+
+mod adam;
+mod embeddings;
+mod encoder;
+mod gradients;
+mod head;
+mod layer;
+mod memory;
+mod network;
+
+use std::sync::Arc;
+
+use super::architecture::Activation;
+use super::backend::{Backend, Learning, Platform, Saved, Start, State, answers_alone};
+use super::declaration::Declaration;
+use super::memory::{Memory, Workload};
+use super::needs::Need;
+use super::noise::Mode;
+use super::parameters::{Parameter, Parameters};
+use crate::batch::Batch;
+use crate::kernels::{Buffer, Compute, Isa, Precision, fastest_precision};
+use adam::Adam;
+use gradients::Gradients;
+use hone_base::error::Result;
+use network::Network;
+
+/// What it computes beyond BERT's layers.
+const COMPUTES: [Need; 7] = [
+    Need::Projection,
+    Need::SharedLayers,
+    Need::Activation(Activation::Gelu),
+    Need::Activation(Activation::GeluTanh),
+    Need::HeadActivation(Activation::Gelu),
+    Need::HeadActivation(Activation::Relu),
+    Need::HeadActivation(Activation::Tanh),
+];
+
+/// The CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu;
+
+impl Platform for Cpu {
+    fn check(&self, declaration: &Declaration, _: Precision) -> Result<()> {
+        declaration.architecture.check_needs("the CPU's engine", &COMPUTES)
+    }
+
+    fn fastest(&self) -> Result<[Precision; 2]> {
+        Ok([fastest_precision(Isa::chosen()?), Precision::Fp32])
+    }
+
+    fn estimate(
+        &self,
+        declaration: &Declaration,
+        workload: &Workload,
+        compute: Compute,
+        lengths: &mut dyn Iterator<Item = usize>,
+    ) -> Memory {
+        memory::estimate(declaration, workload, compute, lengths)
+    }
+
+    fn open(&self, start: Start) -> Result<Box<dyn Backend>> {
+        Ok(Box::new(CpuBackend::open(start)?))
+    }
+}
+
+/// A model on the CPU.
+#[derive(Debug)]
+pub struct CpuBackend {
+    parameters: Parameters,
+    network: Network,
+    learner: Option<Learner>,
+}
+
+/// What a model has that learns.
+#[derive(Debug)]
+struct Learner {
+    gradients: Gradients,
+    adam: Adam,
+    checkpointing: bool,
+    /// Whether there are gradients since the last step.
+    has_gradients: bool,
+}
+
+impl CpuBackend {
+    /// Opens a model.
+    ///
+    /// # Errors
+    ///
+    /// When the CPU's engine does not compute such a classifier.
+    pub fn open(start: Start) -> Result<Self> {
+        let Start { declaration, parameters, compute, learning } = start;
+        Cpu.check(&declaration, compute.precision())?;
+        let network = Network::new(&declaration, compute, learning.is_none());
+        let learner = learning.map(|learning| Learner::new(&declaration, &parameters, learning));
+        Ok(Self { parameters, network, learner })
+    }
+
+    /// The last hidden states of all tokens, `[T, H]` row by row, without dropout.
+    ///
+    /// # Errors
+    ///
+    /// When the batch has tokens or positions that the encoder does not have.
+    pub fn hidden(&mut self, batch: &Batch) -> Result<&[f32]> {
+        self.admit(batch)?;
+        Ok(self.network.hidden(&self.parameters, batch))
+    }
+
+    /// Refuses what the tables have no row for, and brings the rows up to date that the batch reads.
+    fn admit(&mut self, batch: &Batch) -> Result<()> {
+        self.network.architecture().admit(batch)?;
+        match &mut self.learner {
+            Some(learner) => learner.adam.refresh(&mut self.parameters, &batch.ids),
+            None => Ok(()),
+        }
+    }
+
+    fn learner(&mut self) -> Result<(&mut Learner, &mut Parameters, &mut Network)> {
+        let learner = self.learner.as_mut().ok_or_else(answers_alone)?;
+        Ok((learner, &mut self.parameters, &mut self.network))
+    }
+}
+
+impl Learner {
+    fn new(declaration: &Arc<Declaration>, parameters: &Parameters, learning: Learning) -> Self {
+        Self {
+            adam: Adam::new(&learning.optimizer, declaration, parameters),
+            checkpointing: learning.checkpointing,
+            gradients: Gradients::new(declaration, parameters.list(), learning),
+            has_gradients: false,
+        }
+    }
+}
+
+impl Backend for CpuBackend {
+    fn forward(&mut self, batch: &Batch, mode: Mode) -> Result<Vec<f32>> {
+        self.admit(batch)?;
+        let (learner, parameters, network) = self.learner()?;
+        Ok(network.train(parameters, batch, mode, learner.checkpointing).to_vec())
+    }
+
+    fn backward(&mut self, grad_logits: &[f32]) -> Result<()> {
+        let (learner, parameters, network) = self.learner()?;
+        learner.gradients.begin(learner.has_gradients);
+        learner.has_gradients = true;
+        network.backward(parameters, grad_logits, &mut learner.gradients);
+        Ok(())
+    }
+
+    fn step(&mut self, rate: f64) -> Result<f64> {
+        let (learner, parameters, network) = self.learner()?;
+        let norm = learner.adam.step(parameters, &learner.gradients, rate)?;
+        learner.has_gradients = false;
+        network.moved();
+        Ok(norm)
+    }
+
+    fn evaluate(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        self.admit(batch)?;
+        Ok(self.network.evaluate(&self.parameters, batch).to_vec())
+    }
+
+    fn list(&self) -> &Arc<[Parameter]> {
+        self.parameters.list()
+    }
+
+    fn parameters(&mut self) -> Result<&Parameters> {
+        if let Some(learner) = &mut self.learner {
+            learner.adam.settle(&mut self.parameters)?;
+        }
+        Ok(&self.parameters)
+    }
+
+    fn state(&mut self) -> Result<State<'_>> {
+        let learner = self.learner.as_mut().ok_or_else(answers_alone)?;
+        learner.adam.settle(&mut self.parameters)?;
+        let (step, moments) = (learner.adam.steps(), learner.adam.moments());
+        Ok(State { step, parameters: &self.parameters, moments })
+    }
+
+    fn restore(&mut self, saved: Saved) -> Result<()> {
+        let (learner, parameters, network) = self.learner()?;
+        let Saved { step, values, moments } = saved;
+        *parameters.values_mut() = values;
+        learner.adam.restore(step, moments);
+        learner.has_gradients = false;
+        network.moved();
+        Ok(())
+    }
+
+    fn exchange(&mut self, values: &mut Buffer) -> Result<()> {
+        self.parameters()?;
+        std::mem::swap(values, self.parameters.values_mut());
+        self.network.moved();
+        Ok(())
+    }
+
+    fn gradients(&mut self) -> Result<Vec<f32>> {
+        let learner = self.learner.as_ref().ok_or_else(answers_alone)?;
+        Ok(learner.gradients.dense())
+    }
+
+    fn memory(&self) -> Memory {
+        let (prepared, activations) = self.network.bytes();
+        let bytes = |of: fn(&Learner) -> usize| self.learner.as_ref().map_or(0, of) as u64;
+        Memory {
+            parameters: (self.parameters.values().bytes() + prepared) as u64,
+            gradients: bytes(|learner| learner.gradients.bytes()),
+            moments: bytes(|learner| learner.adam.bytes()),
+            activations: activations as u64,
+            batch_tokens: self.network.tokens() as u64,
+        }
+    }
+}
