@@ -153,8 +153,9 @@ impl Study {
 
     fn fits(&self, device: &Device) -> Result<()> {
         let encoder = checkpoint::check(&self.plan.encoder)?;
+        let declaration = Declaration::new(&encoder.architecture, self.plan.labels.names().len());
         let lengths = self.lengths.iter().copied();
-        admit(&self.plan.host, &self.plan, &encoder.architecture, device, lengths, 0)
+        admit(&self.plan.host, &self.plan, &declaration, device, lengths, 0)
     }
 
     fn measure(
