@@ -136,21 +136,6 @@ impl Parameters {
         Ok(gathered)
     }
 
-    /// The tensors that [`Parameters::gather`] makes such values of again.
-    ///
-    /// # Errors
-    ///
-    /// When candle fails.
-    pub fn scatter(&self, prefix: &str, values: &[f32]) -> Result<Vec<(String, Tensor)>> {
-        let mut tensors = Vec::new();
-        for parameter in self.iter() {
-            let values = values.get(parameter.range.clone()).unwrap_or_default();
-            let parts = parameter.split(values)?;
-            tensors.extend(parts.into_iter().map(|(name, part)| (format!("{prefix}{name}"), part)));
-        }
-        Ok(tensors)
-    }
-
     /// In the order of the forward pass.
     pub fn iter(&self) -> std::slice::Iter<'_, Parameter> {
         self.list.iter()

@@ -197,7 +197,10 @@ impl Backend for CpuBackend {
 
     fn gradients(&mut self) -> Result<Vec<f32>> {
         let learner = self.learner.as_ref().ok_or_else(answers_alone)?;
-        Ok(learner.gradients.dense())
+        match learner.has_gradients {
+            true => Ok(learner.gradients.dense()),
+            false => Ok(vec![0.0; self.parameters.values().len()]),
+        }
     }
 
     fn memory(&self) -> Memory {

@@ -280,7 +280,10 @@ impl Backend for CudaBackend {
     }
 
     fn gradients(&mut self) -> Result<Vec<f32>> {
-        self.weights.read_gradients()
+        match self.learner.as_ref().ok_or_else(answers_alone)?.has_gradients {
+            true => self.weights.read_gradients(),
+            false => Ok(vec![0.0; self.host.values().len()]),
+        }
     }
 
     fn memory(&self) -> Memory {
