@@ -322,3 +322,40 @@ vectorised! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Precision;
+    use crate::kernels::testing::isas;
+
+    /// The approximation by tanh and its derivative, in float64.
+    fn by_tanh(x: f64) -> [f64; 2] {
+        let root = (2.0 / std::f64::consts::PI).sqrt();
+        let t = (root * (x + 0.044715 * x.powi(3))).tanh();
+        let slope = 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * root * (1.0 + 3.0 * 0.044715 * x * x);
+        [0.5 * x * (1.0 + t), slope]
+    }
+
+    #[test]
+    fn gelu_s_approximation_and_its_slope_are_those_of_the_formula() {
+        let x: Vec<f32> = (-800..=800).map(|place| place as f32 / 80.0).collect();
+        for isa in isas() {
+            let compute = Compute::new(isa, Precision::Fp32);
+            let mut prepared = Prepared::default();
+            prepared.forward(compute, Linear { weight: &[1.0], bias: &[0.0] });
+            let (mut inner, mut y, mut again) = (x.clone(), x.clone(), x.clone());
+            prepared.apply_gelu(compute, &x, &[0.0], Gelu::Tanh, &mut inner, &mut y);
+            prepared.answer_gelu(compute, &x, &[0.0], Gelu::Tanh, &mut again);
+            assert_eq!(again, y, "{isa:?}");
+            let mut slopes = vec![1.0; x.len()];
+            gelu_backward(isa, Gelu::Tanh, &mut slopes, &x);
+            for ((x, y), slope) in x.iter().zip(&y).zip(&slopes) {
+                let exact = by_tanh(f64::from(*x));
+                let tolerance = 1e-6 * f64::from(x.abs()).max(1.0);
+                let away = [(f64::from(*y) - exact[0]).abs(), (f64::from(*slope) - exact[1]).abs()];
+                assert!(away[0] < tolerance && away[1] < 2e-6, "{isa:?}: at {x} {away:?} away");
+            }
+        }
+    }
+}
