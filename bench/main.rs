@@ -26,7 +26,7 @@ use hone_engine::model::checkpoint::Checkpoint;
 use hone_engine::model::classifier::{Setup, Trainable};
 use hone_engine::model::declaration::Declaration;
 use hone_engine::model::noise::{Mode, Noise};
-use hone_train::event::Event;
+use hone_train::event::TrainEvent;
 use hone_train::spec::{self, Hyperparameters, Source, Spec};
 use hone_train::{Control, Outcome, Plan, run};
 use serde_json::{Value, json};
@@ -392,7 +392,7 @@ fn epoch(
     let (device, _) = common.open()?;
     let (rows, steps) = (plan.train.examples.len() as f64, plan.total_steps());
     let outcome = run(plan, &device, workspace.path(), Control::default(), &mut |event| {
-        if let Event::Epoch(epoch) = event {
+        if let TrainEvent::Epoch(epoch) = event {
             epochs.push(epoch);
             memory.push(peak_memory());
         }

@@ -10,7 +10,7 @@ use hone_engine::batch::Batch;
 use hone_engine::kernels::{Compute, Isa, Precision};
 use hone_engine::model::checkpoint::Checkpoint;
 use hone_engine::model::classifier::{Classifier, Setup, Trainable};
-use hone_train::event::{Event, Metrics};
+use hone_train::event::{Metrics, TrainEvent};
 use hone_train::methods::{ClassWeights, Methods};
 use hone_train::spec::{self, Keep, Metric, Spec};
 use hone_train::{Control, Outcome, run};
@@ -90,7 +90,7 @@ fn all_methods_together_still_learn_and_report_the_plain_loss() {
     assert!(test.accuracy > 0.9, "accuracy {}", test.accuracy);
     let epochs: Vec<_> = events
         .iter()
-        .filter_map(|event| if let Event::Epoch(epoch) = event { Some(epoch) } else { None })
+        .filter_map(|event| if let TrainEvent::Epoch(epoch) = event { Some(epoch) } else { None })
         .collect();
     assert!(epochs[1].train.loss < epochs[0].train.loss);
     // Each row is counted once, although it passes twice.
@@ -167,7 +167,7 @@ fn the_moving_average_of_the_weights_is_what_is_evaluated_and_kept() {
         // Stopped after each epoch, the run leaves the weights themselves.
         let plan = job.plan().expect("a plan");
         let outcome = run(plan, &Device::Cpu, &workspace, Control::default(), &mut |event| match event {
-            Event::Epoch(_) => ControlFlow::Break(()),
+            TrainEvent::Epoch(_) => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         });
         let last = weights(&newest_position(&workspace).join("training.safetensors"));
@@ -218,7 +218,7 @@ fn rows_with_several_labels_are_learned_and_answered_with_those_that_are_set() {
     let test = finished.test.expect("a test result").metrics;
     let micro = test.micro.expect("several labels");
     assert!(micro.f1 > 0.95 && test.f1 > 0.95 && test.accuracy > 0.9, "{test:?}");
-    let Some(Event::Prepared(report)) = events.first() else { panic!("{:?}", events.first()) };
+    let Some(TrainEvent::Prepared(report)) = events.first() else { panic!("{:?}", events.first()) };
     let labelled: u64 = report.splits[0].labels.iter().map(|count| count.rows).sum();
     assert!(labelled > 300, "{labelled} labels of 300 rows");
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hone_base::cancel::{Cancel, Reason};
 use hone_base::error::Kind;
 use hone_base::random::{Purpose, Stream};
-use hone_train::event::{EpochMetrics, Event, Split};
+use hone_train::event::{EpochMetrics, Split, TrainEvent};
 use hone_train::methods::{ClassWeights, Methods};
 use hone_train::spec::{CheckpointEvery, Keep, Metric, Optimizer, Spec, Warmup};
 use hone_train::{Control, Finished, Outcome, Seen};
@@ -117,12 +117,12 @@ fn kinds() -> Vec<(&'static str, Job)> {
 }
 
 /// Everything is told.
-fn control(log: &[Event], cancel: &Cancel) -> Control {
+fn control(log: &[TrainEvent], cancel: &Cancel) -> Control {
     Control { cancel: cancel.clone(), seen: log.iter().collect(), throttle: Duration::ZERO }
 }
 
 /// Goes on with a job, whose log grows by at most so many events before it is cut off.
-fn go_on(job: &Job, workspace: &Path, log: &mut Vec<Event>, events: usize) -> Option<Finished> {
+fn go_on(job: &Job, workspace: &Path, log: &mut Vec<TrainEvent>, events: usize) -> Option<Finished> {
     let (cancel, mut left) = (Cancel::default(), events);
     let control = control(log, &cancel);
     let outcome = job.run_with(workspace, 2, control, &mut |event| {
@@ -145,7 +145,7 @@ fn go_on(job: &Job, workspace: &Path, log: &mut Vec<Event>, events: usize) -> Op
 }
 
 /// Begins a job, and pauses it after the first event that is such a one.
-fn pause(job: &Job, workspace: &Path, at: impl Fn(&Event) -> bool + Sync) -> Vec<Event> {
+fn pause(job: &Job, workspace: &Path, at: impl Fn(&TrainEvent) -> bool + Sync) -> Vec<TrainEvent> {
     let (cancel, mut log) = (Cancel::default(), Vec::new());
     let outcome = job.run_with(workspace, 2, control(&[], &cancel), &mut |event| {
         if at(&event) {
@@ -159,7 +159,7 @@ fn pause(job: &Job, workspace: &Path, at: impl Fn(&Event) -> bool + Sync) -> Vec
 }
 
 /// A run that goes through.
-fn whole(job: &Job) -> (Finished, Vec<Event>) {
+fn whole(job: &Job) -> (Finished, Vec<TrainEvent>) {
     let mut log = Vec::new();
     let finished = go_on(job, &job.workspace("whole"), &mut log, usize::MAX).expect("an end");
     (finished, log)
@@ -171,16 +171,16 @@ fn timeless(epoch: &EpochMetrics) -> EpochMetrics {
 }
 
 /// Events without what the clock says.
-fn without_times(log: &[Event]) -> Vec<Event> {
-    let event = |event: &Event| match event.clone() {
-        Event::Step(mut step) => {
+fn without_times(log: &[TrainEvent]) -> Vec<TrainEvent> {
+    let event = |event: &TrainEvent| match event.clone() {
+        TrainEvent::Step(mut step) => {
             (step.steps_per_second, step.tokens_per_second) = (0.0, 0.0);
-            Event::Step(step)
+            TrainEvent::Step(step)
         }
-        Event::Epoch(epoch) => Event::Epoch(timeless(&epoch)),
-        Event::Test(mut test) => {
+        TrainEvent::Epoch(epoch) => TrainEvent::Epoch(timeless(&epoch)),
+        TrainEvent::Test(mut test) => {
             test.seconds = 0.0;
-            Event::Test(test)
+            TrainEvent::Test(test)
         }
         event => event,
     };
@@ -188,7 +188,7 @@ fn without_times(log: &[Event]) -> Vec<Event> {
 }
 
 /// Both runs gave the same in every respect.
-fn assert_same(name: &str, one: &(Finished, Vec<Event>), other: &(Finished, Vec<Event>)) {
+fn assert_same(name: &str, one: &(Finished, Vec<TrainEvent>), other: &(Finished, Vec<TrainEvent>)) {
     assert_eq!(without_times(&one.1), without_times(&other.1), "{name}: the log");
     let ((one, _), (other, _)) = (one, other);
     assert_eq!(one.weights_sha256, other.weights_sha256, "{name}: the weights");
@@ -257,7 +257,7 @@ fn a_run_that_is_paused_goes_on_at_the_step_where_it_was_and_on_any_number_of_th
     for reason in [Reason::Paused, Reason::Shutdown] {
         let (workspace, mut log, cancel) = (job.workspace(&format!("{reason:?}")), vec![], Cancel::default());
         let outcome = job.run_with(&workspace, 2, control(&[], &cancel), &mut |event| {
-            if matches!(&event, Event::Step(step) if step.step == 9) {
+            if matches!(&event, TrainEvent::Step(step) if step.step == 9) {
                 cancel.ask(reason);
             }
             log.push(event);
@@ -273,7 +273,7 @@ fn a_run_that_is_paused_goes_on_at_the_step_where_it_was_and_on_any_number_of_th
             ControlFlow::Continue(())
         });
         let Ok(Outcome::Finished(finished)) = outcome else { panic!("{outcome:?}") };
-        let Some(Event::Prepared(_)) = log.first() else { panic!("{log:?}") };
+        let Some(TrainEvent::Prepared(_)) = log.first() else { panic!("{log:?}") };
         assert_same("paused", &whole, &(*finished, log));
     }
 }
@@ -283,8 +283,8 @@ fn a_broken_stream_of_events_stops_the_run_at_the_step_and_saves_it() {
     let job = with(Methods::default(), |_| {});
     let (workspace, mut steps) = (job.workspace("broken"), 0);
     let outcome = job.run_with(&workspace, 2, control(&[], &Cancel::default()), &mut |event| match event {
-        Event::Step(step) if step.step == 5 => ControlFlow::Break(()),
-        Event::Step(_) => {
+        TrainEvent::Step(step) if step.step == 5 => ControlFlow::Break(()),
+        TrainEvent::Step(_) => {
             steps += 1;
             ControlFlow::Continue(())
         }
@@ -317,7 +317,7 @@ fn a_run_ends_between_two_micro_batches_and_its_step_is_done_again_as_a_whole() 
         asked.ask(Reason::Paused);
     });
     let outcome = job.run_with(&workspace, 2, control(&[], &cancel), &mut |event| {
-        if matches!(event, Event::Prepared(_)) {
+        if matches!(event, TrainEvent::Prepared(_)) {
             told.send(()).expect("somebody listens");
         }
         log.push(event);
@@ -325,7 +325,7 @@ fn a_run_ends_between_two_micro_batches_and_its_step_is_done_again_as_a_whole() 
     });
     asking.join().expect("a thread");
     assert!(matches!(outcome, Ok(Outcome::Stopped)), "{outcome:?}");
-    assert!(!log.iter().any(|event| matches!(event, Event::Step(_))), "{log:?}");
+    assert!(!log.iter().any(|event| matches!(event, TrainEvent::Step(_))), "{log:?}");
     let finished = go_on(&job, &workspace, &mut log, usize::MAX).expect("an end");
     // Each row is counted once, although the step was begun twice.
     assert_same("in a step", &whole(&job), &(finished, log));
@@ -344,10 +344,13 @@ fn nothing_is_read_or_written_for_a_job_that_was_cancelled_before_it_began() {
 }
 
 /// What is told besides, because a position could not be used.
-fn take_notices(log: &mut Vec<Event>, words: &str) -> Vec<String> {
-    let is_one = |event: &mut Event| matches!(event, Event::Notice { message } if message.contains(words));
+fn take_notices(log: &mut Vec<TrainEvent>, words: &str) -> Vec<String> {
+    let is_one =
+        |event: &mut TrainEvent| matches!(event, TrainEvent::Notice { message } if message.contains(words));
     let taken = log.extract_if(.., is_one);
-    taken.map(|event| if let Event::Notice { message } = event { message } else { String::new() }).collect()
+    taken
+        .map(|event| if let TrainEvent::Notice { message } = event { message } else { String::new() })
+        .collect()
 }
 
 #[test]
@@ -383,7 +386,7 @@ fn a_damaged_position_is_refused_and_the_one_before_is_taken() {
             let workspace = job.workspace(&format!("{name} {generations}"));
             // In the second epoch, with the first one's checkpoint.
             let mut log =
-                pause(&job, &workspace, |event| matches!(event, Event::Step(step) if step.step == 9));
+                pause(&job, &workspace, |event| matches!(event, TrainEvent::Step(step) if step.step == 9));
             let newest = newest_position(&workspace);
             damage(&newest);
             if generations == 2 {
@@ -406,7 +409,7 @@ fn a_position_whose_checkpoint_is_gone_is_refused() {
     let job = with(Methods::default(), |_| {});
     let whole = whole(&job);
     let workspace = job.workspace("gone");
-    let is_test = |event: &Event| matches!(event, Event::Evaluation { split: Split::Test, .. });
+    let is_test = |event: &TrainEvent| matches!(event, TrainEvent::Evaluation { split: Split::Test, .. });
     let mut log = pause(&job, &workspace, is_test);
     for epoch in [1, 2] {
         let _ = std::fs::remove_dir_all(workspace.join(format!("epoch-{epoch}")));
@@ -464,7 +467,7 @@ fn a_finished_run_leaves_its_checkpoint_and_two_positions_at_most() {
 }
 
 /// The events in a file, one a line; what was cut off in the last line is none.
-fn read_log(path: &Path) -> Vec<Event> {
+fn read_log(path: &Path) -> Vec<TrainEvent> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
     whole.lines().map(|line| serde_json::from_str(line).expect("an event")).collect()

@@ -12,7 +12,7 @@ use hone_data::tokenize::Tokenizer;
 use hone_engine::batch::Batch;
 use hone_engine::kernels::{self, Isa, fastest_precision};
 use hone_engine::model::classifier::Classifier;
-use hone_train::event::{Event, Split};
+use hone_train::event::{Split, TrainEvent};
 use hone_train::spec::{Hyperparameters, Keep, Precision, Source, Spec};
 use hone_train::{Control, Finished, Outcome, Plan, run};
 
@@ -80,7 +80,7 @@ impl Job {
     }
 
     /// Runs on so many threads to the end.
-    pub(crate) fn run(&self, workspace: &Path, threads: usize) -> (Result<Outcome>, Vec<Event>) {
+    pub(crate) fn run(&self, workspace: &Path, threads: usize) -> (Result<Outcome>, Vec<TrainEvent>) {
         let mut events = Vec::new();
         let outcome = self.run_with(workspace, threads, Control::default(), &mut |event| {
             events.push(event);
@@ -95,14 +95,14 @@ impl Job {
         workspace: &Path,
         threads: usize,
         control: Control,
-        emit: &mut (dyn FnMut(Event) -> ControlFlow<()> + Send),
+        emit: &mut (dyn FnMut(TrainEvent) -> ControlFlow<()> + Send),
     ) -> Result<Outcome> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         let plan = self.plan().expect("a plan");
         pool.install(|| run(plan, &Device::Cpu, workspace, control, emit))
     }
 
-    pub(crate) fn finish(&self, name: &str, threads: usize) -> (Finished, Vec<Event>) {
+    pub(crate) fn finish(&self, name: &str, threads: usize) -> (Finished, Vec<TrainEvent>) {
         match self.run(&self.workspace(name), threads) {
             (Ok(Outcome::Finished(finished)), events) => (*finished, events),
             (other, _) => panic!("the run ended with {other:?}"),
@@ -126,7 +126,7 @@ fn a_run_learns_and_its_checkpoint_answers() {
     let (finished, events) = job.finish("run", 2);
     let epochs: Vec<_> = events
         .iter()
-        .filter_map(|event| if let Event::Epoch(epoch) = event { Some(epoch) } else { None })
+        .filter_map(|event| if let TrainEvent::Epoch(epoch) = event { Some(epoch) } else { None })
         .collect();
     assert_eq!(epochs.len(), 4);
     assert!(epochs[3].train.loss < epochs[0].train.loss);
@@ -190,10 +190,9 @@ fn two_micro_batches_of_a_step_weigh_as_much_as_one_batch_of_both() {
         });
         let (finished, events) = job.finish("run", 2);
         // The last step of an epoch is always told. Adam does not see the gradient's size, but clipping does.
-        let norm = events
-            .iter()
-            .rev()
-            .find_map(|event| if let Event::Step(step) = event { Some(step.gradient_norm) } else { None });
+        let norm = events.iter().rev().find_map(|event| {
+            if let TrainEvent::Step(step) = event { Some(step.gradient_norm) } else { None }
+        });
         (finished.epoch, norm.expect("a step"))
     };
     let ((whole, whole_norm), (halves, halves_norm)) = (epoch(8, 1), epoch(4, 2));
@@ -231,7 +230,7 @@ fn keep_last_keeps_the_last_epoch_and_keep_best_the_best() {
         let (finished, events) = job.finish("run", 2);
         let epochs: Vec<_> = events
             .iter()
-            .filter_map(|event| if let Event::Epoch(epoch) = event { Some(epoch.clone()) } else { None })
+            .filter_map(|event| if let TrainEvent::Epoch(epoch) = event { Some(epoch.clone()) } else { None })
             .collect();
         let best =
             epochs.iter().min_by(|a, b| a.validation.loss.total_cmp(&b.validation.loss)).expect("an epoch");
@@ -260,7 +259,7 @@ fn early_stopping_ends_the_run_after_epochs_without_gain() {
         spec.hyperparameters.early_stopping = std::num::NonZeroU32::new(2);
     });
     let (finished, events) = job.finish("run", 2);
-    assert_eq!(events.iter().filter(|event| matches!(event, Event::Epoch(_))).count(), 3);
+    assert_eq!(events.iter().filter(|event| matches!(event, TrainEvent::Epoch(_))).count(), 3);
     assert_eq!(finished.epoch.epoch, 1);
 }
 
@@ -273,7 +272,7 @@ fn what_the_data_hide_is_reported_before_training() {
     std::fs::write(job.folder.path().join("validation.csv"), "text,label\ngood,positive\nfine,positive\n")
         .expect("a file");
     let (_, events) = job.finish("run", 2);
-    let Some(Event::Prepared(report)) = events.first() else { panic!("{:?}", events.first()) };
+    let Some(TrainEvent::Prepared(report)) = events.first() else { panic!("{:?}", events.first()) };
     let split = &report.splits[0];
     assert_eq!((split.split, split.rows), (Split::Train, 6));
     assert_eq!((split.empty_texts, split.duplicates, split.contradictions, split.truncated), (1, 1, 1, 1));

@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use hone_base::error::Kind;
 use hone_engine::model::checkpoint::Checkpoint;
-use hone_train::event::{EpochMetrics, Event, StepMetrics};
+use hone_train::event::{EpochMetrics, StepMetrics, TrainEvent};
 use hone_train::spec::{Hyperparameters, Metric, Spec, Warmup};
 
 use crate::harness::encoder::make;
@@ -28,26 +28,31 @@ fn job(rows: u64, change: impl FnOnce(&mut Spec)) -> Job {
     job
 }
 
-fn notices(events: &[Event]) -> Vec<&str> {
+fn notices(events: &[TrainEvent]) -> Vec<&str> {
     events
         .iter()
-        .filter_map(|event| if let Event::Notice { message } = event { Some(message.as_str()) } else { None })
+        .filter_map(
+            |event| if let TrainEvent::Notice { message } = event { Some(message.as_str()) } else { None },
+        )
         .collect()
 }
 
-fn epochs(events: &[Event]) -> Vec<&EpochMetrics> {
+fn epochs(events: &[TrainEvent]) -> Vec<&EpochMetrics> {
     events
         .iter()
-        .filter_map(|event| if let Event::Epoch(epoch) = event { Some(epoch) } else { None })
+        .filter_map(|event| if let TrainEvent::Epoch(epoch) = event { Some(epoch) } else { None })
         .collect()
 }
 
-fn steps(events: &[Event]) -> Vec<&StepMetrics> {
-    events.iter().filter_map(|event| if let Event::Step(step) = event { Some(step) } else { None }).collect()
+fn steps(events: &[TrainEvent]) -> Vec<&StepMetrics> {
+    events
+        .iter()
+        .filter_map(|event| if let TrainEvent::Step(step) = event { Some(step) } else { None })
+        .collect()
 }
 
 #[track_caller]
-fn assert_told(events: &[Event], words: &[&str]) {
+fn assert_told(events: &[TrainEvent], words: &[&str]) {
     let told = notices(events);
     assert!(
         told.iter().any(|notice| words.iter().all(|word| notice.contains(word))),

@@ -26,7 +26,7 @@ use crate::serve::registry::Models;
 use hone_base::error::{Error, Result};
 use hone_engine::kernels::Isa;
 use hone_storage::data_dir::{DataDir, Lock};
-use hone_storage::{Store, Unreadable};
+use hone_storage::{Blobs, Catalog, Store, Unreadable};
 
 /// How long calls may go on when the daemon stops, and how often it says that it waits for a job to stop.
 const GRACE: Duration = Duration::from_secs(30);
@@ -88,15 +88,15 @@ impl Compute {
 struct Parts {
     data: DataDir,
     lock: Lock,
-    store: Arc<Store>,
+    store: Arc<dyn Catalog>,
     jobs: Arc<Registry>,
 }
 
 impl Parts {
     fn open(root: &Path, policy: Policy) -> Result<Self> {
         let (data, lock) = DataDir::open(root)?;
-        let store = Arc::new(Store::open(&data.database())?);
-        sweep(&data, &store)?;
+        let store: Arc<dyn Catalog> = Arc::new(Store::open(&data.database())?);
+        sweep(&data, &*store)?;
         let damaged = [store.jobs()?.unreadable, store.results(None)?.1, store.datasets()?.unreadable];
         damaged.iter().flatten().chain(&store.models()?.unreadable).for_each(Unreadable::log);
         let jobs = Registry::open(store.clone(), Log::new(store.clone()), data.clone(), policy)?;
@@ -120,12 +120,13 @@ impl Daemon {
         let policy = Policy { bound: config.max_jobs.get(), resume: config.resume_jobs };
         let parts = tokio::task::spawn_blocking(move || Parts::open(&root, policy));
         let Parts { data, lock, store, jobs } = parts.await.map_err(crashed)??;
-        let models = Arc::new(Models::new(data.clone(), store.clone(), engine, lanes.clone()));
+        let blobs: Arc<dyn Blobs> = Arc::new(data.clone());
+        let models = Arc::new(Models::new(blobs.clone(), store.clone(), engine, lanes.clone()));
         let (health, stopping) = (Health::new().await, Stopping::default());
         let services = Services {
             jobs: jobs.clone(),
             datasets: Arc::new(Datasets::new(
-                data.clone(),
+                blobs.clone(),
                 store.clone(),
                 config.max_upload.0,
                 reader,
@@ -134,7 +135,7 @@ impl Daemon {
             models: models.clone(),
             serving: Serving::new(models.clone(), lanes),
             trainer: trainer.clone(),
-            data: data.clone(),
+            blobs: blobs.clone(),
             encoder: config.model.clone(),
             stopping: stopping.clone(),
             bounds: Bounds {
@@ -144,7 +145,7 @@ impl Daemon {
         };
         let router = router(services, &health)?;
         let lock = Arc::new(lock);
-        let runner = Runner { registry: jobs.clone(), store, data, trainer }.start(lock.clone())?;
+        let runner = Runner { registry: jobs.clone(), store, data, blobs, trainer }.start(lock.clone())?;
         Ok(Self { router, health, stopping, jobs, models, runner, lock })
     }
 

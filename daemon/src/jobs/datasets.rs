@@ -1,19 +1,17 @@
 //! Data sets: files that are named by the digest of their bytes, each with a record of what is in it.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use tempfile::NamedTempFile;
-
-use hone_base::digest::{self, Hasher};
-use hone_base::error::{Error, Kind, Result, quoted};
+use hone_base::digest;
+use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::lock;
 use hone_data::dataset::{Dataset, Format, Keep, Reading, Summary};
 use hone_data::{Columns, Limits};
 use hone_engine::kernels::lane::aside;
-use hone_storage::data_dir::{self, DataDir};
-use hone_storage::{DatasetRecord, Listing, Store, Time, Unreadable, unknown_dataset};
+use hone_storage::{
+    Blobs, Catalog, DatasetRecord, Incoming, Listing, Time, Unreadable, check_id, unknown_dataset,
+};
 use hone_train::host::Room;
 use hone_train::spec::Source;
 
@@ -43,8 +41,8 @@ pub const READER: Reader = |path, name, format, columns, limits| {
 /// All data sets.
 #[derive(Debug)]
 pub struct Datasets {
-    data: DataDir,
-    store: Arc<Store>,
+    blobs: Arc<dyn Blobs>,
+    store: Arc<dyn Catalog>,
     max_bytes: u64,
     reader: Reader,
     room: Room,
@@ -69,33 +67,33 @@ pub struct Header {
 #[derive(Debug)]
 pub struct Upload {
     header: Header,
-    file: NamedTempFile,
-    hasher: Hasher,
-    size: u64,
+    file: Incoming,
     max_bytes: u64,
 }
 
 impl Datasets {
-    /// The data sets in a data folder, each of at most `max_bytes` as it comes, and within the limits of `room` as it is
-    /// read.
-    pub fn new(data: DataDir, store: Arc<Store>, max_bytes: u64, reader: Reader, room: Room) -> Self {
-        Self { data, store, max_bytes, reader, room, moving: Mutex::new(()) }
+    /// The data sets with records and files there, each of at most `max_bytes` as it comes, and within the limits of
+    /// `room` as it is read.
+    pub fn new(
+        blobs: Arc<dyn Blobs>,
+        store: Arc<dyn Catalog>,
+        max_bytes: u64,
+        reader: Reader,
+        room: Room,
+    ) -> Self {
+        Self { blobs, store, max_bytes, reader, room, moving: Mutex::new(()) }
     }
 
     /// Starts to take a file in.
     pub fn begin(&self, header: Header) -> Result<Upload> {
-        let tmp = self.data.tmp();
-        let file = tempfile::Builder::new()
-            .prefix("upload-")
-            .tempfile_in(&tmp)
-            .map_err(|error| Error::io("create a file in", &tmp, &error))?;
-        Ok(Upload { header, file, hasher: Hasher::default(), size: 0, max_bytes: self.max_bytes })
+        Ok(Upload { header, file: self.blobs.begin()?, max_bytes: self.max_bytes })
     }
 
     /// Reads a file that has arrived, and keeps it when it can be used.
     pub fn finish(&self, upload: Upload) -> Result<DatasetRecord> {
-        let Upload { header, file, hasher, size, .. } = upload;
-        let id = hasher.finish();
+        let Upload { header, file, .. } = upload;
+        let file = file.finish();
+        let (id, size) = (file.id().to_owned(), file.size());
         if let Some(expected) = header.sha256.filter(|expected| *expected != id) {
             return Err(Error::corrupt(format!(
                 "{} arrived damaged: its SHA-256 is {id}, not {expected}; send it again",
@@ -113,7 +111,9 @@ impl Datasets {
             columns: header.columns,
             summary,
         };
-        self.keep(file, &record)
+        let _moving = lock(&self.moving);
+        self.blobs.put_file(file)?;
+        self.store.put_dataset(&record)
     }
 
     fn read(
@@ -126,15 +126,6 @@ impl Datasets {
         (self.reader)(path, name, format, columns, self.room.limits())
     }
 
-    fn keep(&self, file: NamedTempFile, record: &DatasetRecord) -> Result<DatasetRecord> {
-        let path = self.data.dataset(&record.id);
-        file.as_file().sync_all().map_err(|error| Error::io("sync", file.path(), &error))?;
-        let _moving = lock(&self.moving);
-        file.persist(&path).map_err(|error| Error::io("keep the file as", &path, &error.error))?;
-        data_dir::sync_parent(&path)?;
-        self.store.put_dataset(record)
-    }
-
     /// One record, under the name that the caller knows the file by, if it gives one; with columns named, its summary is
     /// computed for them.
     pub fn get(&self, id: &str, columns: Option<&Columns>, name: Option<String>) -> Result<DatasetRecord> {
@@ -144,14 +135,9 @@ impl Datasets {
         if let Some(columns) =
             columns.filter(|&columns| *columns != Columns::default() && *columns != record.columns)
         {
-            let path = self.data.dataset(id);
-            if !path.exists() {
-                return Err(Error::corrupt(format!(
-                    "the file of data set {} is missing ({}); upload it again",
-                    record.name,
-                    path.display()
-                )));
-            }
+            let path = self.blobs.file(id).map_err(|error| {
+                Error::corrupt(format!("data set {}: {}; upload it again", record.name, error.message()))
+            })?;
             (_, record.summary) = aside(|| self.read(&path, &record.name, Some(record.format), columns))?;
             record.columns = columns.clone();
         }
@@ -192,15 +178,9 @@ impl Datasets {
     /// Removes a data set that no queued or running job needs.
     pub fn delete(&self, id: &str) -> Result<()> {
         let id = &self.whole_id(id)?;
-        let path = self.data.dataset(id);
         let _moving = lock(&self.moving);
         self.store.delete_dataset(id)?;
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove", &path, &error))
-            }
-            _ => data_dir::sync_parent(&path),
-        }
+        self.blobs.remove_file(id)
     }
 
     /// The demonstration data as data sets: training, validation and test file.
@@ -225,8 +205,7 @@ impl Datasets {
 impl Upload {
     /// Takes the next bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.size += bytes.len() as u64;
-        if self.size > self.max_bytes {
+        if self.file.size() + bytes.len() as u64 > self.max_bytes {
             return Err(Error::new(
                 Kind::Exhausted,
                 format!(
@@ -235,20 +214,8 @@ impl Upload {
                 ),
             ));
         }
-        self.hasher.update(bytes);
-        self.file.write_all(bytes).map_err(|error| Error::io("write", self.file.path(), &error))
+        self.file.write(bytes)
     }
-}
-
-/// Refuses an id that does not have the form of one; as a file's name it could be anything.
-pub fn check_id(id: &str) -> Result<()> {
-    if digest::is_digest(id) {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "{} is not the id of a data set: an id is the SHA-256 of the file, 64 lower-case hexadecimal digits",
-        quoted(id)
-    )))
 }
 
 #[cfg(test)]
@@ -257,7 +224,7 @@ mod tests {
     use crate::jobs::testing::{self, Home};
 
     fn datasets(home: &Home) -> Datasets {
-        Datasets::new(home.data(), Arc::new(home.store()), 100, testing::read, Room::default())
+        Datasets::new(Arc::new(home.data()), home.store(), 100, testing::read, Room::default())
     }
 
     fn header(name: &str) -> Header {

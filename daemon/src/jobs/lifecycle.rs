@@ -9,7 +9,7 @@
 //! ```
 
 use hone_base::error::Error;
-use hone_train::event::State;
+use hone_storage::State;
 
 /// The states that may follow a state. No other change is ever logged.
 pub fn next(state: State) -> &'static [State] {

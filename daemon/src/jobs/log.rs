@@ -1,16 +1,12 @@
-//! The log of each job: durable first, streamed second. A reader is a cursor that reads pages from the store, and is
+//! The log of each job: durable first, streamed second. A reader is a cursor that reads pages from the catalog, and is
 //! only woken when there is more; so a slow reader costs nothing, and no reader can miss an event.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
-
-use tokio::sync::watch;
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use hone_base::error::{Error, Result};
-use hone_base::panic::lock;
-use hone_storage::{Entry, Job, Store, Version, unknown_job};
+use hone_storage::{Catalog, Changes, Entry, JobEvent, State, Topic, Version, unknown_job};
 use hone_train::Seen;
-use hone_train::event::{Event, State};
 
 /// Entries that a cursor holds at most.
 const PAGE: usize = 256;
@@ -18,54 +14,23 @@ const PAGE: usize = 256;
 /// The logs of all jobs.
 #[derive(Clone, Debug)]
 pub struct Log {
-    store: Arc<Store>,
-    /// Of jobs that have not ended and have had a reader: what wakes the readers.
-    tails: Arc<Mutex<HashMap<String, watch::Sender<()>>>>,
+    store: Arc<dyn Catalog>,
 }
 
 impl Log {
-    /// The logs in a store.
-    pub fn new(store: Arc<Store>) -> Self {
-        Self { store, tails: Arc::default() }
+    /// The logs in a catalog.
+    pub fn new(store: Arc<dyn Catalog>) -> Self {
+        Self { store }
     }
 
-    /// Logs events durably, then wakes the job's readers.
-    pub fn append(&self, job: &str, events: &[Event]) -> Result<()> {
-        self.store.append(job, events)?;
-        self.wake(job, events);
-        Ok(())
+    /// Logs events durably, which wakes the job's readers; if it fails, they are told why. Blocking.
+    pub fn append(&self, job: &str, events: &[JobEvent]) -> Result<()> {
+        self.store.append(job, events).map(drop)
     }
 
-    /// Logs events as `append` does, but only if the job is in a state; whether it was.
-    pub fn append_when(&self, job: &str, state: State, events: &[Event]) -> Result<bool> {
-        let logged = self.store.append_when(job, state, events)?;
-        if logged {
-            self.wake(job, events);
-        }
-        Ok(logged)
-    }
-
-    /// Takes a queued job to run it, and logs that; `None` when it is not queued any more.
-    pub fn claim(&self, job: &str) -> Result<Option<Job>> {
-        let claimed = self.store.claim(job)?;
-        if claimed.is_some() {
-            self.wake(job, &[]);
-        }
-        Ok(claimed)
-    }
-
-    /// Removes a job with its log; its readers find that it is gone.
-    pub fn delete(&self, job: &str) -> Result<()> {
-        self.store.delete_job(job)?;
-        lock(&self.tails).remove(job);
-        Ok(())
-    }
-
-    /// Records a version together with the events that tell of it, then wakes the readers of its job.
-    pub fn publish(&self, version: &Version, events: &[Event]) -> Result<()> {
-        self.store.publish(version, events)?;
-        self.wake(&version.job, events);
-        Ok(())
+    /// The same, but only if the job is in a state; whether it was. Blocking.
+    pub fn append_when(&self, job: &str, state: State, events: &[JobEvent]) -> Result<bool> {
+        self.store.append_when(job, state, events)
     }
 
     /// What the log of a job holds of what a run tells: a run that continues does not tell it again. Blocking.
@@ -75,50 +40,43 @@ impl Log {
             && let Some(last) = page.entries.last()
         {
             after = last.number;
-            page.entries.iter().for_each(|entry| seen.add(&entry.event));
+            let told = page.entries.into_iter().filter_map(|entry| entry.event.into_told());
+            told.for_each(|event| seen.add(&event));
         }
         Ok(seen)
     }
 
-    /// A reader of the events that are numbered higher than `after`. Blocking.
-    pub fn read(&self, job: &str, after: u64) -> Result<Cursor> {
-        let mut tails = lock(&self.tails);
-        // With the map locked, a job that has not ended cannot lose its tail between the look and the insertion.
-        // The log is read whether or not the rest of the job's record can be.
-        let found = self.store.events_after(job, 0, 0)?.ok_or_else(|| unknown_job(job))?;
-        let tail = if found.state.is_final() {
-            watch::channel(()).1
-        } else {
-            tails.entry(job.to_owned()).or_insert_with(|| watch::channel(()).0).subscribe()
-        };
-        Ok(Cursor { store: self.store.clone(), job: job.to_owned(), after, tail, page: VecDeque::new() })
+    /// Records a version together with the events that tell of it, which wakes the readers of its job. Blocking.
+    pub fn publish(&self, version: &Version, events: &[JobEvent]) -> Result<()> {
+        self.store.publish(version, events).map(drop)
     }
 
-    fn wake(&self, job: &str, events: &[Event]) {
-        let ended = events.iter().any(|e| matches!(e, Event::StateChanged { state, .. } if state.is_final()));
-        let mut tails = lock(&self.tails);
-        if let Some(tail) = tails.get(job) {
-            tail.send_replace(());
-        }
-        if ended {
-            tails.remove(job);
-        }
+    /// A reader of the events that are numbered higher than `after`. Blocking.
+    pub fn read(&self, job: &str, after: u64) -> Result<Cursor> {
+        let changes = self.store.watch(Topic::Log(job.to_owned()));
+        // The log is read whether or not the rest of the job's record can be.
+        self.store.events_after(job, 0, 0)?.ok_or_else(|| unknown_job(job))?;
+        Ok(Cursor { store: self.store.clone(), job: job.to_owned(), after, changes, page: VecDeque::new() })
     }
 }
 
 /// A place in a job's log.
 #[derive(Debug)]
 pub struct Cursor {
-    store: Arc<Store>,
+    store: Arc<dyn Catalog>,
     job: String,
     after: u64,
-    tail: watch::Receiver<()>,
+    changes: Changes,
     page: VecDeque<Entry>,
 }
 
 impl Cursor {
     /// The next entry: waits for it while the job goes on, and is `None` after the last entry of a job that has
     /// ended. Nothing is lost when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the log cannot be read, or has no more entries and cannot be written.
     pub async fn next(&mut self) -> Result<Option<Entry>> {
         loop {
             if let Some(entry) = self.page.pop_front() {
@@ -126,7 +84,7 @@ impl Cursor {
                 return Ok(Some(entry));
             }
             // What is logged from here on wakes the wait below.
-            self.tail.borrow_and_update();
+            self.changes.mark_seen();
             let (store, job, after) = (self.store.clone(), self.job.clone(), self.after);
             let page = tokio::task::spawn_blocking(move || store.events_after(&job, after, PAGE))
                 .await
@@ -137,8 +95,7 @@ impl Cursor {
             } else if page.state.is_final() {
                 return Ok(None);
             } else {
-                // An error means that the job has ended since the page was read; the next page is then its last.
-                let _ = self.tail.changed().await;
+                self.changes.changed().await?;
             }
         }
     }
@@ -149,8 +106,8 @@ mod tests {
     use super::*;
     use crate::jobs::testing::{self, spec, step};
 
-    fn ended() -> Event {
-        Event::StateChanged { state: State::Succeeded, failure: None }
+    fn ended() -> JobEvent {
+        JobEvent::StateChanged { state: State::Succeeded, failure: None }
     }
 
     async fn rest(mut cursor: Cursor) -> Vec<Entry> {
@@ -190,7 +147,7 @@ mod tests {
         let (_store, log) = log();
         let mut slow = log.read("01a", 0).unwrap();
         assert_eq!(slow.next().await.unwrap().unwrap().number, 1);
-        let events: Vec<Event> = (1..=3000).map(step).collect();
+        let events: Vec<JobEvent> = (1..=3000).map(step).collect();
         log.append("01a", &events).unwrap();
         log.append("01a", &[ended()]).unwrap();
         assert_eq!(slow.page.len(), 0);
@@ -206,7 +163,6 @@ mod tests {
         assert_eq!(waiting.await.unwrap().len(), 2);
         assert_eq!(rest(log.read("01a", 0).unwrap()).await.len(), 2);
         assert_eq!(rest(log.read("01a", 99).unwrap()).await, []);
-        assert!(lock(&log.tails).is_empty());
         assert!(log.read("01b", 0).is_err());
     }
 
@@ -218,5 +174,55 @@ mod tests {
         assert!(none.is_err());
         log.append("01a", &[step(1)]).unwrap();
         assert_eq!(cursor.next().await.unwrap().unwrap().number, 2);
+    }
+
+    #[tokio::test]
+    async fn a_log_that_cannot_be_written_ends_every_wait_with_the_reason() {
+        let home = testing::Home::new();
+        let store = home.store();
+        store.insert_job("01a", &spec("reviews"), 8).unwrap();
+        let log = Log::new(store.clone());
+        let waiting = tokio::spawn(to_the_error(log.read("01a", 0).unwrap()));
+        // A statement that fails as a full disk does.
+        let database = rusqlite::Connection::open(home.data().database()).unwrap();
+        database
+            .execute_batch(
+                "CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(FAIL, 'full'); END",
+            )
+            .unwrap();
+        let failed = log.append("01a", &[step(1)]).unwrap_err();
+        let (entries, error) = waiting.await.unwrap();
+        assert_eq!((entries, error.kind()), (1, failed.kind()));
+        assert!(error.message().starts_with("the job's log cannot be written: "), "{error}");
+        // Who comes later reads what is there, and does not wait for what does not come.
+        let (entries, late) = to_the_error(log.read("01a", 0).unwrap()).await;
+        assert_eq!((entries, late), (1, error));
+        database.execute_batch("DROP TRIGGER full").unwrap();
+        log.append("01a", &[step(1), ended()]).unwrap();
+        assert_eq!(rest(log.read("01a", 0).unwrap()).await.len(), 3);
+    }
+
+    /// Entries up to the error that a reader ends with.
+    async fn to_the_error(mut cursor: Cursor) -> (usize, Error) {
+        for entries in 0.. {
+            match cursor.next().await {
+                Ok(entry) => assert!(entry.is_some(), "the log has no end"),
+                Err(error) => return (entries, error),
+            }
+        }
+        unreachable!()
+    }
+
+    #[tokio::test]
+    async fn a_log_that_cannot_be_read_ends_the_wait_with_the_reason() {
+        let home = testing::Home::new();
+        let store = home.store();
+        store.insert_job("01a", &spec("reviews"), 8).unwrap();
+        let log = Log::new(store.clone());
+        let mut cursor = log.read("01a", 1).unwrap();
+        let database = rusqlite::Connection::open(home.data().database()).unwrap();
+        database.execute_batch("ALTER TABLE events RENAME TO lost").unwrap();
+        let error = cursor.next().await.unwrap_err();
+        assert!(error.message().contains("events"), "{error}");
     }
 }

@@ -3,8 +3,12 @@
 //! The catalog is the truth. In memory is only what this process does: the job that it runs. A change is logged on the
 //! condition that the job is still in the state that was looked at, so nothing is locked while the database works.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use futures::future::{Either, select};
+use tokio::sync::watch;
 
 use super::lifecycle::{Answer, Wish, next};
 use super::log::Log;
@@ -13,20 +17,28 @@ use hone_base::cancel::{Cancel, Reason};
 use hone_base::error::{Error, Kind, Result, quoted};
 use hone_base::nearest::nearest;
 use hone_base::panic::lock;
-use hone_storage::{DataDir, Job, Results, StartRequest, Store, Unreadable, Version, unknown_job};
-use hone_train::event::{Event, Failure, Published, State};
+use hone_storage::changes::block_on;
+use hone_storage::{
+    Catalog, DataDir, Failure, Job, JobEvent, Published, Results, StartRequest, State, Topic, Unreadable,
+    Version, unknown_job,
+};
 use hone_train::spec::Spec;
 
 /// All jobs.
 #[derive(Debug)]
 pub struct Registry {
-    store: Arc<Store>,
+    store: Arc<dyn Catalog>,
     log: Log,
     data: DataDir,
     bound: usize,
+    /// This daemon, as it signs what it claims.
+    owner: String,
     work: Mutex<Work>,
-    changed: Condvar,
+    closed: watch::Sender<bool>,
 }
+
+/// How long the next job waits after the catalog has failed, for example because the disk is full.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// What the operator decides about jobs.
 #[derive(Clone, Copy, Debug)]
@@ -42,9 +54,6 @@ pub struct Policy {
 struct Work {
     ids: ulid::Generator,
     running: Option<Running>,
-    /// Grows with every job that may have come into the queue.
-    arrivals: u64,
-    closed: bool,
 }
 
 /// The job that has the device.
@@ -100,9 +109,17 @@ pub enum End<'a> {
 impl Registry {
     /// The jobs in a store and their folders. A job that ran when the last daemon stopped was interrupted; those that
     /// waited wait again.
-    pub fn open(store: Arc<Store>, log: Log, data: DataDir, policy: Policy) -> Result<Self> {
-        restart::settle(&store, &log, policy.resume)?;
-        Ok(Self { store, log, data, bound: policy.bound, work: Mutex::default(), changed: Condvar::new() })
+    pub fn open(store: Arc<dyn Catalog>, log: Log, data: DataDir, policy: Policy) -> Result<Self> {
+        restart::settle(&*store, &log, policy.resume)?;
+        Ok(Self {
+            store,
+            log,
+            data,
+            bound: policy.bound,
+            owner: ulid::Ulid::generate().to_string().to_ascii_lowercase(),
+            work: Mutex::default(),
+            closed: watch::Sender::new(false),
+        })
     }
 
     /// The logs of all jobs.
@@ -117,17 +134,19 @@ impl Registry {
 
     /// Queues a job, unless its request has made one already, which is returned then.
     pub fn submit_once(&self, spec: &Spec, request: Option<&StartRequest>) -> Result<JobView> {
+        if *self.closed.borrow() {
+            return Err(going_down());
+        }
         let id = {
             let mut work = lock(&self.work);
-            if work.closed {
-                return Err(going_down());
-            }
             let id = work.ids.generate();
             id.map_err(|error| Error::internal(format!("no further job id in this millisecond: {error}")))?
         };
         let id = id.to_string().to_ascii_lowercase();
-        let job = self.store.insert_requested_job(&id, spec, request, self.bound)?;
-        self.arrived();
+        let job = match request {
+            Some(request) => self.store.insert_requested_job(&id, spec, request, self.bound)?,
+            None => self.store.insert_job(&id, spec, self.bound)?,
+        };
         self.get(&job.id)
     }
 
@@ -209,16 +228,9 @@ impl Registry {
 
     /// What a new state brings with it.
     fn follow_up(&self, id: &str, state: State) {
-        if state == State::Queued {
-            self.arrived();
-        } else if state.is_final() {
+        if state.is_final() {
             self.empty(id);
         }
-    }
-
-    fn arrived(&self) {
-        lock(&self.work).arrivals += 1;
-        self.changed.notify_all();
     }
 
     /// Removes the folder of a job that nobody needs any more.
@@ -262,7 +274,7 @@ impl Registry {
         let (mut results, unreadable) = self.store.results_of(id, id)?;
         unreadable.iter().for_each(Unreadable::log);
         let results = results.remove(id).unwrap_or_default();
-        let ahead = if job.state == State::Queued { self.line()?.ahead(id) } else { 0 };
+        let ahead = if job.state == State::Queued { self.store.line()?.ahead(id) } else { 0 };
         Ok(JobView { job, results, ahead })
     }
 
@@ -277,7 +289,7 @@ impl Registry {
             return Ok(Vec::new());
         };
         let (mut results, mut events) = self.store.results_of(&oldest, &newest)?;
-        let line = self.line()?;
+        let line = self.store.line()?;
         let row = |job: Result<Job, Unreadable>| {
             let prefix = format!("{} ", id(&job));
             let of_job = events.extract_if(.., |event| event.id.starts_with(&prefix)).collect();
@@ -291,47 +303,41 @@ impl Registry {
         Ok(jobs.into_iter().map(row).collect())
     }
 
-    fn line(&self) -> Result<Line> {
-        let running = self.store.ids_in(State::Running)?.len();
-        Ok(Line { running, queued: self.store.ids_in(State::Queued)? })
-    }
-
     /// Removes a job that neither waits nor runs, or that cannot be read, with its log and its folder.
     pub fn delete(&self, id: &str) -> Result<()> {
         match self.state_of(id) {
             Err(error) if error.kind() != Kind::Corrupt => return Err(error),
-            _ => self.log.delete(id)?,
+            _ => self.store.delete_job(id)?,
         }
         self.empty(id);
         Ok(())
     }
 
-    /// Waits for the next job and marks it as running; `None` once the registry is closed.
+    /// Waits for the next job and claims it; `None` once the registry is closed. Blocking.
     pub fn take(&self) -> Option<(Job, Cancel)> {
+        let mut closed = self.closed.subscribe();
+        let mut queue = self.store.watch(Topic::Queue);
         loop {
-            let seen = {
-                let work = lock(&self.work);
-                if work.closed {
-                    return None;
-                }
-                work.arrivals
-            };
-            let patience = match self.take_next() {
+            if *closed.borrow_and_update() {
+                return None;
+            }
+            // What comes into the queue from here on wakes the wait below.
+            queue.mark_seen();
+            let failure = match self.take_next() {
                 Ok(Some(taken)) => return Some(taken),
-                Ok(None) => Duration::MAX,
-                Err(error) => {
-                    // The disk may be full: the jobs keep their places.
-                    tracing::error!(%error, "no job can be started; trying again in 5 s");
-                    Duration::from_secs(5)
+                Ok(None) => {
+                    // Looks again after a while, should another process have queued a job and nobody told.
+                    let (changed, closed) = (pin!(queue.changed()), pin!(closed.changed()));
+                    match block_on(select(changed, closed), RETRY) {
+                        Some(Either::Left((Err(error), _))) => error,
+                        _ => continue,
+                    }
                 }
+                Err(error) => error,
             };
-            let work = lock(&self.work);
-            let nothing_new = |work: &mut Work| !work.closed && work.arrivals == seen;
-            drop(
-                self.changed
-                    .wait_timeout_while(work, patience, nothing_new)
-                    .unwrap_or_else(PoisonError::into_inner),
-            );
+            // The disk may be full: the jobs keep their places.
+            tracing::error!(error = %failure, "no job can be started; trying again in {} s", RETRY.as_secs());
+            block_on(closed.changed(), RETRY);
         }
     }
 
@@ -342,12 +348,12 @@ impl Registry {
             {
                 // Before it counts as running, so that every wish for a running job finds it here.
                 let mut work = lock(&self.work);
-                if work.closed {
+                if *self.closed.borrow() {
                     return Ok(None);
                 }
                 work.running = Some(Running { id: id.clone(), cancel: cancel.clone(), resume: false });
             }
-            let claimed = self.log.claim(&id);
+            let claimed = self.store.claim(&id, &self.owner);
             if !matches!(claimed, Ok(Some(_))) {
                 lock(&self.work).running = None;
             }
@@ -377,7 +383,7 @@ impl Registry {
                     weights_sha256: version.weights_sha256.clone(),
                     epoch: version.epoch,
                 };
-                self.log.publish(version, &[Event::Published(published), change(State::Succeeded)])?;
+                self.log.publish(version, &[JobEvent::Published(published), change(State::Succeeded)])?;
                 State::Succeeded
             }
             End::Failed(error) => {
@@ -420,41 +426,23 @@ impl Registry {
 
     /// Takes no further job, and asks the running one to stop.
     pub fn close(&self) {
-        let mut work = lock(&self.work);
-        work.closed = true;
+        let work = lock(&self.work);
+        self.closed.send_replace(true);
         if let Some(running) = &work.running {
             running.cancel.ask(Reason::Shutdown);
-        }
-        self.changed.notify_all();
-    }
-}
-
-/// Who has the device and who waits for it, in this order.
-struct Line {
-    running: usize,
-    queued: Vec<String>,
-}
-
-impl Line {
-    /// Jobs before a queued job; 0 for any other.
-    fn ahead(&self, id: &str) -> usize {
-        // In the order of their ids.
-        match self.queued.binary_search_by(|queued| queued.as_str().cmp(id)) {
-            Ok(place) => place + self.running,
-            Err(_) => 0,
         }
     }
 }
 
 /// The event of a change of state.
-pub fn change(state: State) -> Event {
-    Event::StateChanged { state, failure: None }
+pub fn change(state: State) -> JobEvent {
+    JobEvent::state(state)
 }
 
 /// The event of a failure.
-pub fn failed(error: &Error) -> Event {
+pub fn failed(error: &Error) -> JobEvent {
     let failure = Failure { kind: error.kind(), message: error.message().to_owned() };
-    Event::StateChanged { state: State::Failed, failure: Some(failure) }
+    JobEvent::StateChanged { state: State::Failed, failure: Some(failure) }
 }
 
 fn going_down() -> Error {

@@ -3,8 +3,7 @@
 use super::log::Log;
 use super::registry::change;
 use hone_base::error::{Kind, Result};
-use hone_storage::{Entry, Store};
-use hone_train::event::{Event, State};
+use hone_storage::{Catalog, Entry, JobEvent, State};
 
 /// Whether interrupted jobs continue by themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -23,7 +22,7 @@ const FRUITLESS_RUNS: usize = 3;
 const LOOK_BACK: u64 = 64;
 
 /// Logs that the jobs that ran were interrupted, and queues those that shall continue.
-pub(super) fn settle(store: &Store, log: &Log, resume: ResumeJobs) -> Result<()> {
+pub(super) fn settle(store: &dyn Catalog, log: &Log, resume: ResumeJobs) -> Result<()> {
     for job in store.ids_in(State::Running)? {
         tracing::warn!(%job, "the daemon stopped while this job ran");
         log.append(&job, &[change(State::Interrupted)])?;
@@ -48,7 +47,7 @@ pub(super) fn settle(store: &Store, log: &Log, resume: ResumeJobs) -> Result<()>
     Ok(())
 }
 
-fn may_resume(store: &Store, log: &Log, id: &str) -> Result<bool> {
+fn may_resume(store: &dyn Catalog, log: &Log, id: &str) -> Result<bool> {
     let Some(job) = store.job(id)? else { return Ok(false) };
     if job.ended.is_some() {
         // Interrupted under a version that could not resume: its user may have started it again long ago.
@@ -60,22 +59,23 @@ fn may_resume(store: &Store, log: &Log, id: &str) -> Result<bool> {
         return Ok(true);
     }
     // Told once, not at every start.
-    if matches!(entries.last(), Some(Entry { event: Event::StateChanged { .. }, .. })) {
+    if matches!(entries.last(), Some(Entry { event: JobEvent::StateChanged { .. }, .. })) {
         let message = format!(
             "the daemon stopped {FRUITLESS_RUNS} times while this job ran, without a step forward between; it does not \
              continue by itself any more, but can be resumed or cancelled"
         );
-        log.append(id, &[Event::Notice { message }])?;
+        log.append(id, &[JobEvent::Notice { message }])?;
     }
     Ok(false)
 }
 
 /// How often in a row, up to now, a job was interrupted without having done anything before.
 fn fruitless_runs(entries: &[Entry]) -> usize {
-    let is_fruit = |entry: &&Entry| !matches!(entry.event, Event::StateChanged { .. } | Event::Notice { .. });
+    let is_fruit =
+        |entry: &&Entry| !matches!(entry.event, JobEvent::StateChanged { .. } | JobEvent::Notice { .. });
     let since = entries.iter().rev().take_while(|entry| !is_fruit(entry));
     let interrupted = since
-        .filter(|entry| matches!(entry.event, Event::StateChanged { state: State::Interrupted, .. }))
+        .filter(|entry| matches!(entry.event, JobEvent::StateChanged { state: State::Interrupted, .. }))
         .count();
     // The run that did something was interrupted too, where there was one.
     match entries.iter().any(|entry| is_fruit(&entry)) {
@@ -93,7 +93,7 @@ mod tests {
 
     /// A job that ran, in a store.
     struct Bench {
-        store: Arc<Store>,
+        store: Arc<dyn Catalog>,
         log: Log,
         _home: Home,
     }
@@ -101,18 +101,18 @@ mod tests {
     impl Bench {
         fn new() -> Self {
             let home = Home::new();
-            let store = Arc::new(home.store());
+            let store = home.store();
             store.insert_job("01a", &spec("a"), 8).unwrap();
-            store.claim("01a").unwrap().unwrap();
+            store.claim("01a", "me").unwrap().unwrap();
             Self { log: Log::new(store.clone()), store, _home: home }
         }
 
         /// A restart after a crash, and the state that it leaves the job in. A job that is queued runs again.
         fn crash(&self) -> State {
-            settle(&self.store, &self.log, ResumeJobs::Auto).unwrap();
+            settle(&*self.store, &self.log, ResumeJobs::Auto).unwrap();
             let state = self.store.job("01a").unwrap().unwrap().state;
             if state == State::Queued {
-                self.store.claim("01a").unwrap();
+                self.store.claim("01a", "me").unwrap();
             }
             state
         }
@@ -128,14 +128,14 @@ mod tests {
         bench.log.append("01a", &[step(1)]).unwrap();
         assert_eq!(bench.crash(), State::Queued);
         let page = bench.store.events_after("01a", 3, 9).unwrap().unwrap();
-        let states: Vec<Event> = page.entries.into_iter().map(|entry| entry.event).collect();
+        let states: Vec<JobEvent> = page.entries.into_iter().map(|entry| entry.event).collect();
         assert_eq!(states, [State::Interrupted, State::Queued, State::Running].map(change));
     }
 
     #[test]
     fn by_hand_means_that_it_stays_interrupted_until_a_daemon_that_resumes() {
         let bench = Bench::new();
-        settle(&bench.store, &bench.log, ResumeJobs::Manual).unwrap();
+        settle(&*bench.store, &bench.log, ResumeJobs::Manual).unwrap();
         assert_eq!(bench.store.job("01a").unwrap().unwrap().state, State::Interrupted);
         assert_eq!(bench.crash(), State::Queued);
     }
@@ -149,7 +149,7 @@ mod tests {
         }
         assert_eq!(bench.crash(), State::Interrupted);
         let page = bench.store.events_after("01a", bench.last_event() - 1, 9).unwrap().unwrap();
-        let Event::Notice { message } = &page.entries[0].event else { panic!("{page:?}") };
+        let JobEvent::Notice { message } = &page.entries[0].event else { panic!("{page:?}") };
         assert!(message.contains("3 times"), "{message}");
         let events = bench.last_event();
         assert_eq!(bench.crash(), State::Interrupted);

@@ -13,8 +13,8 @@ use hone_base::error::{Error, Result};
 use hone_base::panic::words;
 use hone_engine::kernels::lane::aside;
 use hone_storage::data_dir::{self, DataDir, Lock};
-use hone_storage::{Job, Store, Time, Version};
-use hone_train::event::Event;
+use hone_storage::{Blobs, Catalog, Job, Time, Version};
+use hone_train::event::TrainEvent;
 use hone_train::{Control, Finished, Outcome, diagnosis};
 
 /// What the runner works with.
@@ -22,9 +22,11 @@ pub struct Runner {
     /// Where jobs come from and go.
     pub registry: Arc<Registry>,
     /// Where versions are recorded.
-    pub store: Arc<Store>,
-    /// Where files lie.
+    pub store: Arc<dyn Catalog>,
+    /// Where jobs work.
     pub data: DataDir,
+    /// Where data sets are and checkpoints go.
+    pub blobs: Arc<dyn Blobs>,
     /// What trains.
     pub trainer: Arc<dyn Trainer>,
 }
@@ -79,8 +81,8 @@ impl Runner {
         let workspace = self.data.workspace(&job.id);
         data_dir::create(&workspace)?;
         let mut unlogged = None;
-        let mut emit = |event: Event| {
-            if let Err(error) = self.registry.log().append(&job.id, &[event]) {
+        let mut emit = |event: TrainEvent| {
+            if let Err(error) = self.registry.log().append(&job.id, &[event.into()]) {
                 unlogged.get_or_insert(error);
                 return ControlFlow::Break(());
             }
@@ -91,7 +93,7 @@ impl Runner {
             seen: self.registry.log().seen(&job.id)?,
             ..Control::default()
         };
-        let outcome = self.trainer.train(&job.spec, &self.data, &workspace, control, &mut emit);
+        let outcome = self.trainer.train(&job.spec, &*self.blobs, &workspace, control, &mut emit);
         if let Some(error) = unlogged {
             return Err(error.within("the job's log cannot be written"));
         }
@@ -125,9 +127,7 @@ impl Runner {
         }
         let files = aside(|| digest::of_folder(&finished.folder))?;
         let version = self.store.reserve_version(name)?;
-        let staged = self.data.tmp().join(ulid::Ulid::generate().to_string());
-        data_dir::link_folder(&finished.folder, &staged)?;
-        data_dir::publish_folder(&staged, &self.data.version(name, version))?;
+        self.blobs.put_folder(&finished.folder, name, version)?;
         Ok(Version {
             name: name.clone(),
             version,
@@ -153,11 +153,11 @@ mod tests {
     use crate::jobs::restart::ResumeJobs;
     use crate::jobs::testing::{FakeTrainer, Home, spec};
     use hone_base::error::Kind;
-    use hone_train::event::State;
+    use hone_storage::State;
 
     struct Bench {
         registry: Arc<Registry>,
-        store: Arc<Store>,
+        store: Arc<dyn Catalog>,
         data: DataDir,
         thread: Option<JoinHandle<()>>,
         home: Home,
@@ -166,7 +166,7 @@ mod tests {
     impl Bench {
         fn new() -> Self {
             let home = Home::new();
-            let ((data, lock), store) = (DataDir::open(home.path()).unwrap(), Arc::new(home.store()));
+            let ((data, lock), store) = (DataDir::open(home.path()).unwrap(), home.store());
             let policy = Policy { bound: 8, resume: ResumeJobs::Auto };
             let log = Log::new(store.clone());
             let registry = Arc::new(Registry::open(store.clone(), log, data.clone(), policy).unwrap());
@@ -174,6 +174,7 @@ mod tests {
                 registry: registry.clone(),
                 store: store.clone(),
                 data: data.clone(),
+                blobs: Arc::new(data.clone()),
                 trainer: Arc::new(FakeTrainer),
             };
             Self { registry, store, data, thread: Some(runner.start(Arc::new(lock)).unwrap()), home }

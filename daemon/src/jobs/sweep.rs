@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 
 use hone_base::digest;
 use hone_base::error::{Error, Result};
-use hone_storage::{DataDir, Store};
+use hone_storage::{Catalog, DataDir};
 
 /// Removes what nothing refers to. Called before anything else works in the data folder.
-pub fn sweep(data: &DataDir, store: &Store) -> Result<()> {
+pub fn sweep(data: &DataDir, store: &dyn Catalog) -> Result<()> {
     versions(data, store)?;
     workspaces(data, store)?;
     datasets(data, store)
 }
 
 /// Folders of versions that were never recorded, or whose records were deleted when the daemon stopped.
-fn versions(data: &DataDir, store: &Store) -> Result<()> {
+fn versions(data: &DataDir, store: &dyn Catalog) -> Result<()> {
     // A version whose record cannot be read is a version all the same.
     let versions = store.version_numbers()?;
     let known = |name: &str, version: &str| {
@@ -35,7 +35,7 @@ fn versions(data: &DataDir, store: &Store) -> Result<()> {
 }
 
 /// Folders of jobs that have ended, and of jobs that do not exist. A job that may go on needs its own.
-fn workspaces(data: &DataDir, store: &Store) -> Result<()> {
+fn workspaces(data: &DataDir, store: &dyn Catalog) -> Result<()> {
     let open = store.open_jobs()?;
     for (job, folder) in entries(&data.workspaces())? {
         if !open.contains(&job) {
@@ -47,7 +47,7 @@ fn workspaces(data: &DataDir, store: &Store) -> Result<()> {
 }
 
 /// Files of data sets whose record never came, or was deleted when the daemon stopped.
-fn datasets(data: &DataDir, store: &Store) -> Result<()> {
+fn datasets(data: &DataDir, store: &dyn Catalog) -> Result<()> {
     let known = store.dataset_ids()?;
     // What has no name of ours is not ours.
     let files = entries(&data.datasets())?.into_iter().filter(|(id, _)| digest::is_digest(id));
@@ -74,11 +74,12 @@ mod tests {
     use super::*;
     use crate::jobs::registry::change;
     use crate::jobs::testing::{Home, dataset, spec, version};
-    use hone_storage::data_dir;
-    use hone_train::event::State;
+    use std::sync::Arc;
+
+    use hone_storage::{State, data_dir};
 
     /// A data folder with a job in each state, each with a folder of its own.
-    fn home_with_jobs() -> (Home, DataDir, Store) {
+    fn home_with_jobs() -> (Home, DataDir, Arc<dyn Catalog>) {
         let home = Home::new();
         let (data, store) = (home.data(), home.store());
         for state in State::ALL {
@@ -101,7 +102,7 @@ mod tests {
         let (_home, data, store) = home_with_jobs();
         data_dir::create(&data.workspace("nobody")).unwrap();
         std::fs::write(data.workspace("a file"), "x").unwrap();
-        sweep(&data, &store).unwrap();
+        sweep(&data, &*store).unwrap();
         assert_eq!(names(&data.workspaces()), ["interrupted", "paused", "queued", "running"]);
         assert_eq!(names(&data.tmp()), [""; 0]);
     }
@@ -111,7 +112,7 @@ mod tests {
         let (home, data, store) = home_with_jobs();
         let database = rusqlite::Connection::open(home.path().join("hone.db")).unwrap();
         database.execute("UPDATE jobs SET state = 'asleep' WHERE id = 'failed'", []).unwrap();
-        sweep(&data, &store).unwrap();
+        sweep(&data, &*store).unwrap();
         assert!(data.workspace("failed").exists());
     }
 
@@ -123,7 +124,7 @@ mod tests {
         for file in [&kept, &orphan, &data.datasets().join("notes.txt")] {
             std::fs::write(file, "text,label\n").unwrap();
         }
-        sweep(&data, &store).unwrap();
+        sweep(&data, &*store).unwrap();
         assert_eq!(names(&data.datasets()), [dataset().id, "notes.txt".to_owned()]);
     }
 
@@ -137,7 +138,7 @@ mod tests {
         for folder in [data.version("reviews", 1), data.version("reviews", 7), data.version("topics", 1)] {
             data_dir::create(&folder).unwrap();
         }
-        sweep(&data, &store).unwrap();
+        sweep(&data, &*store).unwrap();
         assert_eq!(names(&data.models()), ["reviews"]);
         assert_eq!(names(&data.models().join("reviews")), ["1"]);
     }

@@ -9,9 +9,9 @@ use hone_base::error::{Error, Kind, Result};
 use hone_data::dataset::{Format, Summary};
 use hone_data::{Columns, Limits};
 use hone_engine::model::memory::Memory;
-use hone_storage::DataDir;
+use hone_storage::Blobs;
 pub(crate) use hone_storage::testing::*;
-use hone_train::event::{Event, Prepared};
+use hone_train::event::{Prepared, TrainEvent};
 use hone_train::spec::Spec;
 use hone_train::{Control, DryRun, Finished, Outcome};
 
@@ -39,14 +39,14 @@ impl Trainer for FakeTrainer {
         Ok(())
     }
 
-    fn check(&self, spec: &Spec, _: &DataDir, _: &Cancel) -> Result<()> {
+    fn check(&self, spec: &Spec, _: &dyn Blobs, _: &Cancel) -> Result<()> {
         match spec.name.as_str() {
             "invalid" => Err(Error::invalid("the training file has one label only")),
             _ => Ok(()),
         }
     }
 
-    fn dry_run(&self, spec: &Spec, data: &DataDir, cancel: &Cancel) -> Result<DryRun> {
+    fn dry_run(&self, spec: &Spec, data: &dyn Blobs, cancel: &Cancel) -> Result<DryRun> {
         self.check(spec, data, cancel)?;
         let prepared = Prepared {
             splits: vec![],
@@ -67,14 +67,14 @@ impl Trainer for FakeTrainer {
     fn train(
         &self,
         spec: &Spec,
-        _: &DataDir,
+        _: &dyn Blobs,
         workspace: &Path,
         control: Control,
         emit: &mut Emit<'_>,
     ) -> Result<Outcome> {
         let endless = spec.name == "endless";
         for number in 1.. {
-            if emit(step(number)).is_break() || control.cancel.is_asked() {
+            if emit(TrainEvent::Step(step_metrics(number))).is_break() || control.cancel.is_asked() {
                 return Ok(Outcome::Stopped);
             }
             match spec.name.as_str() {
@@ -89,7 +89,7 @@ impl Trainer for FakeTrainer {
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("config.json"), "{}").unwrap();
         std::fs::write(folder.join("model.safetensors"), "weights").unwrap();
-        if emit(Event::Epoch(epoch())).is_break() {
+        if emit(TrainEvent::Epoch(epoch())).is_break() {
             return Ok(Outcome::Stopped);
         }
         let mut kept = epoch();

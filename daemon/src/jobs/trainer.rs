@@ -1,5 +1,6 @@
 //! The seam between jobs and training. Tests put a trainer of their own here.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -13,17 +14,17 @@ use hone_engine::kernels::lane::aside;
 use hone_engine::model::checkpoint::Checkpoint;
 use hone_hub as hub;
 use hone_hub::EncoderName;
-use hone_storage::DataDir;
+use hone_storage::Blobs;
 use hone_train as train;
-use hone_train::event::Event;
+use hone_train::event::TrainEvent;
 use hone_train::host::Room;
 use hone_train::plan::read_encoder;
 use hone_train::rehearsal::Study;
-use hone_train::spec::Spec;
+use hone_train::spec::{Source, Spec};
 use hone_train::{Control, DryRun, Outcome, Plan, admission};
 
 /// Takes a job's events; breaks when the job shall stop.
-pub type Emit<'a> = dyn FnMut(Event) -> ControlFlow<()> + Send + 'a;
+pub type Emit<'a> = dyn FnMut(TrainEvent) -> ControlFlow<()> + Send + 'a;
 
 /// What trains. Its functions block.
 pub trait Trainer: Send + Sync + 'static {
@@ -34,13 +35,13 @@ pub trait Trainer: Send + Sync + 'static {
     ///
     /// # Errors
     /// Fails for whatever would fail the job, and with [`Kind::Cancelled`] when `cancel` is asked.
-    fn check(&self, spec: &Spec, data: &DataDir, cancel: &Cancel) -> Result<()>;
+    fn check(&self, spec: &Spec, data: &dyn Blobs, cancel: &Cancel) -> Result<()>;
 
     /// Finds out what a job would need. Waits for no job, and keeps none waiting longer than a few seconds.
     ///
     /// # Errors
     /// Fails for whatever would fail the job, and with [`Kind::Cancelled`] when `cancel` is asked.
-    fn dry_run(&self, spec: &Spec, data: &DataDir, cancel: &Cancel) -> Result<DryRun>;
+    fn dry_run(&self, spec: &Spec, data: &dyn Blobs, cancel: &Cancel) -> Result<DryRun>;
 
     /// Runs a job in its own folder, or continues it from the position that is there.
     ///
@@ -49,7 +50,7 @@ pub trait Trainer: Send + Sync + 'static {
     fn train(
         &self,
         spec: &Spec,
-        data: &DataDir,
+        data: &dyn Blobs,
         workspace: &Path,
         control: Control,
         emit: &mut Emit<'_>,
@@ -91,17 +92,18 @@ impl Trainer for DeviceTrainer {
         Ok(())
     }
 
-    fn check(&self, spec: &Spec, data: &DataDir, cancel: &Cancel) -> Result<()> {
+    fn check(&self, spec: &Spec, data: &dyn Blobs, cancel: &Cancel) -> Result<()> {
         match hub::find_local(&EncoderName::parse(&spec.encoder)?)? {
             Some(folder) => aside(|| {
-                let path_of = |id: &str| -> PathBuf { data.dataset(id) };
+                let paths = paths(spec, data)?;
+                let path_of = |id: &str| paths.get(id).cloned().unwrap_or_default();
                 admission::check(spec.clone(), &folder, &path_of, &self.device, &self.room, cancel)
             }),
             None => Ok(()),
         }
     }
 
-    fn dry_run(&self, spec: &Spec, data: &DataDir, cancel: &Cancel) -> Result<DryRun> {
+    fn dry_run(&self, spec: &Spec, data: &dyn Blobs, cancel: &Cancel) -> Result<DryRun> {
         let name = EncoderName::parse(&spec.encoder)?;
         let was_here = hub::find_local(&name)?.is_some();
         let encoder = hub::resolve(&name, cancel, &mut |_| ())?;
@@ -115,7 +117,8 @@ impl Trainer for DeviceTrainer {
         }
         match self.turns.try_take() {
             Some(turn) => {
-                let nowhere = data.workspace("dry-run");
+                // Nothing is written there, or read: there is no position to continue from.
+                let nowhere = std::env::temp_dir().join(ulid::Ulid::generate().to_string());
                 let is_wanted = || turn.is_wanted();
                 self.lanes.training.run(|| study.rehearse(&self.device, &nowhere, cancel, &is_wanted));
                 cancel.check()?;
@@ -128,7 +131,7 @@ impl Trainer for DeviceTrainer {
     fn train(
         &self,
         spec: &Spec,
-        data: &DataDir,
+        data: &dyn Blobs,
         workspace: &Path,
         control: Control,
         emit: &mut Emit<'_>,
@@ -144,7 +147,7 @@ impl DeviceTrainer {
     fn train_until_asked(
         &self,
         spec: &Spec,
-        data: &DataDir,
+        data: &dyn Blobs,
         workspace: &Path,
         control: Control,
         emit: &mut Emit<'_>,
@@ -154,7 +157,7 @@ impl DeviceTrainer {
         // Whether to go on, after a notice that the log need not have yet.
         let tell = |message: String, emit: &mut Emit<'_>| match seen.has_notice(&message) {
             true => ControlFlow::Continue(()),
-            false => emit(Event::Notice { message }),
+            false => emit(TrainEvent::Notice { message }),
         };
         let mut is_stopped = false;
         let mut progress = |message| is_stopped |= tell(message, emit).is_break();
@@ -174,8 +177,16 @@ impl DeviceTrainer {
         training.run_asking(|ask| train::run(plan, &self.device, workspace, control.clone(), ask), emit)
     }
 
-    fn plan(&self, spec: &Spec, encoder: &Path, data: &DataDir, cancel: &Cancel) -> Result<Plan> {
-        let path_of = |id: &str| -> PathBuf { data.dataset(id) };
+    fn plan(&self, spec: &Spec, encoder: &Path, data: &dyn Blobs, cancel: &Cancel) -> Result<Plan> {
+        let paths = paths(spec, data)?;
+        let path_of = |id: &str| paths.get(id).cloned().unwrap_or_default();
         Plan::within(&self.room, spec.clone(), encoder, &path_of, cancel)
     }
+}
+
+/// Where the files of a job can be read. One that is stored elsewhere comes to this machine first.
+fn paths(spec: &Spec, data: &dyn Blobs) -> Result<HashMap<String, PathBuf>> {
+    let sources = [Some(&spec.train), spec.validation.as_ref(), spec.test.as_ref()].into_iter().flatten();
+    let path = |source: &Source| Ok((source.dataset.clone(), data.file(&source.dataset)?));
+    sources.map(path).collect()
 }

@@ -34,7 +34,7 @@ use admission::AdmissionLayer;
 use deadline::DeadlineLayer;
 use health::Health;
 use hone_base::error::{Error, Result};
-use hone_storage::DataDir;
+use hone_storage::Blobs;
 use stopping::Stopping;
 use turns::Turns;
 
@@ -78,7 +78,7 @@ pub struct Services {
     /// Checks of jobs.
     pub trainer: Arc<dyn Trainer>,
     /// Where data sets lie.
-    pub data: DataDir,
+    pub blobs: Arc<dyn Blobs>,
     /// What a job without an encoder starts from.
     pub encoder: String,
     /// Whether the daemon is going down.
@@ -108,13 +108,13 @@ pub type HoneRouter = Router<Stack<AdmissionLayer, Stack<DeadlineLayer, tower_la
 
 /// Puts all services, health and reflection together.
 pub fn router(services: Services, health: &Health) -> Result<HoneRouter> {
-    let Services { jobs, datasets, models, serving, trainer, data, encoder, stopping, bounds } = services;
+    let Services { jobs, datasets, models, serving, trainer, blobs, encoder, stopping, bounds } = services;
     let reading = Turns::new("files to read", READING.0, READING.1);
     let training = training::Training {
         jobs,
         datasets: datasets.clone(),
         trainer,
-        data,
+        blobs,
         encoder,
         stopping: stopping.clone(),
         reading: reading.clone(),

@@ -65,7 +65,9 @@ impl ModelService for ModelRpc {
     ) -> Result<Response<Self::DownloadStream>, Status> {
         let turn = self.downloads.take().await?;
         let version = self.models.resolve(&request.into_inner().model).await?;
-        let pieces = download::stream(self.models.folder(&version), version.files.clone(), self.idle, turn);
+        let (models, wanted) = (self.models.clone(), version.clone());
+        let folder = blocking(move || models.folder(&wanted)).await?;
+        let pieces = download::stream(folder, version.files.clone(), self.idle, turn);
         Ok(Response::new(Box::pin(pieces.map(|piece| Ok(piece?.wire())))))
     }
 }

@@ -21,14 +21,14 @@ use crate::jobs::log::Cursor;
 use crate::jobs::registry::Registry;
 use crate::jobs::request::JobRequest;
 use crate::jobs::trainer::Trainer;
-use hone_storage::DataDir;
+use hone_storage::Blobs;
 
 /// The service.
 pub struct Training {
     pub(super) jobs: Arc<Registry>,
     pub(super) datasets: Arc<Datasets>,
     pub(super) trainer: Arc<dyn Trainer>,
-    pub(super) data: DataDir,
+    pub(super) blobs: Arc<dyn Blobs>,
     pub(super) encoder: String,
     pub(super) stopping: Stopping,
     /// Who may read files.
@@ -44,7 +44,7 @@ impl TrainingService for Training {
         let once = start::request(&request)?;
         let request = JobRequest::parse(request.spec.unwrap_or_default())?;
         let (jobs, datasets, trainer) = (self.jobs.clone(), self.datasets.clone(), self.trainer.clone());
-        let (data, encoder) = (self.data.clone(), self.encoder.clone());
+        let (blobs, encoder) = (self.blobs.clone(), self.encoder.clone());
         let cancel = self.stopping.cancel();
         let turn = self.reading.take().await?;
         let job = blocking(move || {
@@ -53,7 +53,7 @@ impl TrainingService for Training {
                 return Ok(job);
             }
             let spec = request.resolve(&datasets, &encoder)?;
-            trainer.check(&spec, &data, &cancel)?;
+            trainer.check(&spec, &*blobs, &cancel)?;
             jobs.submit_once(&spec, once.as_ref())
         });
         Ok(Response::new(job.await?.wire()))
@@ -62,7 +62,7 @@ impl TrainingService for Training {
     async fn dry_run(&self, request: Request<StartJobRequest>) -> Result<Response<DryRunResponse>, Status> {
         let request = JobRequest::parse(request.into_inner().spec.unwrap_or_default())?;
         let (datasets, trainer) = (self.datasets.clone(), self.trainer.clone());
-        let (data, encoder) = (self.data.clone(), self.encoder.clone());
+        let (blobs, encoder) = (self.blobs.clone(), self.encoder.clone());
         let turn = tokio::select! {
             biased;
             () = self.stopping.begun() => return Err(Stopping::error().into()),
@@ -73,7 +73,7 @@ impl TrainingService for Training {
             // Held to the end even if the caller goes away.
             let _turn = turn;
             let spec = request.resolve(&datasets, &encoder)?;
-            let report = trainer.dry_run(&spec, &data, &cancel)?;
+            let report = trainer.dry_run(&spec, &*blobs, &cancel)?;
             Ok(dry_run::response(&spec, report))
         });
         Ok(Response::new(response.await?))

@@ -1,6 +1,6 @@
 //! Names to versions, and versions to the threads that have them loaded.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -12,18 +12,19 @@ use hone_base::digest::FileDigest;
 use hone_base::error::{Error, Kind, Result, quoted};
 use hone_base::nearest::{few, nearest};
 use hone_base::panic::lock;
-use hone_storage::{DataDir, LATEST, Listing, Model, RecordKind, Store, Unreadable, Version};
+use hone_storage::{Blobs, Catalog, Changes, LATEST, Listing, Model, RecordKind, Topic, Unreadable, Version};
 
 /// Loaded models at most; the one that was not used for longest is unloaded first.
 const MAX_LOADED: usize = 4;
 
 /// All models.
 pub struct Models {
-    data: DataDir,
-    store: Arc<Store>,
+    blobs: Arc<dyn Blobs>,
+    store: Arc<dyn Catalog>,
     engine: Arc<dyn Engine>,
     lanes: Lanes,
-    snapshot: Mutex<Option<(u64, Arc<Listing<Model>>)>>,
+    /// What was read last, and what was written since.
+    snapshot: Mutex<Option<(Changes, Arc<Listing<Model>>)>>,
     cache: Mutex<Cache>,
 }
 
@@ -37,8 +38,13 @@ struct Cache {
 
 impl Models {
     /// The models in a data folder. None is loaded before it is asked for.
-    pub fn new(data: DataDir, store: Arc<Store>, engine: Arc<dyn Engine>, lanes: Lanes) -> Self {
-        Self { data, store, engine, lanes, snapshot: Mutex::default(), cache: Mutex::default() }
+    pub fn new(
+        blobs: Arc<dyn Blobs>,
+        store: Arc<dyn Catalog>,
+        engine: Arc<dyn Engine>,
+        lanes: Lanes,
+    ) -> Self {
+        Self { blobs, store, engine, lanes, snapshot: Mutex::default(), cache: Mutex::default() }
     }
 
     /// Every model, by name. Blocks only after a change.
@@ -46,19 +52,16 @@ impl Models {
         if let Some(models) = self.known() {
             return Ok(models);
         }
-        // Read before the models: a change in between makes this state old, not wrong.
-        let generation = self.store.models_generation();
+        // Watched before they are read: a change in between makes this state old, not wrong.
+        let changes = self.store.watch(Topic::Models);
         let models = Arc::new(self.store.models()?);
-        *lock(&self.snapshot) = Some((generation, models.clone()));
+        *lock(&self.snapshot) = Some((changes, models.clone()));
         Ok(models)
     }
 
     fn known(&self) -> Option<Arc<Listing<Model>>> {
-        let generation = self.store.models_generation();
-        lock(&self.snapshot)
-            .as_ref()
-            .filter(|(known, _)| *known == generation)
-            .map(|(_, models)| models.clone())
+        let snapshot = lock(&self.snapshot);
+        snapshot.as_ref().filter(|(changes, _)| !changes.has_changed()).map(|(_, models)| models.clone())
     }
 
     /// The version that a caller means. Does not block the runtime.
@@ -143,15 +146,19 @@ impl Models {
         };
         self.unload(|version| version.name == name && versions.contains(&version.version));
         for version in versions {
-            self.data.discard(&self.data.version(&name, version))?;
+            self.blobs.remove_folder(&name, version)?;
         }
         tracing::info!(model = reference, "deleted");
         Ok(())
     }
 
-    /// The folder of a version.
-    pub fn folder(&self, version: &Version) -> std::path::PathBuf {
-        self.data.version(&version.name, version.version)
+    /// Where a version's files can be read. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` when they are gone.
+    pub fn folder(&self, version: &Version) -> Result<PathBuf> {
+        folder(&*self.blobs, version)
     }
 
     /// The thread that has a version loaded, or now loads it.
@@ -170,11 +177,12 @@ impl Models {
             }
         }
         let name = format!("{}@{}", version.name, version.version);
-        let (engine, folder, files) = (self.engine.clone(), self.folder(version), version.files.clone());
+        let (engine, blobs, wanted) = (self.engine.clone(), self.blobs.clone(), version.clone());
         let (worker, thread) =
             Worker::start(&name.clone(), engine.limits(), self.lanes.serving.clone(), move || {
-                check_files(&folder, &files)
-                    .and_then(|()| engine.load(&folder))
+                folder(&*blobs, &wanted)
+                    .and_then(|folder| check_files(&folder, &wanted.files).map(|()| folder))
+                    .and_then(|folder| engine.load(&folder))
                     .map_err(|error| unloadable(&error).within(format!("the model {name} cannot be loaded")))
             })?;
         cache.threads.retain(|thread| !thread.is_finished());
@@ -212,6 +220,13 @@ impl Models {
             }
         }
     }
+}
+
+fn folder(blobs: &dyn Blobs, version: &Version) -> Result<PathBuf> {
+    blobs.folder(&version.name, version.version).map_err(|error| match error.kind() {
+        Kind::NotFound => Error::corrupt(format!("{}; restore it or delete the version", error.message())),
+        _ => error,
+    })
 }
 
 fn find(listing: &Listing<Model>, reference: &str) -> Result<Arc<Version>> {

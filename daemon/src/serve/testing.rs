@@ -15,7 +15,7 @@ use hone_base::panic::lock;
 use hone_data::tokenize::Tokens;
 use hone_engine::batch::Batch;
 use hone_storage::testing::{Home, spec, version};
-use hone_storage::{DataDir, Store, Version, data_dir};
+use hone_storage::{Catalog, DataDir, Version, data_dir};
 
 /// Each word becomes a token; what the first word of a text is decides what happens.
 #[derive(Clone, Default)]
@@ -80,7 +80,7 @@ impl Score for Model {
 pub(crate) struct Bench {
     pub(crate) models: Arc<Models>,
     pub(crate) data: DataDir,
-    store: Arc<Store>,
+    store: Arc<dyn Catalog>,
     engine: FakeEngine,
     lanes: Lanes,
     _home: Home,
@@ -89,10 +89,10 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new() -> Self {
         let home = Home::new();
-        let (data, store, engine) = (home.data(), Arc::new(home.store()), FakeEngine::default());
+        let (data, store, engine) = (home.data(), home.store(), FakeEngine::default());
         let lanes = Lanes::new(const { NonZeroUsize::new(2).unwrap() }).unwrap();
-        let models =
-            Arc::new(Models::new(data.clone(), store.clone(), Arc::new(engine.clone()), lanes.clone()));
+        let blobs = Arc::new(data.clone());
+        let models = Arc::new(Models::new(blobs, store.clone(), Arc::new(engine.clone()), lanes.clone()));
         store.insert_job("01a", &spec("reviews"), 8).unwrap();
         Self { models, data, store, engine, lanes, _home: home }
     }

@@ -1,10 +1,11 @@
 //! Data sets: what is known of a stored file.
 
-use serde::{Deserialize, Serialize};
-
-use super::Time;
+use hone_base::error::Error;
 use hone_data::Columns;
 use hone_data::dataset::{Format, Summary};
+use serde::{Deserialize, Serialize};
+
+use crate::Time;
 
 /// A stored file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,4 +24,17 @@ pub struct DatasetRecord {
     pub columns: Columns,
     /// What is told of the file, with these columns.
     pub summary: Summary,
+}
+
+/// The error for a data set that does not exist.
+pub fn unknown_dataset(id: &str) -> Error {
+    Error::not_found(format!("there is no data set {id}; upload the file"))
+}
+
+/// The error for a data set whose record is damaged: the same file, sent again, makes a new one.
+pub(crate) fn unreadable_dataset(id: &str, error: &Error) -> Error {
+    Error::not_found(format!(
+        "the record of the data set {id} is damaged ({error}); send the file again, or delete it with `client datasets \
+         delete {id}`"
+    ))
 }

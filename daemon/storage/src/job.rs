@@ -1,8 +1,10 @@
 //! Jobs, and what their logs hold.
 
-use super::Time;
-use hone_train::event::{EpochMetrics, Event, Failure, Published, State, TestMetrics};
+use hone_base::error::{Error, quoted};
+use hone_train::event::{EpochMetrics, TestMetrics};
 use hone_train::spec::Spec;
+
+use crate::{Failure, JobEvent, Published, State, Time};
 
 /// A job as the table of jobs holds it; everything else about it stands in its log.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +25,25 @@ pub struct Job {
     pub failure: Option<Failure>,
     /// The number of the newest event.
     pub last_event: u64,
+    /// The daemon that claimed it, while it runs.
+    pub owner: Option<String>,
+}
+
+/// The jobs that run and that wait.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Line {
+    /// The ids of those that run.
+    pub running: Vec<String>,
+    /// The ids of those that wait, the next one first.
+    pub queued: Vec<String>,
+}
+
+impl Line {
+    /// How many jobs have the device or will have it before this one, if it waits.
+    pub fn ahead(&self, id: &str) -> usize {
+        let place = self.queued.iter().position(|queued| queued == id);
+        place.map_or(0, |place| place + self.running.len())
+    }
 }
 
 /// One entry of a job's log.
@@ -33,7 +54,7 @@ pub struct Entry {
     /// When it was logged.
     pub time: Time,
     /// What happened.
-    pub event: Event,
+    pub event: JobEvent,
 }
 
 /// What a job has achieved so far, from its log.
@@ -45,6 +66,18 @@ pub struct Results {
     pub test: Option<TestMetrics>,
     /// The version that the kept checkpoint became.
     pub published: Option<Published>,
+}
+
+impl Results {
+    /// Adds what an event tells, if it tells of a result.
+    pub fn add(&mut self, event: JobEvent) {
+        match event {
+            JobEvent::Epoch(epoch) => self.epochs.push(epoch),
+            JobEvent::Test(test) => self.test = Some(test),
+            JobEvent::Published(published) => self.published = Some(published),
+            _ => {}
+        }
+    }
 }
 
 /// A part of a job's log, and how the job stood when it was read.
@@ -65,4 +98,14 @@ pub struct StartRequest {
     pub id: String,
     /// SHA-256 of what was asked for, lower-case hexadecimal: a repetition asks for the same.
     pub digest: String,
+}
+
+/// The error for a job that does not exist.
+pub fn unknown_job(id: &str) -> Error {
+    Error::not_found(format!("there is no job {}", quoted(id)))
+}
+
+/// The error for a job whose record is damaged.
+pub(crate) fn unreadable_job(id: &str, error: &Error) -> Error {
+    Error::corrupt(format!("the job {id} cannot be shown: {error}; `client jobs delete {id}` removes it"))
 }

@@ -1,21 +1,38 @@
-//! Everything that outlives the process: the records ([`Job`], [`DatasetRecord`], [`Version`], ...), the database that
-//! holds them (`sqlite`), and the data folder (`data_dir`). It knows what a run is (`train`) and nothing of who runs it.
+//! Everything that outlives the process. It knows what a run is (`hone_train`) and nothing of who runs it.
+//!
+//! - Records: [`Job`] and its log of [`JobEvent`]s, [`DatasetRecord`], [`Version`] and its [`Alias`]es. Who reads and
+//!   writes them does so through [`Catalog`], and waits for them with [`Changes`].
+//! - Bytes: files and checkpoint folders, through [`Blobs`].
+//! - What holds them: a SQLite database (`sqlite`: [`Store`]) and a folder of this machine (`local`: [`DataDir`]). Any
+//!   other passes the same tests (`conformance`).
 
-pub mod data_dir;
+mod blobs;
+mod catalog;
+pub mod changes;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 mod dataset;
+mod event;
 mod job;
+mod local;
 mod model;
 pub mod names;
+mod record;
 mod sqlite;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod time;
 mod unreadable;
 
-pub use data_dir::DataDir;
-pub use dataset::DatasetRecord;
-pub use job::{Entry, Job, Page, Results, StartRequest};
+pub use blobs::{Blobs, Incoming, Staged, check_id};
+pub use catalog::{Catalog, DatasetCatalog, DatasetRow, JobCatalog, LogCatalog, ModelCatalog, ResultsOf};
+pub use changes::{Changes, Topic};
+pub use dataset::{DatasetRecord, unknown_dataset};
+pub use event::{EventKind, Failure, JobEvent, Published, State};
+pub use job::{Entry, Job, Line, Page, Results, StartRequest, unknown_job};
+pub use local::data_dir;
+pub use local::data_dir::DataDir;
 pub use model::{Alias, LATEST, Model, Version};
-pub use sqlite::{Store, unknown_dataset, unknown_job};
+pub use sqlite::Store;
 pub use time::Time;
 pub use unreadable::{Listing, RecordKind, Unreadable};

@@ -5,12 +5,13 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{DataDir, DatasetRecord, Store, Time, Version};
 use hone_base::digest::{self, FileDigest};
 use hone_data::dataset::{Format, Summary};
 use hone_data::{Columns, Quantiles};
-use hone_train::event::{EpochMetrics, Event, Metrics, StepMetrics};
+use hone_train::event::{EpochMetrics, Metrics, StepMetrics};
 use hone_train::spec::{Hyperparameters, Source, Spec};
+
+use crate::{Catalog, DataDir, DatasetRecord, JobEvent, Store, Time, Version};
 
 /// A data folder with the data set of `spec` in it, gone at the end of the test.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub struct Home(tempfile::TempDir);
 /// A store whose folder lives as long.
 #[derive(Debug)]
 pub struct TestStore {
-    store: Arc<Store>,
+    store: Arc<dyn Catalog>,
     _home: Home,
 }
 
@@ -50,23 +51,23 @@ impl Home {
     }
 
     /// Opens the store, again if need be.
-    pub fn store(&self) -> Store {
-        let store = Store::open(&self.path().join("hone.db")).unwrap();
+    pub fn store(&self) -> Arc<dyn Catalog> {
+        let store: Arc<dyn Catalog> = Arc::new(Store::open(&self.path().join("hone.db")).unwrap());
         store.put_dataset(&dataset()).unwrap();
         store
     }
 }
 
 impl Deref for TestStore {
-    type Target = Store;
-    fn deref(&self) -> &Store {
-        &self.store
+    type Target = dyn Catalog;
+    fn deref(&self) -> &Self::Target {
+        &*self.store
     }
 }
 
 impl TestStore {
     /// The store, to be kept by several; its folder goes with `self` all the same.
-    pub fn shared(&self) -> Arc<Store> {
+    pub fn shared(&self) -> Arc<dyn Catalog> {
         self.store.clone()
     }
 }
@@ -74,7 +75,7 @@ impl TestStore {
 /// A store in a folder of its own.
 pub fn store() -> TestStore {
     let home = Home::new();
-    TestStore { store: Arc::new(home.store()), _home: home }
+    TestStore { store: home.store(), _home: home }
 }
 
 /// The record of a data set that `spec` trains on.
@@ -116,8 +117,13 @@ pub fn spec(name: &str) -> Spec {
 }
 
 /// The event of a step.
-pub fn step(step: u64) -> Event {
-    Event::Step(StepMetrics {
+pub fn step(step: u64) -> JobEvent {
+    JobEvent::Step(step_metrics(step))
+}
+
+/// Metrics of a step.
+pub fn step_metrics(step: u64) -> StepMetrics {
+    StepMetrics {
         step,
         total_steps: 100,
         epoch: 1,
@@ -128,7 +134,7 @@ pub fn step(step: u64) -> Event {
         gradient_norm: 1.0,
         steps_per_second: 1.0,
         tokens_per_second: 1.0,
-    })
+    }
 }
 
 /// Metrics of a pass.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::diagnosis::{self, Evidence, loss_of_guessing};
 use super::evaluate::evaluate;
-use super::event::{EpochMetrics, Event, Metrics, Split};
+use super::event::{EpochMetrics, Metrics, Split, TrainEvent};
 use super::metrics::{Tally, is_better};
 use super::pace::Spent;
 use super::retention;
@@ -79,7 +79,7 @@ impl Run<'_> {
                 None => model.evaluate(batch),
             }
         };
-        let mut progress = |rows_done| emit.tell(Event::Evaluation { split, rows_done, rows: count });
+        let mut progress = |rows_done| emit.tell(TrainEvent::Evaluation { split, rows_done, rows: count });
         let given = other.and_then(Classifier::thresholds);
         let ended = evaluate(rows, tally, labels, given, self.throttle, &mut answer, &mut progress)?;
         ended.ok_or(Halt::Stopped)

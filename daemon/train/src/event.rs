@@ -1,68 +1,13 @@
-//! What a trainer emits. Nothing else comes out of it: every reader of a job is a cursor into its log of events.
+//! What the training loop tells. Nothing else comes out of it; what a job's log holds is more (`hone_storage::JobEvent`).
 
 use serde::{Deserialize, Serialize};
 
-use hone_base::error::Kind;
 use hone_data::{LabelCount, Quantiles};
 
-/// Where a job is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Waits for the device.
-    Queued,
-    /// Has the device.
-    Running,
-    /// Ended with a published model.
-    Succeeded,
-    /// Ended with an error.
-    Failed,
-    /// Stopped by a user.
-    Cancelled,
-    /// The daemon stopped while the job ran; the job may continue.
-    Interrupted,
-    /// Stopped by a user for a while.
-    Paused,
-}
-
-impl State {
-    /// Every state that a job may be in.
-    pub const ALL: [Self; 7] = [
-        Self::Queued,
-        Self::Running,
-        Self::Succeeded,
-        Self::Failed,
-        Self::Cancelled,
-        Self::Interrupted,
-        Self::Paused,
-    ];
-
-    /// Whether nothing more will happen.
-    pub fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
-    }
-}
-
-/// Why a job failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// The kind of the error.
-    pub kind: Kind,
-    /// For people.
-    pub message: String,
-}
-
-/// One thing that happened.
+/// One thing that the training loop tells.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum Event {
-    /// The job's state is now another one.
-    StateChanged {
-        /// The new state.
-        state: State,
-        /// Set when it is `Failed`.
-        failure: Option<Failure>,
-    },
+pub enum TrainEvent {
     /// The data as the job will use it, before training starts.
     Prepared(Prepared),
     /// An optimizer step; throttled.
@@ -80,8 +25,6 @@ pub enum Event {
     Epoch(EpochMetrics),
     /// The test result.
     Test(TestMetrics),
-    /// The kept checkpoint became a version of a model.
-    Published(Published),
     /// Something that the user should know and the job goes on after.
     Notice {
         /// For people.
@@ -285,17 +228,4 @@ pub struct TestMetrics {
     pub epoch: u32,
     /// Of the evaluation.
     pub seconds: f64,
-}
-
-/// The version that the kept checkpoint became.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Published {
-    /// The model's name.
-    pub name: String,
-    /// The version's number, from 1.
-    pub version: u32,
-    /// SHA-256 of `model.safetensors`, lower-case hexadecimal.
-    pub weights_sha256: String,
-    /// The epoch that was kept, from 1.
-    pub epoch: u32,
 }

@@ -12,7 +12,7 @@ use super::ahead::ahead;
 use super::control::Control;
 use super::diagnosis;
 use super::epoch::Trained;
-use super::event::{EpochMetrics, Event, Split, StepMetrics, TestMetrics};
+use super::event::{EpochMetrics, Split, StepMetrics, TestMetrics, TrainEvent};
 use super::metrics::Tally;
 use super::pace::{Pace, Spent};
 use super::plan::Plan;
@@ -65,7 +65,7 @@ pub struct Finished {
 }
 
 /// Where events go; it may ask to end.
-pub(super) type Emit<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
+pub(super) type Emit<'a> = &'a mut dyn FnMut(TrainEvent) -> ControlFlow<()>;
 
 /// Why a run ends before its time.
 pub(super) enum Halt {
@@ -94,7 +94,7 @@ pub fn run(
     device: &Device,
     workspace: &Path,
     control: Control,
-    emit: &mut dyn FnMut(Event) -> ControlFlow<()>,
+    emit: &mut dyn FnMut(TrainEvent) -> ControlFlow<()>,
 ) -> Result<Outcome> {
     match Run::start(&mut plan, device, workspace, control, emit).and_then(Run::complete) {
         Ok(finished) => Ok(Outcome::Finished(Box::new(finished))),
@@ -185,9 +185,9 @@ impl<'a> Run<'a> {
 
     /// Tells what is known before the first step.
     fn begin(&mut self, refused: &[String]) -> Result<(), Halt> {
-        self.tell(Event::Prepared(self.prepared.report.clone()))?;
+        self.tell(TrainEvent::Prepared(self.prepared.report.clone()))?;
         for message in diagnosis::before(self.hyperparameters(), &self.schedule) {
-            self.tell(Event::Notice { message })?;
+            self.tell(TrainEvent::Notice { message })?;
         }
         for why in refused {
             let from = match self.position.step {
@@ -195,12 +195,12 @@ impl<'a> Run<'a> {
                 step => format!("step {step}, the position before"),
             };
             let message = format!("a saved position cannot be used: {why}; the job continues from {from}");
-            self.tell(Event::Notice { message })?;
+            self.tell(TrainEvent::Notice { message })?;
         }
         Ok(())
     }
 
-    fn tell(&mut self, event: Event) -> Result<(), Halt> {
+    fn tell(&mut self, event: TrainEvent) -> Result<(), Halt> {
         if self.emit.tell(event).is_break() { Err(Halt::Stopped) } else { Ok(()) }
     }
 
@@ -229,9 +229,9 @@ impl<'a> Run<'a> {
         self.swap_average()?;
         let (epoch, notices) = ended?;
         // All of it is told, and only then does a position say that the epoch is over.
-        let notices = notices.into_iter().map(|message| Event::Notice { message });
+        let notices = notices.into_iter().map(|message| TrainEvent::Notice { message });
         let mut is_asked = false;
-        for event in std::iter::once(Event::Epoch(epoch)).chain(notices) {
+        for event in std::iter::once(TrainEvent::Epoch(epoch)).chain(notices) {
             is_asked |= self.emit.tell(event).is_break();
         }
         if self.is_done() {
@@ -311,7 +311,7 @@ impl<'a> Run<'a> {
              step"
         );
         // Whether to end is asked again before the next step.
-        let _ = self.emit.tell(Event::Notice { message });
+        let _ = self.emit.tell(TrainEvent::Notice { message });
         false
     }
 
@@ -323,8 +323,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn step_event(&self, step: &Step, pace: Spent) -> Event {
-        Event::Step(StepMetrics {
+    fn step_event(&self, step: &Step, pace: Spent) -> TrainEvent {
+        TrainEvent::Step(StepMetrics {
             step: self.position.step,
             total_steps: self.plan.total_steps(),
             epoch: self.position.epoch + 1,
@@ -356,7 +356,7 @@ impl<'a> Run<'a> {
                 self.check_metrics(&metrics, "test", epoch.epoch)?;
                 let test =
                     TestMetrics { metrics, epoch: epoch.epoch, seconds: started.elapsed().as_secs_f64() };
-                let _ = self.emit.tell(Event::Test(test.clone()));
+                let _ = self.emit.tell(TrainEvent::Test(test.clone()));
                 Some(test)
             }
             None => None,

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
-use super::event::{Event, Split};
+use super::event::{Split, TrainEvent};
 use hone_base::cancel::Cancel;
 
 /// How far a job's log is.
@@ -28,24 +28,24 @@ pub struct Seen {
 
 impl Seen {
     /// Takes the next event of the log. What a run does not tell, such as changes of the job's state, does not count.
-    pub fn add(&mut self, event: &Event) {
+    pub fn add(&mut self, event: &TrainEvent) {
         match event {
-            Event::Prepared(_) => self.prepared = true,
-            Event::Step(step) => self.step = self.step.max(step.step),
-            Event::Evaluation { split: Split::Test, rows_done, .. } => {
+            TrainEvent::Prepared(_) => self.prepared = true,
+            TrainEvent::Step(step) => self.step = self.step.max(step.step),
+            TrainEvent::Evaluation { split: Split::Test, rows_done, .. } => {
                 self.test_rows = self.test_rows.max(*rows_done);
             }
-            Event::Evaluation { rows_done, .. } => {
+            TrainEvent::Evaluation { rows_done, .. } => {
                 self.validation_rows = self.validation_rows.max(*rows_done)
             }
-            Event::Epoch(epoch) if epoch.epoch > self.epochs => {
+            TrainEvent::Epoch(epoch) if epoch.epoch > self.epochs => {
                 (self.epochs, self.validation_rows) = (epoch.epoch, 0);
             }
-            Event::Test(_) => self.test = true,
-            Event::Notice { message } => {
+            TrainEvent::Test(_) => self.test = true,
+            TrainEvent::Notice { message } => {
                 self.notices.insert(message.clone());
             }
-            Event::Epoch(_) | Event::StateChanged { .. } | Event::Published(_) => {}
+            TrainEvent::Epoch(_) => {}
         }
     }
 
@@ -55,26 +55,25 @@ impl Seen {
     }
 
     /// Whether the log has an event that is told after so many epochs have ended.
-    fn has(&self, event: &Event, epochs: u32) -> bool {
+    fn has(&self, event: &TrainEvent, epochs: u32) -> bool {
         match event {
-            Event::Prepared(_) => self.prepared,
-            Event::Step(step) => step.step <= self.step,
-            Event::Evaluation { split: Split::Test, rows_done, .. } => {
+            TrainEvent::Prepared(_) => self.prepared,
+            TrainEvent::Step(step) => step.step <= self.step,
+            TrainEvent::Evaluation { split: Split::Test, rows_done, .. } => {
                 self.test || *rows_done <= self.test_rows
             }
-            Event::Evaluation { rows_done, .. } => {
+            TrainEvent::Evaluation { rows_done, .. } => {
                 epochs < self.epochs || epochs == self.epochs && *rows_done <= self.validation_rows
             }
-            Event::Epoch(epoch) => epoch.epoch <= self.epochs,
-            Event::Test(_) => self.test,
-            Event::Notice { message } => self.has_notice(message),
-            Event::StateChanged { .. } | Event::Published(_) => false,
+            TrainEvent::Epoch(epoch) => epoch.epoch <= self.epochs,
+            TrainEvent::Test(_) => self.test,
+            TrainEvent::Notice { message } => self.has_notice(message),
         }
     }
 }
 
-impl<'a> FromIterator<&'a Event> for Seen {
-    fn from_iter<I: IntoIterator<Item = &'a Event>>(events: I) -> Self {
+impl<'a> FromIterator<&'a TrainEvent> for Seen {
+    fn from_iter<I: IntoIterator<Item = &'a TrainEvent>>(events: I) -> Self {
         let mut seen = Self::default();
         events.into_iter().for_each(|event| seen.add(event));
         seen
@@ -83,7 +82,7 @@ impl<'a> FromIterator<&'a Event> for Seen {
 
 /// Where a run's events go: to its caller, but for those that the log has.
 pub(super) struct Emitter<'a> {
-    emit: &'a mut dyn FnMut(Event) -> ControlFlow<()>,
+    emit: &'a mut dyn FnMut(TrainEvent) -> ControlFlow<()>,
     seen: Seen,
     cancel: Cancel,
     epochs: u32,
@@ -92,7 +91,7 @@ pub(super) struct Emitter<'a> {
 impl<'a> Emitter<'a> {
     /// Of a run that starts after so many epochs.
     pub(super) fn new(
-        emit: &'a mut dyn FnMut(Event) -> ControlFlow<()>,
+        emit: &'a mut dyn FnMut(TrainEvent) -> ControlFlow<()>,
         seen: Seen,
         cancel: Cancel,
         epochs: u32,
@@ -101,11 +100,11 @@ impl<'a> Emitter<'a> {
     }
 
     /// Tells an event, if it is new; no notice is told twice. Breaks when the run shall end.
-    pub(super) fn tell(&mut self, event: Event) -> ControlFlow<()> {
+    pub(super) fn tell(&mut self, event: TrainEvent) -> ControlFlow<()> {
         let is_known = self.seen.has(&event, self.epochs);
         match &event {
-            Event::Epoch(epoch) => self.epochs = epoch.epoch,
-            Event::Notice { .. } => self.seen.add(&event),
+            TrainEvent::Epoch(epoch) => self.epochs = epoch.epoch,
+            TrainEvent::Notice { .. } => self.seen.add(&event),
             _ => {}
         }
         if !is_known {
@@ -121,8 +120,8 @@ mod tests {
     use crate::event::{EpochMetrics, Metrics, StepMetrics, TestMetrics};
     use hone_base::cancel::Reason;
 
-    fn step(step: u64) -> Event {
-        Event::Step(StepMetrics {
+    fn step(step: u64) -> TrainEvent {
+        TrainEvent::Step(StepMetrics {
             step,
             total_steps: 6,
             epoch: 1,
@@ -149,8 +148,8 @@ mod tests {
         }
     }
 
-    fn epoch(epoch: u32) -> Event {
-        Event::Epoch(EpochMetrics {
+    fn epoch(epoch: u32) -> TrainEvent {
+        TrainEvent::Epoch(EpochMetrics {
             epoch,
             epochs: 2,
             train: metrics(),
@@ -165,16 +164,16 @@ mod tests {
         })
     }
 
-    fn evaluation(split: Split, rows_done: u64) -> Event {
-        Event::Evaluation { split, rows_done, rows: 100 }
+    fn evaluation(split: Split, rows_done: u64) -> TrainEvent {
+        TrainEvent::Evaluation { split, rows_done, rows: 100 }
     }
 
-    fn notice(message: &str) -> Event {
-        Event::Notice { message: message.to_owned() }
+    fn notice(message: &str) -> TrainEvent {
+        TrainEvent::Notice { message: message.to_owned() }
     }
 
     /// Two epochs of three steps, everything told.
-    fn whole() -> Vec<Event> {
+    fn whole() -> Vec<TrainEvent> {
         let mut events = vec![notice("few steps")];
         for number in [1, 2] {
             events.extend((1..=3).map(|place| step(3 * (number - 1) + place)));
@@ -183,12 +182,12 @@ mod tests {
             events.push(notice(&format!("epoch {number}: one answer")));
         }
         events.extend([evaluation(Split::Test, 50), evaluation(Split::Test, 90)]);
-        events.push(Event::Test(TestMetrics { metrics: metrics(), epoch: 1, seconds: 1.0 }));
+        events.push(TrainEvent::Test(TestMetrics { metrics: metrics(), epoch: 1, seconds: 1.0 }));
         events
     }
 
     /// What a run tells that computes `events` again, so many epochs being over, when the log has `logged`.
-    fn told(logged: &[Event], events: &[Event], epochs: u32) -> Vec<Event> {
+    fn told(logged: &[TrainEvent], events: &[TrainEvent], epochs: u32) -> Vec<TrainEvent> {
         let mut told = vec![];
         let mut emit = |event| {
             told.push(event);
@@ -230,12 +229,6 @@ mod tests {
     #[test]
     fn no_notice_is_told_twice() {
         assert_eq!(told(&[], &[notice("a"), notice("b"), notice("a")], 0), [notice("a"), notice("b")]);
-    }
-
-    #[test]
-    fn the_states_of_a_job_are_no_part_of_what_a_run_tells() {
-        let state = Event::StateChanged { state: crate::event::State::Running, failure: None };
-        assert_eq!(Seen::from_iter([&state]), Seen::default());
     }
 
     #[test]

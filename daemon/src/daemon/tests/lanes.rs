@@ -77,18 +77,18 @@ impl Trainer for BlockedTrainer {
         Ok(())
     }
 
-    fn check(&self, _: &Spec, _: &DataDir, _: &Cancel) -> Result<()> {
+    fn check(&self, _: &Spec, _: &dyn Blobs, _: &Cancel) -> Result<()> {
         Ok(())
     }
 
-    fn dry_run(&self, spec: &Spec, data: &DataDir, cancel: &Cancel) -> Result<DryRun> {
+    fn dry_run(&self, spec: &Spec, data: &dyn Blobs, cancel: &Cancel) -> Result<DryRun> {
         FakeTrainer.dry_run(spec, data, cancel)
     }
 
     fn train(
         &self,
         spec: &Spec,
-        data: &DataDir,
+        data: &dyn Blobs,
         workspace: &Path,
         control: Control,
         emit: &mut Emit<'_>,

@@ -1,10 +1,11 @@
 //! Lists of a daemon that has been used for long: many jobs, and some with many labels.
 
+use hone_storage::JobEvent;
 use std::collections::HashMap;
 
 use super::*;
 use crate::jobs::testing::{epoch, metrics};
-use hone_train::event::{Event, LabelMetrics, Metrics, TestMetrics};
+use hone_train::event::{LabelMetrics, Metrics, TestMetrics};
 
 /// What a gRPC client takes that says nothing else, and a quarter of what Hone's own takes.
 const CLIENT_LIMIT: usize = 4 << 20;
@@ -30,11 +31,11 @@ fn of_many_labels() -> Metrics {
 fn fill(home: &Home) {
     let mut database = rusqlite::Connection::open(home.path().join("hone.db")).unwrap();
     let transaction = database.transaction().unwrap();
-    let body = |event: &Event| serde_json::to_string(event).unwrap();
+    let body = |event: &JobEvent| serde_json::to_string(event).unwrap();
     let whole =
         hone_train::event::EpochMetrics { train: of_many_labels(), validation: of_many_labels(), ..epoch() };
-    let test = Event::Test(TestMetrics { metrics: of_many_labels(), epoch: 1, seconds: 1.0 });
-    let (small, large, test) = (body(&Event::Epoch(epoch())), body(&Event::Epoch(whole)), body(&test));
+    let test = JobEvent::Test(TestMetrics { metrics: of_many_labels(), epoch: 1, seconds: 1.0 });
+    let (small, large, test) = (body(&JobEvent::Epoch(epoch())), body(&JobEvent::Epoch(whole)), body(&test));
     for number in 1..JOBS {
         let id = format!("00{number:024}");
         transaction

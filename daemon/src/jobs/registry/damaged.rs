@@ -9,22 +9,21 @@ use crate::jobs::log::Log;
 use crate::jobs::restart::ResumeJobs;
 use crate::jobs::testing::{Home, spec, step};
 use hone_base::error::Kind;
-use hone_storage::{RecordKind, Store};
-use hone_train::event::{Event, State};
+use hone_storage::{Catalog, JobEvent, RecordKind, State};
 
 /// A store with a job that has ended, and a hand in its database.
 struct Bench {
     home: Home,
-    store: Arc<Store>,
+    store: Arc<dyn Catalog>,
 }
 
 impl Bench {
     fn new() -> Self {
         let home = Home::new();
-        let store = Arc::new(home.store());
+        let store = home.store();
         store.insert_job("01a", &spec("reviews"), 8).unwrap();
         store.append("01a", &[step(1), step(2)]).unwrap();
-        store.append("01a", &[Event::StateChanged { state: State::Succeeded, failure: None }]).unwrap();
+        store.append("01a", &[JobEvent::StateChanged { state: State::Succeeded, failure: None }]).unwrap();
         Self { home, store }
     }
 

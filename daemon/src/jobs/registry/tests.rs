@@ -7,7 +7,7 @@ use hone_storage::data_dir;
 /// A registry on a data folder.
 struct Bench {
     registry: Registry,
-    store: Arc<Store>,
+    store: Arc<dyn Catalog>,
     data: DataDir,
 }
 
@@ -17,7 +17,7 @@ impl Bench {
     }
 
     fn open_with(home: &Home, resume: ResumeJobs) -> Self {
-        let (store, data) = (Arc::new(home.store()), home.data());
+        let (store, data) = (home.store(), home.data());
         let policy = Policy { bound: 3, resume };
         let registry = Registry::open(store.clone(), Log::new(store.clone()), data.clone(), policy).unwrap();
         Self { registry, store, data }
@@ -45,7 +45,7 @@ impl Bench {
     /// The states that the log of a job tells, in order.
     fn states(&self, id: &str) -> Vec<State> {
         let entries = self.store.events_after(id, 0, 99).unwrap().unwrap().entries;
-        let state = |event| if let Event::StateChanged { state, .. } = event { Some(state) } else { None };
+        let state = |event| if let JobEvent::StateChanged { state, .. } = event { Some(state) } else { None };
         entries.into_iter().filter_map(|entry| state(entry.event)).collect()
     }
 

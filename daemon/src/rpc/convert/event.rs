@@ -6,30 +6,30 @@ use hone::v1::event::Kind;
 
 use super::all;
 use hone_base::status::code;
-use hone_storage::Entry;
+use hone_storage::{Entry, Failure, JobEvent, Published, State};
 use hone_train::event::{
-    Average, EpochMetrics, Event, Failure, LabelMetrics, Metrics, Overlap, Prepared, Published, Split,
-    SplitReport, State, StepMetrics, TestMetrics,
+    Average, EpochMetrics, LabelMetrics, Metrics, Overlap, Prepared, Split, SplitReport, StepMetrics,
+    TestMetrics,
 };
 
 /// An entry of a job's log.
 pub fn of(job: &str, entry: Entry) -> v1::Event {
     let kind = match entry.event {
-        Event::StateChanged { state, failure } => Kind::StateChanged(v1::StateChanged {
+        JobEvent::StateChanged { state, failure } => Kind::StateChanged(v1::StateChanged {
             state: v1::JobState::convert(state).into(),
             failure: failure.as_ref().map(Wire::wire),
         }),
-        Event::Prepared(prepared) => Kind::Prepared((&prepared).wire()),
-        Event::Step(step) => Kind::Step(step.wire()),
-        Event::Evaluation { split, rows_done, rows } => Kind::Evaluation(v1::EvaluationProgress {
+        JobEvent::Prepared(prepared) => Kind::Prepared((&prepared).wire()),
+        JobEvent::Step(step) => Kind::Step(step.wire()),
+        JobEvent::Evaluation { split, rows_done, rows } => Kind::Evaluation(v1::EvaluationProgress {
             split: v1::Split::convert(split).into(),
             rows_done,
             rows,
         }),
-        Event::Epoch(epoch) => Kind::Epoch((&epoch).wire()),
-        Event::Test(test) => Kind::Test((&test).wire()),
-        Event::Published(published) => Kind::Published((&published).wire()),
-        Event::Notice { message } => Kind::Notice(v1::Notice { message }),
+        JobEvent::Epoch(epoch) => Kind::Epoch((&epoch).wire()),
+        JobEvent::Test(test) => Kind::Test((&test).wire()),
+        JobEvent::Published(published) => Kind::Published((&published).wire()),
+        JobEvent::Notice { message } => Kind::Notice(v1::Notice { message }),
     };
     v1::Event {
         job_id: job.to_owned(),

@@ -7,10 +7,10 @@ use hone::v1;
 
 use super::dataset::file_name;
 use super::{Convert, Parse, Parsed, Wire};
-use crate::jobs::datasets::check_id;
 use crate::jobs::request::{JobRequest, SourceRequest};
 use crate::serve::reference::{check_name, shown};
 use hone_base::error::{Error, Result};
+use hone_storage::check_id;
 use hone_train::spec::{Source, Spec};
 
 impl Parse<v1::JobSpec> for JobRequest {

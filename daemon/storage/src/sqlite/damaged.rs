@@ -2,27 +2,25 @@
 
 use std::sync::Arc;
 
+use hone_base::error::Kind;
 use rusqlite::Connection;
 
-use super::Store;
 use crate::testing::{Home, dataset, metrics, spec, step, version};
-use crate::{Listing, RecordKind};
-use hone_base::error::Kind;
-use hone_train::event::{Event, State};
+use crate::{Catalog, JobEvent, Listing, RecordKind, State};
 
 /// A store with a job that has ended and two versions of a model, and a hand in its database.
 struct Bench {
     home: Home,
-    store: Arc<Store>,
+    store: Arc<dyn Catalog>,
 }
 
 impl Bench {
     fn new() -> Self {
         let home = Home::new();
-        let store = Arc::new(home.store());
+        let store = home.store();
         store.insert_job("01a", &spec("reviews"), 8).unwrap();
         store.append("01a", &[step(1), step(2)]).unwrap();
-        store.append("01a", &[Event::StateChanged { state: State::Succeeded, failure: None }]).unwrap();
+        store.append("01a", &[JobEvent::StateChanged { state: State::Succeeded, failure: None }]).unwrap();
         for number in 1..=2 {
             assert_eq!(store.reserve_version("reviews").unwrap(), number);
             store.publish(&version("reviews", number, "01a"), &[]).unwrap();
@@ -97,7 +95,7 @@ fn an_event_that_is_damaged_leaves_a_notice_under_its_number() {
     bench.sql("UPDATE events SET body = '{\"type\":\"step\",\"loss\":null}' WHERE number = 2");
     let page = bench.store.events_after("01a", 0, 10).unwrap().unwrap();
     assert_eq!(page.entries.iter().map(|entry| entry.number).collect::<Vec<_>>(), [1, 2, 3, 4]);
-    let Event::Notice { message } = &page.entries[1].event else { panic!("{page:?}") };
+    let JobEvent::Notice { message } = &page.entries[1].event else { panic!("{page:?}") };
     assert!(message.starts_with("this entry of the log is lost"), "{message}");
     assert_eq!(page.entries[2].event, step(2));
 }

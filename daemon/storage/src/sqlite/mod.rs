@@ -1,137 +1,111 @@
 //! The embedded database. Nothing outside this folder knows that it is SQLite.
 //!
-//! A write is on the disk when its function returns. Readers have a connection of their own, so that they never wait
-//! for a writer's disk.
+//! A write is on the disk when its function returns. Readers have connections of their own (`readers`), so that they
+//! wait neither for a writer's disk nor for each other. One daemon has the file (the data folder's lock sees to it), so
+//! that whoever writes and whoever is woken are in one process.
 
-mod claims;
 #[cfg(test)]
 mod damaged;
 mod datasets;
+mod events;
 mod fault;
 mod jobs;
 mod models;
 mod pages;
+mod readers;
 mod requests;
+mod schema;
 
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rusqlite::{Connection, Row, Transaction, TransactionBehavior};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use fault::Fault;
 use hone_base::error::{Error, Result};
 use hone_base::panic::lock;
+use rusqlite::{Connection, Row, Transaction, TransactionBehavior};
 
-pub use datasets::unknown_dataset;
-pub use jobs::unknown_job;
+use crate::catalog::Catalog;
+use crate::changes::{Changes, Topic, Watchers};
+use fault::Fault;
+use readers::{READERS, Readers};
 
-/// One statement list a version of the schema. Never changed, only added to.
-const MIGRATIONS: &[&str] = &[
-    "
-    CREATE TABLE jobs (
-        id TEXT PRIMARY KEY,
-        state TEXT NOT NULL,
-        spec TEXT NOT NULL,
-        created INTEGER NOT NULL,
-        started INTEGER,
-        ended INTEGER,
-        failure TEXT,
-        last_event INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX jobs_by_state ON jobs (state, id);
-    CREATE TABLE events (
-        job TEXT NOT NULL REFERENCES jobs (id),
-        number INTEGER NOT NULL,
-        time INTEGER NOT NULL,
-        kind TEXT NOT NULL,
-        body TEXT NOT NULL,
-        PRIMARY KEY (job, number)
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX results ON events (job, number) WHERE kind IN ('epoch', 'test', 'published');
-    CREATE TABLE datasets (
-        id TEXT PRIMARY KEY,
-        created INTEGER NOT NULL,
-        record TEXT NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE models (
-        name TEXT PRIMARY KEY,
-        newest_version INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE versions (
-        model TEXT NOT NULL REFERENCES models (name),
-        version INTEGER NOT NULL,
-        record TEXT NOT NULL,
-        PRIMARY KEY (model, version)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE aliases (
-        model TEXT NOT NULL,
-        name TEXT NOT NULL,
-        version INTEGER NOT NULL,
-        PRIMARY KEY (model, name),
-        FOREIGN KEY (model, version) REFERENCES versions (model, version)
-    ) STRICT, WITHOUT ROWID;
-",
-    "
-    ALTER TABLE jobs ADD COLUMN request TEXT;
-    ALTER TABLE jobs ADD COLUMN request_digest TEXT;
-    CREATE UNIQUE INDEX jobs_by_request ON jobs (request) WHERE request IS NOT NULL;
-",
-];
-
-/// Everything that the daemon remembers, apart from files.
+/// A catalog in a SQLite database.
 #[derive(Debug)]
 pub struct Store {
     writer: Mutex<Connection>,
-    reader: Mutex<Connection>,
-    models_generation: AtomicU64,
+    readers: Readers,
+    watchers: Watchers,
+}
+
+impl Catalog for Store {
+    fn watch(&self, topic: Topic) -> Changes {
+        self.watchers.watch(topic)
+    }
 }
 
 impl Store {
     /// Opens the database, creates it when it is not there, and brings an older one up to date.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be used: it is no database, or one of a newer version of Hone.
     pub fn open(path: &Path) -> Result<Self> {
         let open = || -> Result<Self, Fault> {
             let mut writer = connect(path)?;
-            migrate(&mut writer)?;
-            let reader = connect(path)?;
-            reader.pragma_update(None, "query_only", true)?;
-            Ok(Self {
-                writer: Mutex::new(writer),
-                reader: Mutex::new(reader),
-                models_generation: AtomicU64::new(0),
-            })
+            schema::migrate(&mut writer)?;
+            let readers = Readers::new(path, READERS);
+            Ok(Self { writer: Mutex::new(writer), readers, watchers: Watchers::default() })
         };
         open().map_err(|fault| {
             Error::from(fault).within(format!("cannot open the database {}", path.display()))
         })
     }
 
-    /// Changes whenever a model, version or alias does, so that readers can keep what they read.
-    pub fn models_generation(&self) -> u64 {
-        self.models_generation.load(Ordering::Acquire)
-    }
-
-    fn models_changed(&self) {
-        self.models_generation.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Reads one state of the database.
+    /// Reads one state of the database. No lock is held meanwhile.
     fn read<T>(&self, read: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>) -> Result<T> {
-        let mut connection = lock(&self.reader);
-        let transaction = connection.transaction().map_err(Fault::from)?;
-        Ok(read(&transaction)?)
+        Ok(self.readers.with(|connection| read(&connection.transaction()?))?)
     }
 
-    /// Does all of it, durably, or nothing.
-    fn write<T>(&self, write: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>) -> Result<T> {
-        let mut connection = lock(&self.writer);
-        let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-        let transaction = begun.map_err(Fault::from)?;
-        let written = write(&transaction)?;
-        transaction.commit().map_err(Fault::from)?;
+    /// Does all of it, durably, or nothing; then wakes who watches these topics.
+    fn write<T>(
+        &self,
+        topics: &[Topic],
+        write: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
+    ) -> Result<T> {
+        Ok(self.commit(topics, write)?)
+    }
+
+    /// The same for a job's log: if the database fails, those that watch the log are told.
+    fn log<T>(
+        &self,
+        job: &str,
+        topics: &[Topic],
+        write: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
+    ) -> Result<T> {
+        self.commit(topics, write).map_err(|fault| {
+            let is_of_the_database = matches!(fault, Fault::Sql(_));
+            let error = Error::from(fault);
+            if is_of_the_database {
+                let told = error.clone().within("the job's log cannot be written");
+                self.watchers.fail(Topic::Log(job.to_owned()), told);
+            }
+            error
+        })
+    }
+
+    fn commit<T>(
+        &self,
+        topics: &[Topic],
+        write: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let written = {
+            let mut connection = lock(&self.writer);
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let written = write(&transaction)?;
+            transaction.commit()?;
+            written
+        };
+        topics.iter().for_each(|topic| self.watchers.wake(topic));
         Ok(written)
     }
 }
@@ -143,40 +117,6 @@ fn connect(path: &Path) -> Result<Connection, Fault> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     Ok(connection)
-}
-
-fn migrate(connection: &mut Connection) -> Result<(), Fault> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let newest = MIGRATIONS.len() as u32;
-    if version > newest {
-        return Err(Error::precondition(format!(
-            "a newer version of Hone wrote it (schema {version}, this one knows {newest}); use that version"
-        ))
-        .into());
-    }
-    for statements in MIGRATIONS.iter().skip(version as usize) {
-        transaction.execute_batch(statements)?;
-    }
-    transaction.pragma_update(None, "user_version", newest)?;
-    Ok(transaction.commit()?)
-}
-
-/// The text that a value is stored as. One that could not be read back, because a number in it is not finite, is
-/// refused: it would be there and of no use.
-fn encode<T: Serialize + DeserializeOwned>(value: &T) -> Result<String> {
-    let failed = |error| Error::internal(format!("a record cannot be written: {error}"));
-    let text = serde_json::to_string(value).map_err(failed)?;
-    serde_json::from_str::<T>(&text).map_err(|error| {
-        Error::internal(format!("a record was not written, because it could not be read again ({error})"))
-    })?;
-    Ok(text)
-}
-
-/// The value that a text was stored from.
-fn decode<T: DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text)
-        .map_err(|error| Error::corrupt(format!("a record of the database cannot be read: {error}")))
 }
 
 /// The text of a column, if it is one.
@@ -199,6 +139,7 @@ fn unsigned(number: i64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Entry, JobCatalog as _, JobEvent, LogCatalog as _, ModelCatalog as _, State, conformance};
     use hone_base::error::Kind;
 
     #[test]
@@ -221,5 +162,100 @@ mod tests {
         let error = Store::open(&path).unwrap_err();
         assert_eq!(error.kind(), Kind::Corrupt);
         assert!(error.message().contains("hone.db"), "{error}");
+    }
+
+    #[test]
+    fn reads_hold_no_lock_so_that_each_goes_on_beside_others_and_a_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("hone.db")).unwrap();
+        let inner = || store.read(|_| Ok(store.reserve_version("reviews").unwrap()));
+        assert_eq!(store.read(|_| Ok(inner().unwrap())), Ok(1));
+    }
+
+    #[test]
+    fn as_many_reads_as_there_are_connections_go_on_at_once_and_the_next_one_waits_for_one() {
+        fn nest(store: &Store, deep: usize, at_the_bottom: &dyn Fn()) {
+            match deep {
+                0 => at_the_bottom(),
+                _ => {
+                    let deeper = |_: &Transaction<'_>| {
+                        nest(store, deep - 1, at_the_bottom);
+                        Ok(())
+                    };
+                    store.read(deeper).unwrap();
+                }
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("hone.db")).unwrap();
+        let store = &store;
+        std::thread::scope(|scope| {
+            nest(store, READERS, &|| drop(scope.spawn(move || store.jobs().unwrap())));
+        });
+        assert_eq!(store.readers.opened(), READERS);
+    }
+
+    #[test]
+    fn a_database_of_the_first_version_is_brought_up_to_date() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hone.db");
+        Connection::open(&path).unwrap().execute_batch(include_str!("fixtures/first.sql")).unwrap();
+        let store = Store::open(&path).unwrap();
+        let job = store.job("01jdm3s5k8x7v2q4w6y8z0a1b2").unwrap().unwrap();
+        assert_eq!((job.state, job.owner, job.last_event), (State::Succeeded, None, 10));
+        let page = store.events_after(&job.id, 0, 99).unwrap().unwrap();
+        // Each can be read, and would be written the same way, apart from what has been added since.
+        let lost =
+            |entry: &&Entry| matches!(&entry.event, JobEvent::Notice { message } if message.contains("lost"));
+        assert_eq!(page.entries.iter().find(lost), None);
+        let kinds: Vec<&str> = page.entries.iter().map(|entry| entry.event.kind().name()).collect();
+        let stored: Vec<String> = store
+            .read(|tx| {
+                let mut statement = tx.prepare("SELECT kind FROM events ORDER BY number")?;
+                let kinds = statement.query_map([], |row| row.get(0))?;
+                Ok(kinds.collect::<Result<_, _>>()?)
+            })
+            .unwrap();
+        assert_eq!(kinds, stored);
+        let results = store.results(None).unwrap().0.remove(&job.id).unwrap();
+        assert!(results.epochs.len() == 1 && results.test.is_some() && results.published.is_some());
+    }
+
+    #[test]
+    fn the_database_conforms() {
+        conformance::catalog(&|| {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Store::open(&folder.path().join("hone.db")).unwrap();
+            (std::sync::Arc::new(store) as std::sync::Arc<dyn Catalog>, Box::new(folder))
+        });
+    }
+
+    #[test]
+    fn jobs_and_events_are_there_after_a_restart() {
+        let home = crate::testing::Home::new();
+        let jobs = {
+            let store = home.store();
+            store.insert_job("01a", &crate::testing::spec("reviews"), 8).unwrap();
+            store.append("01a", &[crate::testing::step(1)]).unwrap();
+            store.claim("01a", "me").unwrap();
+            store.jobs().unwrap().records
+        };
+        let store = home.store();
+        assert_eq!(store.jobs().unwrap().records, jobs);
+        let page = store.events_after("01a", 0, 10).unwrap().unwrap();
+        assert_eq!(page.entries.iter().map(|entry| entry.number).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(page.entries[1].event, crate::testing::step(1));
+    }
+
+    #[test]
+    fn a_job_that_runs_again_began_when_it_ran_first() {
+        let home = crate::testing::Home::new();
+        let store = home.store();
+        store.insert_job("01a", &crate::testing::spec("reviews"), 8).unwrap();
+        store.claim("01a", "me").unwrap();
+        let database = Connection::open(home.path().join("hone.db")).unwrap();
+        database.execute("UPDATE jobs SET started = 1", []).unwrap();
+        store.append("01a", &[JobEvent::state(State::Paused), JobEvent::state(State::Queued)]).unwrap();
+        assert_eq!(store.claim("01a", "me").unwrap().unwrap().started, Some(crate::Time(1)));
     }
 }

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
+use hone_base::error::{Error, Result, quoted};
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::fault::Fault;
-use super::{Store, decode, encode, text_of};
-use crate::{Alias, LATEST, Listing, Model, RecordKind, Unreadable, Version};
-use hone_base::error::{Error, Result, quoted};
-use hone_train::event::Event;
+use super::{Store, text_of};
+use crate::catalog::ModelCatalog;
+use crate::record::{decode, encode};
+use crate::{Alias, JobEvent, LATEST, Listing, Model, RecordKind, Topic, Unreadable, Version};
 
-impl Store {
-    /// Takes the next version number of a model. It is never given again, whatever becomes of it.
-    pub fn reserve_version(&self, name: &str) -> Result<u32> {
-        self.write(|tx| {
+impl ModelCatalog for Store {
+    fn reserve_version(&self, name: &str) -> Result<u32> {
+        self.write(&[], |tx| {
             Ok(tx
                 .prepare_cached(
                     "INSERT INTO models (name, newest_version) VALUES (?1, 1) \
@@ -23,20 +23,17 @@ impl Store {
         })
     }
 
-    /// Records a version, points `latest` at it and logs the events of the job that made it, all in one step.
-    pub fn publish(&self, version: &Version, events: &[Event]) -> Result<u64> {
-        let last = self.write(|tx| {
+    fn publish(&self, version: &Version, events: &[JobEvent]) -> Result<u64> {
+        let topics = [Topic::Log(version.job.clone()), Topic::Queue, Topic::Models];
+        self.log(&version.job, &topics, |tx| {
             tx.prepare_cached("INSERT INTO versions (model, version, record) VALUES (?1, ?2, ?3)")?
                 .execute(params![version.name, version.version, encode(version)?])?;
             point(tx, &version.name, LATEST, version.version)?;
-            super::jobs::append(tx, &version.job, events)
-        })?;
-        self.models_changed();
-        Ok(last)
+            super::events::append(tx, &version.job, events)
+        })
     }
 
-    /// Every model that has a version that can be read, by name.
-    pub fn models(&self) -> Result<Listing<Model>> {
+    fn models(&self) -> Result<Listing<Model>> {
         self.read(|tx| {
             let Listing { records: versions, mut unreadable } = versions(tx)?;
             let mut models: Vec<Model> = Vec::new();
@@ -58,8 +55,7 @@ impl Store {
         })
     }
 
-    /// The names and numbers of all versions, of those that cannot be read too.
-    pub fn version_numbers(&self) -> Result<Vec<(String, i64)>> {
+    fn version_numbers(&self) -> Result<Vec<(String, i64)>> {
         self.read(|tx| {
             let mut statement = tx.prepare_cached("SELECT model, version FROM versions")?;
             let numbers = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -67,33 +63,26 @@ impl Store {
         })
     }
 
-    /// Removes an alias that points at no version; whether there was such a one.
-    pub fn delete_dangling_alias(&self, name: &str, alias: &str) -> Result<bool> {
-        let deleted = self.write(|tx| {
-            Ok(tx.execute(
+    fn delete_dangling_alias(&self, name: &str, alias: &str) -> Result<bool> {
+        self.write(&[Topic::Models], |tx| {
+            let deleted = tx.execute(
                 "DELETE FROM aliases WHERE model = ?1 AND name = ?2 AND NOT EXISTS \
                  (SELECT 1 FROM versions v WHERE v.model = aliases.model AND v.version = aliases.version)",
                 [name, alias],
-            )?)
-        })?;
-        self.models_changed();
-        Ok(deleted > 0)
+            )?;
+            Ok(deleted > 0)
+        })
     }
 
-    /// Points an alias at a version.
-    pub fn promote(&self, name: &str, version: u32, alias: &str) -> Result<()> {
-        self.write(|tx| {
+    fn promote(&self, name: &str, version: u32, alias: &str) -> Result<()> {
+        self.write(&[Topic::Models], |tx| {
             require(tx, name, version)?;
             point(tx, name, alias, version)
-        })?;
-        self.models_changed();
-        Ok(())
+        })
     }
 
-    /// Removes a version's record, unless an alias other than `latest` points at it; `latest` moves to the newest
-    /// version that remains.
-    pub fn delete_version(&self, name: &str, version: u32) -> Result<()> {
-        self.write(|tx| {
+    fn delete_version(&self, name: &str, version: u32) -> Result<()> {
+        self.write(&[Topic::Models], |tx| {
             require(tx, name, version)?;
             let aliases = aliases(tx, name)?;
             if let Some(alias) = aliases.iter().find(|alias| alias.version == version && alias.name != LATEST) {
@@ -117,14 +106,11 @@ impl Store {
             }
             tx.execute("DELETE FROM versions WHERE model = ?1 AND version = ?2", params![name, version])?;
             Ok(())
-        })?;
-        self.models_changed();
-        Ok(())
+        })
     }
 
-    /// Removes the records of a model's versions and aliases, and returns the versions' numbers.
-    pub fn delete_model(&self, name: &str) -> Result<Vec<u32>> {
-        let versions = self.write(|tx| {
+    fn delete_model(&self, name: &str) -> Result<Vec<u32>> {
+        self.write(&[Topic::Models], |tx| {
             let mut statement = tx.prepare("SELECT version FROM versions WHERE model = ?1")?;
             let versions: Vec<i64> =
                 statement.query_map([name], |row| row.get(0))?.collect::<Result<_, _>>()?;
@@ -133,9 +119,7 @@ impl Store {
             tx.execute("DELETE FROM aliases WHERE model = ?1", [name])?;
             tx.execute("DELETE FROM versions WHERE model = ?1", [name])?;
             Ok(versions)
-        })?;
-        self.models_changed();
-        Ok(versions)
+        })
     }
 }
 
@@ -203,65 +187,4 @@ fn aliases(tx: &Transaction<'_>, name: &str) -> Result<Vec<Alias>, Fault> {
         statement.query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     let alias = |(name, version)| u32::try_from(version).ok().map(|version| Alias { name, version });
     Ok(aliases.into_iter().filter_map(alias).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::testing::{self, spec, version};
-    use crate::{Alias, Store};
-    use hone_base::error::Kind;
-
-    fn store_with(versions: u32) -> testing::TestStore {
-        let store = testing::store();
-        store.insert_job("01a", &spec("reviews"), 8).unwrap();
-        for _ in 0..versions {
-            let number = store.reserve_version("reviews").unwrap();
-            store.publish(&version("reviews", number, "01a"), &[]).unwrap();
-        }
-        store
-    }
-
-    fn aliases(store: &Store) -> Vec<(String, u32)> {
-        let models = store.models().unwrap().records;
-        models[0].aliases.iter().map(|Alias { name, version }| (name.clone(), *version)).collect()
-    }
-
-    #[test]
-    fn a_publication_moves_latest_and_numbers_go_on() {
-        let store = store_with(2);
-        let models = store.models().unwrap().records;
-        assert_eq!(models[0].versions.iter().map(|v| v.version).collect::<Vec<_>>(), [2, 1]);
-        assert_eq!(aliases(&store), [("latest".into(), 2)]);
-    }
-
-    #[test]
-    fn latest_falls_back_to_the_newest_version_that_remains() {
-        let store = store_with(3);
-        store.promote("reviews", 1, "live").unwrap();
-        store.delete_version("reviews", 3).unwrap();
-        assert_eq!(aliases(&store), [("latest".into(), 2), ("live".into(), 1)]);
-        let error = store.delete_version("reviews", 1).unwrap_err();
-        assert_eq!(error.kind(), Kind::Precondition);
-        assert!(error.message().contains("\"live\""), "{error}");
-        assert_eq!(store.reserve_version("reviews").unwrap(), 4);
-    }
-
-    #[test]
-    fn a_number_is_not_given_again_after_the_model_was_deleted() {
-        let store = store_with(2);
-        let mut versions = store.delete_model("reviews").unwrap();
-        versions.sort_unstable();
-        assert_eq!(versions, [1, 2]);
-        assert_eq!(store.models().unwrap().records, []);
-        assert_eq!(store.reserve_version("reviews").unwrap(), 3);
-    }
-
-    #[test]
-    fn every_change_is_seen_by_its_generation() {
-        let store = store_with(1);
-        let before = store.models_generation();
-        store.promote("reviews", 1, "live").unwrap();
-        assert_ne!(store.models_generation(), before);
-        assert_eq!(store.promote("reviews", 9, "live").unwrap_err().kind(), Kind::NotFound);
-    }
 }

@@ -1,0 +1,96 @@
+//! Versions, their numbers, and aliases.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hone_base::error::Kind;
+
+use super::{Case, cases};
+use crate::changes::block_on;
+use crate::testing::{spec, version};
+use crate::{Alias, Catalog, Topic};
+
+pub(super) const CASES: &[Case<dyn Catalog>] = cases![
+    a_publication_moves_latest_and_numbers_go_on,
+    latest_falls_back_to_the_newest_version_that_remains,
+    a_version_that_another_alias_names_stays,
+    an_alias_of_a_version_that_is_not_there_is_refused,
+    a_number_is_not_given_again_after_the_model_was_deleted,
+    every_change_of_a_model_wakes_who_watches,
+];
+
+fn publish(catalog: &dyn Catalog, versions: u32) {
+    catalog.insert_job("01a", &spec("reviews"), 8).unwrap();
+    for _ in 0..versions {
+        let number = catalog.reserve_version("reviews").unwrap();
+        catalog.publish(&version("reviews", number, "01a"), &[]).unwrap();
+    }
+}
+
+fn aliases(catalog: &dyn Catalog) -> Vec<(String, u32)> {
+    let models = catalog.models().unwrap().records;
+    models[0].aliases.iter().map(|Alias { name, version }| (name.clone(), *version)).collect()
+}
+
+fn a_publication_moves_latest_and_numbers_go_on(catalog: Arc<dyn Catalog>) {
+    publish(&*catalog, 2);
+    let models = catalog.models().unwrap().records;
+    assert_eq!(models[0].versions.iter().map(|v| v.version).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(*models[0].versions[0], version("reviews", 2, "01a"));
+    assert_eq!(aliases(&*catalog), [("latest".into(), 2)]);
+    let mut numbers = catalog.version_numbers().unwrap();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [("reviews".into(), 1), ("reviews".into(), 2)]);
+}
+
+fn latest_falls_back_to_the_newest_version_that_remains(catalog: Arc<dyn Catalog>) {
+    publish(&*catalog, 3);
+    catalog.promote("reviews", 1, "live").unwrap();
+    catalog.delete_version("reviews", 3).unwrap();
+    assert_eq!(aliases(&*catalog), [("latest".into(), 2), ("live".into(), 1)]);
+    assert_eq!(catalog.delete_version("reviews", 3).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(catalog.reserve_version("reviews").unwrap(), 4);
+}
+
+fn a_version_that_another_alias_names_stays(catalog: Arc<dyn Catalog>) {
+    publish(&*catalog, 2);
+    catalog.promote("reviews", 1, "live").unwrap();
+    let error = catalog.delete_version("reviews", 1).unwrap_err();
+    assert_eq!(error.kind(), Kind::Precondition);
+    assert!(error.message().contains("\"live\""), "{error}");
+    catalog.promote("reviews", 2, "live").unwrap();
+    catalog.delete_version("reviews", 1).unwrap();
+}
+
+fn an_alias_of_a_version_that_is_not_there_is_refused(catalog: Arc<dyn Catalog>) {
+    publish(&*catalog, 1);
+    assert_eq!(catalog.promote("reviews", 9, "live").unwrap_err().kind(), Kind::NotFound);
+    assert!(!catalog.delete_dangling_alias("reviews", "latest").unwrap());
+    assert_eq!(aliases(&*catalog), [("latest".into(), 1)]);
+}
+
+fn a_number_is_not_given_again_after_the_model_was_deleted(catalog: Arc<dyn Catalog>) {
+    publish(&*catalog, 2);
+    let mut versions = catalog.delete_model("reviews").unwrap();
+    versions.sort_unstable();
+    assert_eq!(versions, [1, 2]);
+    assert_eq!(catalog.models().unwrap().records, []);
+    assert_eq!(catalog.reserve_version("reviews").unwrap(), 3);
+}
+
+fn every_change_of_a_model_wakes_who_watches(catalog: Arc<dyn Catalog>) {
+    let mut models = catalog.watch(Topic::Models);
+    let mut woken = || block_on(models.changed(), Duration::from_secs(10)) == Some(Ok(()));
+    publish(&*catalog, 1);
+    assert!(woken());
+    catalog.promote("reviews", 1, "live").unwrap();
+    assert!(woken());
+    catalog.promote("reviews", 1, "live").unwrap();
+    catalog.delete_model("reviews").unwrap();
+    assert!(woken());
+    catalog.reserve_version("reviews").unwrap();
+    catalog.publish(&version("reviews", 2, "01a"), &[]).unwrap();
+    assert!(woken());
+    catalog.delete_version("reviews", 2).unwrap();
+    assert!(woken());
+}
