@@ -49,7 +49,7 @@ fn count(events: &[Event], of: fn(&Kind) -> bool) -> usize {
 }
 
 /// What of an epoch does not depend on the clock.
-fn learned(epochs: &[EpochMetrics]) -> Vec<(u32, Option<Metrics>, Option<Metrics>, bool, u64)> {
+fn learned(epochs: &[EpochMetrics]) -> Vec<impl PartialEq + std::fmt::Debug> {
     let of = |epoch: &EpochMetrics| {
         (epoch.epoch, epoch.train.clone(), epoch.validation.clone(), epoch.best, epoch.step)
     };

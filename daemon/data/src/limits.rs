@@ -81,7 +81,7 @@ pub fn in_words(bytes: u64) -> String {
     let power = (bytes.ilog2() / 10).min(4);
     let unit = UNITS.get(power as usize - 1).copied().unwrap_or_default();
     let value = bytes as f64 / (1u64 << (10 * power)) as f64;
-    match bytes % (1 << (10 * power)) == 0 {
+    match bytes.is_multiple_of(1 << (10 * power)) {
         true => format!("{value:.0} {unit}"),
         false => format!("{value:.1} {unit}"),
     }

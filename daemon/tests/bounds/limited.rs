@@ -15,7 +15,7 @@ use hone::v1::{
     StartJobRequest, UploadDatasetRequest, UploadHeader, WatchJobRequest,
 };
 use hone_engine::model::config::Config;
-use hone_engine::model::declaration::{Place, declare};
+use hone_engine::model::declaration::{Declaration, Place};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -157,7 +157,8 @@ pub(crate) fn long_encoder() -> tempfile::TempDir {
     std::fs::write(folder.path().join("config.json"), config.to_string()).expect("written");
     let architecture = Config::parse(&config.to_string()).expect("a configuration").architecture;
     let (mut header, mut length) = (serde_json::Map::new(), 0);
-    for declared in declare(&architecture, 2).into_iter().filter(|declared| declared.place != Place::Head) {
+    let declared = Declaration::new(&architecture, 2).parameters;
+    for declared in declared.into_iter().filter(|declared| declared.place != Place::Head) {
         let shape = declared.part_shape();
         for name in &declared.parts {
             let end = length + 4 * shape.iter().product::<usize>();

@@ -275,7 +275,7 @@ fn a_batch_that_does_not_fit_is_an_error_that_says_what_to_lower_and_a_smaller_o
         learn(&mut model, &batch(1, 9), noise(1), 1.0);
         model.memory().total()
     };
-    let mut model = on_gpu("bert", &plain(), &emulated(Precision::Bf16, bytes + bytes / 2).0);
+    let mut model = on_gpu("bert", &plain(), &emulated(Precision::Bf16, (bytes + bytes / 2) as usize).0);
     learn(&mut model, &batch(1, 9), noise(1), 1.0);
     let error = model.forward(&batch(1, 200).0, noise(1)).expect_err("an error");
     assert_eq!(error.kind(), Kind::Exhausted);
