@@ -4,8 +4,8 @@ use std::path::Path;
 
 use hone::v1::event::Kind;
 use hone::v1::{
-    CancelJobRequest, EpochMetrics, Event, Job, JobSpec, JobState, Metrics, PauseJobRequest,
-    ResumeJobRequest, StartJobRequest, StepMetrics,
+    CancelJobRequest, EpochMetrics, Event, Job, JobSpec, JobState, PauseJobRequest, ResumeJobRequest,
+    StartJobRequest, StepMetrics,
 };
 use tonic::Code;
 
