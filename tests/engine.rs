@@ -60,6 +60,8 @@ fn with_dropout_logits_and_summed_gradients_are_those_of_candle_s_operations() {
         for compute in all_computes() {
             let (logits_tolerance, gradient_tolerance) = match compute.precision() {
                 Precision::Fp32 => (1e-5, 1e-4),
+                // ELECTRA's head has no tanh to bound what it gives, so its logits and what is rounded off are larger.
+                Precision::Bf16 if family == "electra" => (0.1, 0.18),
                 Precision::Bf16 => (0.07, 0.18),
             };
             let mut model = classifier(family, &Setup::new(1, compute));

@@ -23,7 +23,7 @@ impl Blobs for DataDir {
     fn file(&self, id: &str) -> Result<PathBuf> {
         check_id(id)?;
         let path = self.dataset(id);
-        match path.is_file() {
+        match path.exists() {
             true => Ok(path),
             false => Err(Error::not_found(format!("the file {} is missing", path.display()))),
         }

@@ -201,7 +201,10 @@ impl Adam {
 
 impl std::fmt::Debug for Adam {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Adam({:?}, {} steps)", self.settings, self.step)
+        f.debug_struct("Adam")
+            .field("settings", &self.settings)
+            .field("step", &self.step)
+            .finish_non_exhaustive()
     }
 }
 
