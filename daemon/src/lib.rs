@@ -34,7 +34,7 @@
 //! tokens there; files are read on threads of their own. One thread runs jobs, one thread owns each loaded model and
 //! loads it. They compute on [`lanes`] of `--threads` threads each: one for training, one for answers, one for the
 //! tokens of files. A piece of work has its lane alone, and nothing waits for a lane on a lane's thread. Whatever is not
-//! for an answer has the lowest priority and stands still while calls wait or run, but for a tenth of the time.
+//! for an answer has the lowest priority, and while calls wait or run it may go on for a tenth of the time at most.
 
 pub mod config;
 pub mod daemon;

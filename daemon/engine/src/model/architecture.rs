@@ -234,8 +234,8 @@ impl Architecture {
         // What is built from these numbers is built before the weights are looked at, so they have bounds.
         let sizes = [
             ("vocab_size", self.vocab_size, 1, 1 << 24),
-            ("embedding_size", self.embedding_size, 1, 1 << 16),
             ("hidden_size", self.hidden_size, 1, 1 << 16),
+            ("embedding_size", self.embedding_size, 1, 1 << 16),
             ("num_hidden_layers", self.num_hidden_layers, 1, 1 << 10),
             ("num_attention_heads", self.num_attention_heads, 1, 1 << 16),
             ("intermediate_size", self.intermediate_size, 1, 1 << 20),

@@ -73,6 +73,11 @@ impl Weights {
         if add { Ok(()) } else { self.gradients.clear() }
     }
 
+    /// Whether there is a place for a parameter's gradient: not before the first backward pass.
+    fn has_gradient(&self, id: ParameterId) -> bool {
+        self.pieces.is_some() && self.is_trainable(id)
+    }
+
     /// The values of a parameter.
     pub(super) fn table(&self, id: ParameterId) -> Pointer<f32> {
         self.list.get(id.index()).map_or_else(
@@ -81,9 +86,9 @@ impl Weights {
         )
     }
 
-    /// Where the gradient of a parameter goes, if it learns.
+    /// Where the gradient of a parameter goes, if it learns and a backward pass has begun.
     pub(super) fn gradient(&self, id: ParameterId) -> Option<Pointer<f32>> {
-        let range = &self.list.get(id.index()).filter(|_| self.is_trainable(id))?.range;
+        let range = &self.list.get(id.index()).filter(|_| self.has_gradient(id))?.range;
         Some(self.gradients.part(range.start, range.len()))
     }
 
@@ -110,7 +115,7 @@ impl Weights {
         let bias = start(of.bias.unwrap_or(of.weight)) + first;
         let weight = start(of.weight) + first * inputs;
         let gradients = self
-            .is_trainable(of.weight)
+            .has_gradient(of.weight)
             .then(|| [self.gradients.part(weight, outputs * inputs), self.gradients.part(bias, outputs)]);
         Linear {
             weight: self.copy.part(weight, outputs * inputs),
