@@ -51,7 +51,8 @@ fn by_candle_s_operations(
 }
 
 /// bfloat16 has 8 bits, so that a factor is up to 2^-9 (0.2 %) off, and a gradient has gone through some fifteen
-/// products: twice the largest distances that were measured, 0.036 and 0.088.
+/// products: twice the largest distances that were measured, 0.036 and 0.088. ELECTRA (its logits are 0.075 away) and
+/// ALBERT have a projection before their layers, and ALBERT two layers more: they may be twice as far.
 #[test]
 fn with_dropout_logits_and_summed_gradients_are_those_of_candle_s_operations() {
     let micro_batches = [batch(1, 9), batch(2, 4)];
@@ -60,8 +61,7 @@ fn with_dropout_logits_and_summed_gradients_are_those_of_candle_s_operations() {
         for compute in all_computes() {
             let (logits_tolerance, gradient_tolerance) = match compute.precision() {
                 Precision::Fp32 => (1e-5, 1e-4),
-                // ELECTRA's head has no tanh to bound what it gives, so its logits and what is rounded off are larger.
-                Precision::Bf16 if family == "electra" => (0.1, 0.18),
+                Precision::Bf16 if ["electra", "albert"].contains(&family) => (0.15, 0.36),
                 Precision::Bf16 => (0.07, 0.18),
             };
             let mut model = classifier(family, &Setup::new(1, compute));
