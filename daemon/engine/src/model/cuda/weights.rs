@@ -67,8 +67,10 @@ impl Weights {
         if self.pieces.is_none() {
             let learning = self.list.iter().filter(|parameter| self.is_trainable(parameter.id));
             let ranges = learning.map(|parameter| (parameter.range.clone(), parameter.id.index()));
-            self.pieces = Some(Pieces::new(stream, ranges)?);
+            let pieces = Pieces::new(stream, ranges)?;
+            // First the memory: whoever finds the pieces takes places in it.
             self.gradients.reserve(self.values.len())?;
+            self.pieces = Some(pieces);
         }
         if add { Ok(()) } else { self.gradients.clear() }
     }
