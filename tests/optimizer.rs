@@ -146,7 +146,7 @@ fn a_gradient_that_is_not_finite_moves_nothing() {
     let before = all_bits(&mut model);
     let (batch, _) = batch(1, 2);
     model.forward(&batch, Mode::Evaluate).expect("logits");
-    model.backward(&[f32::NAN; 6]).expect("a way back");
+    model.backward(&[f32::NAN; 6]).expect("a backward pass");
     let norm = model.step(1e-3);
     assert!(norm.expect("a norm").is_nan());
     assert_eq!(all_bits(&mut model), before);

@@ -73,7 +73,7 @@ pub(crate) fn learn(
     let logits = model.forward(batch, mode).expect("a pass");
     let loss = Objective::default().evaluate(&logits, targets);
     let grad: Vec<f32> = loss.gradient.iter().map(|grad| grad * share).collect();
-    model.backward(&grad).expect("a way back");
+    model.backward(&grad).expect("a backward pass");
     (logits, loss.mean)
 }
 

@@ -100,7 +100,7 @@ impl Prepared {
         multiply(compute, Matrix::dense(x, rows, inputs), &self.forward, epilogue);
     }
 
-    /// `y = gelu(x W^T + b)`, for passes that have no way back.
+    /// `y = gelu(x W^T + b)`, for passes that have no backward pass.
     ///
     /// # Panics
     ///

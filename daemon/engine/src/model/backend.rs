@@ -22,7 +22,7 @@ use hone_base::error::{Error, Result};
 /// A model on a device: its parameters, and, where it learns, gradients and the optimizer's state. Blocking; what runs
 /// on the CPU runs on the current rayon pool.
 pub trait Backend: Debug + Send {
-    /// The logits of each sequence, `[B, labels]` row by row, for which there is a way back.
+    /// The logits of each sequence, `[B, labels]` row by row, for which there is a backward pass.
     ///
     /// # Errors
     ///
@@ -45,7 +45,7 @@ pub trait Backend: Debug + Send {
     /// When the device fails, or the model does not learn.
     fn step(&mut self, rate: f64) -> Result<f64>;
 
-    /// The logits of each sequence, `[B, labels]` row by row, without dropout and without a way back.
+    /// The logits of each sequence, `[B, labels]` row by row, without dropout and without a backward pass.
     ///
     /// # Errors
     ///

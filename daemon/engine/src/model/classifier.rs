@@ -136,7 +136,7 @@ impl Trainable {
         self.learning
     }
 
-    /// The logits of each sequence, `[B, labels]` row by row, for which there is a way back.
+    /// The logits of each sequence, `[B, labels]` row by row, for which there is a backward pass.
     ///
     /// # Errors
     ///

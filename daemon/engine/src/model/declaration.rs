@@ -169,7 +169,7 @@ impl Declaration {
         sizes.map(|declared| declared.shape.iter().map(|&side| side as u64).product::<u64>()).sum()
     }
 
-    /// Whether, on the way back through a layer of the forward pass, a parameter in it or below it still waits for its
+    /// Whether, in the backward pass through a layer of the forward pass, a parameter in it or below it still waits for its
     /// gradient: the first is whether one in the layer does, the second whether one below does.
     pub fn learns(&self, layer: usize, is_trainable: impl Fn(ParameterId) -> bool) -> (bool, bool) {
         let learns = |layer: &Layer| is_trainable(layer.qkv.weight);

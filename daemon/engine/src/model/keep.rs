@@ -1,13 +1,13 @@
-//! What a forward pass keeps for the way back, and where.
+//! What a forward pass keeps for the backward pass, and where.
 
-/// What a forward pass keeps for the way back.
+/// What a forward pass keeps for the backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Keep {
     /// Everything.
     All,
     /// The input of each layer; the rest is computed again (Chen et al. 2016).
     Inputs,
-    /// Nothing: there is no way back.
+    /// Nothing: there is no backward pass.
     Nothing,
 }
 

@@ -216,7 +216,7 @@ impl Attention<'_> {
         }
     }
 
-    /// `out = dropout(softmax(q k^T / sqrt(size))) v`, `[R, H]`, and what the way back needs of the softmax.
+    /// `out = dropout(softmax(q k^T / sqrt(size))) v`, `[R, H]`, and what the backward pass needs of the softmax.
     pub fn forward(&self, stream: &Stream, out: Pointer<Real>, logsums: &mut Array<f32>) -> Result<()> {
         let logsums = logsums.reserve(self.heads() * self.sequences.rows)?;
         let kernels = self.sequences.kernels;

@@ -3,7 +3,7 @@
 use super::super::declaration::Declaration;
 use super::super::memory::{FLOAT, Largest, Memory, Workload};
 
-/// By shapes: every result of an operation stays until the way back is done, whatever the job's options.
+/// By shapes: every result of an operation stays until the backward pass is done, whatever the job's options.
 pub(super) fn estimate(
     declaration: &Declaration,
     workload: &Workload,
@@ -13,7 +13,7 @@ pub(super) fn estimate(
     let (all, learning) = (declaration.count(|_| true), workload.learning(declaration));
     Memory {
         parameters: FLOAT * all,
-        // The sum since the last step, and what the way back gives.
+        // The sum since the last step, and what the backward pass gives.
         gradients: FLOAT * (learning + all),
         moments: 2 * FLOAT * all,
         activations: FLOAT * activations(declaration, largest),

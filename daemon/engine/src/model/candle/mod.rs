@@ -98,7 +98,7 @@ struct Learner {
     adam: Adam,
     /// Since the last step.
     gradients: Vec<Option<Tensor>>,
-    /// The last pass's, with the way back.
+    /// The last pass's, with the backward pass.
     logits: Option<Tensor>,
 }
 

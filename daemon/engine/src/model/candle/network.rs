@@ -27,7 +27,7 @@ pub(super) struct Network {
 #[derive(Clone, Copy)]
 struct Supply<'a> {
     parameters: &'a [Var],
-    /// Whether there is a way back.
+    /// Whether there is a backward pass.
     is_tracked: bool,
 }
 
@@ -100,7 +100,7 @@ impl Network {
         Ok(())
     }
 
-    /// The logits of each sequence, `[B, labels]`; with `is_tracked`, with a way back.
+    /// The logits of each sequence, `[B, labels]`; with `is_tracked`, with a backward pass.
     pub(super) fn logits(&mut self, batch: &Batch, mode: Mode, is_tracked: bool) -> Result<Tensor> {
         self.rows.take(&self.declaration.architecture, batch);
         let supply = Supply { parameters: &self.parameters, is_tracked };

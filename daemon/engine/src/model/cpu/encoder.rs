@@ -133,7 +133,7 @@ impl Encoder {
     ///
     /// # Panics
     ///
-    /// When the last pass kept nothing for the way back.
+    /// When the last pass kept nothing for the backward pass.
     pub(super) fn backward(
         &mut self,
         parameters: &Parameters,
@@ -142,12 +142,12 @@ impl Encoder {
         tape: &mut Tape,
     ) {
         let Some(Pass { mode, reach, keep }) = tape.pass else { return };
-        assert!(keep != Keep::Nothing, "the pass before had no way back");
+        assert!(keep != Keep::Nothing, "the pass before had no backward pass");
         let count = self.count();
         let declaration = self.declaration.clone();
         for index in (0..count).rev() {
             let (learns, has_below) = declaration.learns(index, |id| gradients.is_trainable(id));
-            // Nothing below learns: the way back ends here.
+            // Nothing below learns: the backward pass ends here.
             if !has_below && !learns {
                 break;
             }

@@ -20,7 +20,7 @@ pub(super) struct Head {
     output: Prepared,
     is_current: bool,
     input: Buffer,
-    /// What the activation is of, where the way back needs it.
+    /// What the activation is of, where the backward pass needs it.
     inner: Buffer,
     active: Buffer,
     dropped: Buffer,

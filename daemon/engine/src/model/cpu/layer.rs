@@ -218,7 +218,7 @@ impl<'a> Layer<'a> {
     }
 
     /// From the hidden states `x` of all tokens to those that are asked for. With `keep`, the tape is ready for the
-    /// way back.
+    /// backward pass.
     pub(super) fn forward(
         &self,
         prepared: &mut PreparedLayer,

@@ -56,7 +56,7 @@ fn activations(declaration: &Declaration, workload: &Workload, packed: u64, larg
     // A projection's input, and its gradient.
     let narrow = if architecture.has_projection { 2 * tokens * width } else { 0 };
     let (embeddings, head) = (tokens * (width + 1) + narrow, 4 * rows * hidden);
-    // The way back holds seven gradients of a layer's size, and the inputs of one product once more.
+    // The backward pass holds seven gradients of a layer's size, and the inputs of one product once more.
     let back = 7 * tokens * hidden;
     FLOAT * (kept + inputs + embeddings + head + back) + packed * tokens * inner
 }

@@ -1,4 +1,4 @@
-//! Encoder and head: a pass to the logits, and the way back to the gradients.
+//! Encoder and head: a pass to the logits, and the backward pass to the gradients.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ impl Network {
         self.head.moved();
     }
 
-    /// The logits of each sequence, `[B, labels]` row by row, for which there is a way back.
+    /// The logits of each sequence, `[B, labels]` row by row, for which there is a backward pass.
     pub(super) fn train(
         &mut self,
         parameters: &Parameters,

@@ -77,7 +77,7 @@ impl Encoder {
         self.rows.words.len()
     }
 
-    /// The gradient of the last pass's result; used up by the way back.
+    /// The gradient of the last pass's result; used up by the backward pass.
     pub(super) fn grad(&mut self) -> &mut Array<Real> {
         &mut self.grad
     }
@@ -187,11 +187,11 @@ impl Encoder {
     /// From the gradient of the last pass's result to those of all trainable parameters.
     pub(super) fn backward(&mut self, stream: &Stream, weights: &Weights) -> Result<()> {
         let (mode, keep) = self.last();
-        assert!(keep != Keep::Nothing, "the pass before had no way back");
+        assert!(keep != Keep::Nothing, "the pass before had no backward pass");
         let count = self.declaration.layers.len();
         for index in (0..count).rev() {
             let (learns, has_below) = self.declaration.learns(index, |id| weights.is_trainable(id));
-            // Nothing below learns: the way back ends here.
+            // Nothing below learns: the backward pass ends here.
             if !has_below && !learns {
                 break;
             }

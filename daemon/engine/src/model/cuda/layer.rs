@@ -13,7 +13,7 @@ use crate::kernels::cuda::{Array, Pointer, Real, Stream};
 use crate::kernels::linear::Gelu;
 use hone_base::error::Result;
 
-/// What a layer's way back needs of its forward pass.
+/// What a layer's backward pass needs of its forward pass.
 #[derive(Debug)]
 pub(super) struct LayerTape {
     /// The rows that are asked for, where those are not all.
@@ -31,7 +31,7 @@ pub(super) struct LayerTape {
     output: Normal,
 }
 
-/// The memory of a layer's way back.
+/// The memory of a layer's backward pass.
 #[derive(Debug)]
 pub(super) struct Work {
     grad_x: Array<Real>,

@@ -62,7 +62,7 @@ fn noise(position: u64) -> Mode {
 fn learn(model: &mut Trainable, (batch, targets): &(Batch, Targets), mode: Mode, share: f32) -> Vec<f32> {
     let logits = model.forward(batch, mode).expect("a pass");
     let grad = Objective::default().evaluate(&logits, targets).gradient;
-    model.backward(&grad.iter().map(|grad| grad * share).collect::<Vec<f32>>()).expect("a way back");
+    model.backward(&grad.iter().map(|grad| grad * share).collect::<Vec<f32>>()).expect("a backward pass");
     logits
 }
 
