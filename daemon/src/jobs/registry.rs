@@ -40,6 +40,9 @@ pub struct Registry {
 /// How long the next job waits after the catalog has failed, for example because the disk is full.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// How many jobs are looked through for the one that was meant, so that a wrong id costs the same with any number of them.
+const LOOKED_THROUGH: usize = 200;
+
 /// What the operator decides about jobs.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
@@ -259,10 +262,10 @@ impl Registry {
         true
     }
 
-    /// The error for a job that does not exist, with the one that was meant.
+    /// The error for a job that does not exist, with the one of the newest that was meant.
     fn unknown(&self, id: &str) -> Error {
-        let jobs = self.store.jobs().map(|jobs| jobs.records).unwrap_or_default();
-        match nearest(id, jobs.iter().map(|job| job.id.as_str())) {
+        let jobs = self.store.jobs_page(None, LOOKED_THROUGH).unwrap_or_default();
+        match nearest(id, jobs.iter().flatten().map(|job| job.id.as_str())) {
             Some(near) => Error::not_found(format!("there is no job {}; did you mean {near}?", quoted(id))),
             None => unknown_job(id),
         }

@@ -66,42 +66,36 @@ impl HostMemory {
         Some(limit.saturating_sub(self.own("VmSize")?))
     }
 
-    /// Each group of this process's hierarchy may have a limit, so the least room counts.
     fn of_cgroup_v2(&self) -> Option<u64> {
         let groups = self.read("proc/self/cgroup")?;
         let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-        let mount = Path::new("sys/fs/cgroup");
-        mount
-            .join(group)
-            .ancestors()
-            .take_while(|folder| folder.starts_with(mount))
-            .filter_map(|folder| {
-                let of = |name: &str| self.read(folder.join(name).to_str()?);
-                let limit: u64 = of("memory.max")?.trim().parse().ok()?;
-                let used: u64 = of("memory.current")?.trim().parse().ok()?;
-                let cached = words(&of("memory.stat")?, "inactive_file").unwrap_or(0);
-                Some(limit.saturating_sub(used.saturating_sub(cached)))
-            })
-            .min()
+        let names = ["memory.max", "memory.current", "inactive_file"];
+        self.of_groups(Path::new("sys/fs/cgroup"), group, names)
     }
 
     fn of_cgroup_v1(&self) -> Option<u64> {
         let groups = self.read("proc/self/cgroup")?;
-        let group = groups.lines().find_map(|line| line.split_once(":memory:/").map(|(_, group)| group))?;
-        let mount = Path::new("sys/fs/cgroup/memory");
+        let group = groups.lines().find_map(|line| {
+            let (controllers, group) = line.split_once(':')?.1.split_once(":/")?;
+            controllers.split(',').any(|controller| controller == "memory").then_some(group)
+        })?;
         // Inside a container the mount is often the group itself, and its path that of the machine.
-        mount
-            .join(group)
-            .ancestors()
-            .take_while(|folder| folder.starts_with(mount))
-            .filter_map(|folder| {
-                let of = |name: &str| self.read(folder.join(name).to_str()?);
-                let limit: u64 = of("memory.limit_in_bytes")?.trim().parse().ok()?;
-                let used: u64 = of("memory.usage_in_bytes")?.trim().parse().ok()?;
-                let cached = words(&of("memory.stat")?, "total_inactive_file").unwrap_or(0);
-                Some(limit.saturating_sub(used.saturating_sub(cached)))
-            })
-            .min()
+        let names = ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"];
+        self.of_groups(Path::new("sys/fs/cgroup/memory"), group, names)
+    }
+
+    /// The least room in a group and those above it, each of which may have a limit. `names` are the files of the limit and
+    /// of what is used, and the line of `memory.stat` that tells cached files, which are given back when need be.
+    fn of_groups(&self, mount: &Path, group: &str, names: [&str; 3]) -> Option<u64> {
+        let [limit, used, cached] = names;
+        let room = |folder: &Path| {
+            let of = |name: &str| self.read(folder.join(name).to_str()?);
+            let limit: u64 = of(limit)?.trim().parse().ok()?;
+            let used: u64 = of(used)?.trim().parse().ok()?;
+            let cached = words(&of("memory.stat")?, cached).unwrap_or(0);
+            Some(limit.saturating_sub(used.saturating_sub(cached)))
+        };
+        mount.join(group).ancestors().take_while(|folder| folder.starts_with(mount)).filter_map(room).min()
     }
 }
 
@@ -216,7 +210,7 @@ mod tests {
     fn the_first_version_of_control_groups_is_read_too() {
         let limit = (5 * GIB).to_string();
         let files = [
-            ("proc/self/cgroup", "12:cpu,cpuacct:/x\n4:memory:/docker/abc\n"),
+            ("proc/self/cgroup", "12:cpu,cpuacct:/x\n4:hugetlb,memory:/docker/abc\n"),
             ("sys/fs/cgroup/memory/memory.limit_in_bytes", limit.as_str()),
             ("sys/fs/cgroup/memory/memory.usage_in_bytes", "1073741824\n"),
             ("sys/fs/cgroup/memory/memory.stat", "cache 5\ntotal_inactive_file 0\n"),
