@@ -1,9 +1,10 @@
 //! What the daemon and the client share: the messages and services of `hone.v1`, compiled from `proto/hone/v1/*.proto`, and
 //! what they send, files of text, and say: messages, and the settings of a training job.
 
-pub mod message;
 pub mod settings;
 pub mod text_file;
+
+pub use hone_message as message;
 
 /// Version 1 of the protocol. The comments of the `.proto` files are the documentation of its items.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

@@ -82,6 +82,10 @@ pub struct Config {
     #[arg(long, env = "HONE_MEMORY_LIMIT", value_name = "SIZE", default_value = "auto", value_parser = memory_limit)]
     pub memory_limit: MemoryLimit,
 
+    /// Connections at once at most; others are closed
+    #[arg(long, env = "HONE_MAX_CONNECTIONS", value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: u32,
+
     /// Seconds after which a request, an upload or a download that does not go on is given up
     #[arg(long, env = "HONE_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "60")]
     pub idle_timeout: NonZeroU32,

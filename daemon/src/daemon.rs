@@ -7,9 +7,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tonic::transport::server::TcpIncoming;
 
 use crate::config::Config;
+use crate::connections::{self, Connections};
 use crate::jobs::datasets::{Datasets, READER, Reader};
 use crate::jobs::log::Log;
 use crate::jobs::registry::{Policy, Registry};
@@ -39,6 +39,8 @@ pub struct Daemon {
     jobs: Arc<Registry>,
     models: Arc<Models>,
     runner: JoinHandle<()>,
+    /// Connections at once at most, and how long one may take to begin.
+    connections: (usize, Duration),
     /// Held by the runner's thread too.
     lock: Arc<Lock>,
 }
@@ -123,6 +125,7 @@ impl Daemon {
         let blobs: Arc<dyn Blobs> = Arc::new(data.clone());
         let models = Arc::new(Models::new(blobs.clone(), store.clone(), engine, lanes.clone()));
         let (health, stopping) = (Health::new().await, Stopping::default());
+        let idle = Duration::from_secs(config.idle_timeout.get().into());
         let services = Services {
             jobs: jobs.clone(),
             datasets: Arc::new(Datasets::new(
@@ -138,15 +141,13 @@ impl Daemon {
             blobs: blobs.clone(),
             encoder: config.model.clone(),
             stopping: stopping.clone(),
-            bounds: Bounds {
-                idle: Duration::from_secs(config.idle_timeout.get().into()),
-                memory: config.room().host.available(),
-            },
+            bounds: Bounds { idle, memory: config.room().host.available() },
         };
         let router = router(services, &health)?;
+        let connections = (connections::room_for(config.max_connections as usize), idle);
         let lock = Arc::new(lock);
         let runner = Runner { registry: jobs.clone(), store, data, blobs, trainer }.start(lock.clone())?;
-        Ok(Self { router, health, stopping, jobs, models, runner, lock })
+        Ok(Self { router, health, stopping, jobs, models, runner, connections, lock })
     }
 
     /// Serves until `shutdown`, then stops: running calls end, streams are cut off, the job stops at a step.
@@ -155,10 +156,9 @@ impl Daemon {
     /// stopped; and whoever has no more patience can end the process, which lets go of the folder and of the job at once
     /// and costs no more than the steps since the last saved position.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Self { router, health, stopping, jobs, models, runner, lock } = self;
-        let incoming = TcpIncoming::from(listener)
-            .with_nodelay(Some(true))
-            .with_keepalive(Some(Duration::from_secs(60)));
+        let Self { router, health, stopping, jobs, models, runner, connections, lock } = self;
+        let (most, idle) = connections;
+        let incoming = Connections::new(listener, most, idle);
         let mut server = pin!(router.serve_with_incoming_shutdown(incoming, stopping.begun()));
         health.set(true).await;
         let served = tokio::select! {

@@ -7,14 +7,18 @@ use hone_base::error::Result;
 use hone_engine::kernels::calls::Calls;
 use hone_engine::kernels::lane::Lane;
 
+use crate::workers::Workers;
+
 /// The threads that compute. Clones are the same lanes.
 ///
-/// What is not here runs on blocking threads: a request's texts become tokens on those of the runtime, a few texts at a
-/// time; a model is loaded by the thread that owns it; a file is read by [`hone_engine::kernels::lane::aside`].
+/// What is not here runs on threads of its own: a model is loaded by the thread that owns it; a file is read by
+/// [`hone_engine::kernels::lane::aside`]. What waits for the disk runs on the runtime's blocking threads.
 #[derive(Clone, Debug)]
 pub struct Lanes {
     /// The calls that wait or run; the other lanes give way to them.
     pub calls: Calls,
+    /// Texts of requests become tokens, a few texts at a time.
+    pub tokens: Workers,
     /// Batches of requests.
     pub serving: Arc<Lane>,
     /// The job that has the device, or the steps of a dry run.
@@ -32,6 +36,7 @@ impl Lanes {
     pub fn new(threads: NonZeroUsize) -> Result<Self> {
         let calls = Calls::default();
         Ok(Self {
+            tokens: Workers::new("tokens", threads)?,
             serving: Arc::new(Lane::new("serving", threads)?),
             training: Arc::new(Lane::behind(&calls, "training", threads)?),
             files: Arc::new(Lane::behind(&calls, "files", threads)?),

@@ -22,13 +22,20 @@ const FAILED: u8 = 1;
 /// The exit code after a second Ctrl-C, as shells have it.
 const INTERRUPTED: i32 = 130;
 
+/// Threads for work that waits for a disk; more of it waits for one of them.
+const BLOCKING_THREADS: usize = 64;
+
 fn main() -> ExitCode {
     let config = Config::parse();
     let checked = telemetry::start(&config.log).and_then(|()| Isa::chosen()).and_then(|_| cuda::is_chosen());
     if let Err(error) = checked {
         return failed(&error, USAGE);
     }
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return failed(&Error::internal(format!("cannot start the runtime: {error}")), FAILED),
     };

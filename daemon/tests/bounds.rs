@@ -14,6 +14,7 @@ use hone_base::cancel::Cancel;
 use hone_base::error::Kind;
 use hone_train::host::{HostMemory, MemoryLimit};
 use limited::{KIB, Limited, chunk, header, long_encoder, packed, spec};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tonic::Code;
 use tonic::codegen::Bytes;
@@ -246,6 +247,16 @@ async fn messages_that_stop_half_way_keep_nobody_out_and_are_given_up() {
     let (late, full) = (Code::DeadlineExceeded, Code::ResourceExhausted);
     let codes = join_all(calls).await;
     assert!(codes.iter().all(|&code| code == late || code == full) && codes.contains(&late), "{codes:?}");
+    daemon.answers().await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_closed_and_the_others_are_answered() {
+    let daemon = Limited::start(&["--max-connections", "3"]).await;
+    let connect = || TcpStream::connect(&daemon.address);
+    let _idle = (connect().await.expect("a connection"), connect().await.expect("a connection"));
+    let mut closed = connect().await.expect("a connection");
+    assert_eq!(closed.read(&mut [0; 1]).await.expect("an end"), 0);
     daemon.answers().await;
 }
 

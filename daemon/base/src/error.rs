@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-pub use hone::message::quoted;
+pub use hone_message::quoted;
 
 /// What sort of failure it is. `status` holds the one table from kinds to gRPC status codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -117,12 +117,6 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
-
-impl From<hone::settings::Unfit> for Error {
-    fn from(unfit: hone::settings::Unfit) -> Self {
-        Self::invalid(unfit.to_string())
-    }
-}
 
 #[cfg(feature = "candle")]
 impl From<candle_core::Error> for Error {

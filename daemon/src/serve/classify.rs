@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use super::registry::Models;
-use super::worker::{Answer, Ready, Refused};
+use super::worker::{Answer, Ready, Refused, unloaded};
 use crate::lanes::Lanes;
+use crate::workers::Workers;
 use hone_base::error::{Error, Kind, Result};
 use hone_data::tokenize::{MAX_TEXT_BYTES, Tokens};
 use hone_engine::kernels::calls::Calls;
@@ -31,8 +32,8 @@ pub struct Serving {
     models: Arc<Models>,
     calls: Calls,
     room: Arc<Semaphore>,
-    /// Tasks that turn texts into tokens at once: as many as there are threads for it.
-    tokenizing: Arc<Semaphore>,
+    /// Turn texts into tokens.
+    tokens: Workers,
 }
 
 /// A text or pair.
@@ -94,12 +95,12 @@ pub struct Timings {
 }
 
 impl Serving {
-    /// Answers with these models; texts become tokens on as many threads as the lane has that answers.
+    /// Answers with these models, on these threads.
     pub fn new(models: Arc<Models>, lanes: Lanes) -> Self {
         Self {
             models,
             room: Arc::new(Semaphore::new(ADMITTED_KIB)),
-            tokenizing: Arc::new(Semaphore::new(lanes.serving.threads())),
+            tokens: lanes.tokens,
             calls: lanes.calls,
         }
     }
@@ -154,20 +155,20 @@ impl Serving {
     /// The tokens of all inputs, in order. A request with many takes a thread for a piece of it at a time, in turn with
     /// other requests.
     async fn tokenize(&self, ready: Arc<Ready>, inputs: Vec<Input>) -> Result<Vec<Tokens>> {
-        let failed = |error| Error::internal(format!("turning text into tokens failed: {error}"));
         let mut tokens = Vec::with_capacity(inputs.len());
-        let (mut tasks, mut first) = (Vec::new(), 0);
+        let (mut begun, mut first) = (Vec::new(), 0);
+        let call = Arc::new(self.calls.enter());
         for piece in pieces(inputs) {
-            let turn = self.tokenizing.clone().acquire_owned().await;
-            let (ready, call, place) = (ready.clone(), self.calls.enter(), first);
+            let (ready, call, place) = (ready.clone(), call.clone(), first);
             first += piece.len();
-            tasks.push(tokio::task::spawn_blocking(move || {
-                let _held = (turn, call);
+            let encode = move || {
+                let _call = call;
                 encode(&ready, &piece, place)
-            }));
+            };
+            begun.push(self.tokens.start(encode).await?);
         }
-        for task in tasks {
-            tokens.append(&mut task.await.map_err(failed)??);
+        for work in begun {
+            tokens.append(&mut work.result().await?);
         }
         Ok(tokens)
     }
@@ -232,10 +233,7 @@ async fn collect(
     let mut span: Option<(Instant, Instant)> = None;
     for _ in 0..count {
         let Some(answer) = answers.recv().await else {
-            return Err(Error::new(
-                Kind::Unavailable,
-                "the model was unloaded before it answered; try again",
-            ));
+            return Err(unloaded());
         };
         let given = answer.scores.map_err(|error| match count {
             1 => error,

@@ -17,6 +17,10 @@ use hone_storage::{Blobs, Catalog, Changes, LATEST, Listing, Model, RecordKind, 
 /// Loaded models at most; the one that was not used for longest is unloaded first.
 const MAX_LOADED: usize = 4;
 
+/// Threads of models at most: those that answer, and those that wait for their turn to load or still answer what waited
+/// when they were unloaded.
+const MAX_THREADS: usize = 4 * MAX_LOADED;
+
 /// All models.
 pub struct Models {
     blobs: Arc<dyn Blobs>,
@@ -26,6 +30,8 @@ pub struct Models {
     /// What was read last, and what was written since.
     snapshot: Mutex<Option<(Changes, Arc<Listing<Model>>)>>,
     cache: Mutex<Cache>,
+    /// Held while a model is loaded: one at a time.
+    loading: Arc<Mutex<()>>,
 }
 
 #[derive(Default)]
@@ -44,7 +50,15 @@ impl Models {
         engine: Arc<dyn Engine>,
         lanes: Lanes,
     ) -> Self {
-        Self { blobs, store, engine, lanes, snapshot: Mutex::default(), cache: Mutex::default() }
+        Self {
+            blobs,
+            store,
+            engine,
+            lanes,
+            snapshot: Mutex::default(),
+            cache: Mutex::default(),
+            loading: Arc::default(),
+        }
     }
 
     /// Every model, by name. Blocks only after a change.
@@ -177,15 +191,24 @@ impl Models {
             }
         }
         let name = format!("{}@{}", version.name, version.version);
+        cache.threads.retain(|thread| !thread.is_finished());
+        if cache.threads.len() >= MAX_THREADS {
+            let why = "as many models are being loaded as can be; try again, or call fewer models at once";
+            return Err(Error::new(Kind::Exhausted, format!("the model {name} cannot be loaded now: {why}")));
+        }
         let (engine, blobs, wanted) = (self.engine.clone(), self.blobs.clone(), version.clone());
-        let (worker, thread) =
-            Worker::start(&name.clone(), engine.limits(), self.lanes.serving.clone(), move || {
+        let (worker, thread) = Worker::start(
+            &name.clone(),
+            engine.limits(),
+            self.lanes.serving.clone(),
+            self.loading.clone(),
+            move || {
                 folder(&*blobs, &wanted)
                     .and_then(|folder| check_files(&folder, &wanted.files).map(|()| folder))
                     .and_then(|folder| engine.load(&folder))
                     .map_err(|error| unloadable(&error).within(format!("the model {name} cannot be loaded")))
-            })?;
-        cache.threads.retain(|thread| !thread.is_finished());
+            },
+        )?;
         cache.threads.push(thread);
         cache.loaded.push((version.clone(), worker.clone()));
         if cache.loaded.len() > MAX_LOADED {
@@ -485,6 +508,28 @@ mod tests {
         }
         let loaded: Vec<u32> = lock(&bench.models.cache).loaded.iter().map(|(v, _)| v.version).collect();
         assert_eq!(loaded, [4, 5, 6, 1]);
+        bench.models.shut_down();
+    }
+
+    #[tokio::test]
+    async fn models_are_loaded_one_at_a_time_and_only_so_many_wait_for_it() {
+        let bench = Bench::new();
+        let versions: Vec<_> = (0..=MAX_THREADS).map(|_| bench.publish("reviews")).collect();
+        let workers: Vec<_> = {
+            let _loading = lock(&bench.models.loading);
+            let mut workers: Vec<_> = versions.iter().map(|version| bench.models.worker(version)).collect();
+            let refused = workers.pop().unwrap().err().unwrap();
+            assert_eq!(refused.kind(), Kind::Exhausted);
+            assert!(refused.message().contains("as many models are being loaded as can be"), "{refused}");
+            workers.into_iter().map(Result::unwrap).collect()
+        };
+        let (gone, there) = workers.split_at(MAX_THREADS - MAX_LOADED);
+        for worker in there {
+            worker.ready().await.unwrap();
+        }
+        for worker in gone {
+            assert_eq!(worker.ready().await.err().unwrap().kind(), Kind::Unavailable);
+        }
         bench.models.shut_down();
     }
 }

@@ -1,6 +1,5 @@
 //! The thread that owns a model: it loads it, takes batches from the queue and answers each sequence.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -10,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::engine::{Loaded, Score, Tokenize};
 use super::queue::{Limits, Queue};
 use hone_base::error::{Error, Kind, Result};
-use hone_base::panic::{lock, words};
+use hone_base::panic::{guarded, lock};
 use hone_data::tokenize::Tokens;
 use hone_engine::batch::Batch;
 use hone_engine::kernels::calls::Call;
@@ -80,11 +79,13 @@ pub enum Refused {
 }
 
 impl Worker {
-    /// Starts the thread, which first loads the model. It ends after `close`; the caller joins it.
+    /// Starts the thread, which first loads the model, when it has the lock `loading`. It ends after `close`; the caller
+    /// joins it.
     pub fn start(
         name: &str,
         limits: Limits,
         lane: Arc<Lane>,
+        loading: Arc<Mutex<()>>,
         load: impl FnOnce() -> Result<Loaded> + Send + 'static,
     ) -> Result<(Arc<Self>, JoinHandle<()>)> {
         let state = Mutex::new(State { queue: Queue::new(CAPACITY), closed: false });
@@ -93,7 +94,7 @@ impl Worker {
         let (handle, name) = (worker.clone(), name.to_owned());
         let thread = std::thread::Builder::new()
             .name("model".into())
-            .spawn(move || handle.run(&name, limits, &lane, load))
+            .spawn(move || handle.run(&name, limits, &lane, &loading, load))
             .map_err(|error| Error::internal(format!("cannot start a thread for a model: {error}")))?;
         Ok((worker, thread))
     }
@@ -151,9 +152,24 @@ impl Worker {
         self.close();
     }
 
-    fn run(&self, name: &str, limits: Limits, lane: &Lane, load: impl FnOnce() -> Result<Loaded>) {
+    fn load(&self, loading: &Mutex<()>, load: impl FnOnce() -> Result<Loaded>) -> Result<Loaded> {
+        let _turn = lock(loading);
+        if lock(&self.state).closed {
+            return Err(unloaded());
+        }
+        guarded(load)
+    }
+
+    fn run(
+        &self,
+        name: &str,
+        limits: Limits,
+        lane: &Lane,
+        loading: &Mutex<()>,
+        load: impl FnOnce() -> Result<Loaded>,
+    ) {
         let start = Instant::now();
-        let loaded = guarded(load);
+        let loaded = self.load(loading, load);
         let model = match loaded {
             Ok(Loaded { tokenizer, model }) => {
                 tracing::info!(model = name, ms = start.elapsed().as_millis() as u64, "model loaded");
@@ -190,6 +206,11 @@ impl Worker {
     }
 }
 
+/// What a request is told whose model goes before it answers.
+pub(super) fn unloaded() -> Error {
+    Error::new(Kind::Unavailable, "the model was unloaded before it answered; try again")
+}
+
 /// Computes a batch on the lane and answers its members. When it fails, each member is tried alone, so that one bad
 /// member fails no other.
 fn answer(model: &Mutex<Box<dyn Score>>, batch: &[Waiting], lane: &Lane) {
@@ -215,11 +236,4 @@ fn answer(model: &Mutex<Box<dyn Score>>, batch: &[Waiting], lane: &Lane) {
         let answer = Answer { place: member.place, scores, began, done: Instant::now() };
         let _ = member.reply.try_send(answer);
     }
-}
-
-/// Turns a panic into an error: one request must not take the model, nor the daemon, down.
-fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        Err(Error::internal(format!("internal error: {}; this is a bug in Hone", words(&*panic))))
-    })
 }

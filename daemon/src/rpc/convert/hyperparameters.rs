@@ -2,7 +2,7 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
-use hone::settings;
+use hone::settings::{self, Unfit};
 use hone::v1;
 use hone::v1::hyperparameters::{CheckpointEvery as WireEvery, Warmup as WireWarmup};
 
@@ -12,9 +12,13 @@ use hone_train::spec::{
     CheckpointEvery, Hyperparameters, Keep, Metric, Optimizer, Precision, Scheduler, Truncation, Warmup,
 };
 
+fn unfit(unfit: Unfit) -> Error {
+    Error::invalid(unfit.to_string())
+}
+
 impl Parse<v1::Hyperparameters> for Hyperparameters {
     fn parse(wire: v1::Hyperparameters) -> Result<Self> {
-        settings::check(&wire)?;
+        settings::check(&wire).map_err(unfit)?;
         let default = Self::default();
         let optimizer = match wire.optimizer() {
             v1::Optimizer::Adam => Optimizer::Adam,
@@ -91,7 +95,7 @@ impl Parse<v1::Hyperparameters> for Hyperparameters {
             precision,
             truncation,
             checkpoint_every: checkpoint_every(wire.checkpoint_every)?,
-            methods: wire.methods.unwrap_or_default().try_into()?,
+            methods: wire.methods.unwrap_or_default().try_into().map_err(unfit)?,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Words that the daemon's and the client's messages have in common.
+//! Words that the daemon's and the client's messages have in common: how a name or a label stands in them.
 
 /// A name or label in a message: as it stands, in quotes, but for characters that would break the line.
 pub fn quoted(text: &str) -> String {
