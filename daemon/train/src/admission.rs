@@ -64,15 +64,34 @@ pub(super) fn admit(
         true => platform.estimate(declaration, &of.workload(), compute, &mut lengths),
         false => Memory::default(),
     };
-    fits(host.available(), of, training, rows)
+    // Of a GPU the host has the numbers once more: they are brought there first.
+    let copies = if device.is_cpu() { 1 } else { 2 };
+    fits(host.available(), of, &Needs { training, position: copies * position(declaration, of), rows })
 }
 
-fn fits(available: u64, of: &Hyperparameters, training: Memory, rows: u64) -> Result<()> {
-    let needed = training.total().saturating_add(rows);
+/// Bytes of the host's memory that a job takes.
+#[derive(Clone, Copy)]
+struct Needs {
+    training: Memory,
+    /// The copy of the run's numbers that is written as its position.
+    position: u64,
+    /// Texts and tokens.
+    rows: u64,
+}
+
+/// Bytes of a run's position: each parameter, its two moments, and its moving average where there is one.
+fn position(declaration: &Declaration, of: &Hyperparameters) -> u64 {
+    let numbers = if of.workload().average { 4 } else { 3 };
+    declaration.count(|_| true) * numbers * size_of::<f32>() as u64
+}
+
+fn fits(available: u64, of: &Hyperparameters, needs: &Needs) -> Result<()> {
+    let &Needs { training, position, rows } = needs;
+    let fixed = training.total() - training.activations + position;
+    let needed = (fixed + training.activations).saturating_add(rows);
     if needed <= available {
         return Ok(());
     }
-    let fixed = training.total() - training.activations;
     let batch = u64::from(of.batch_size.get());
     let left = available.saturating_sub(fixed + rows);
     let smaller = (u128::from(left) * u128::from(batch) / u128::from(training.activations.max(1))) as u64;
@@ -92,12 +111,14 @@ fn fits(available: u64, of: &Hyperparameters, training: Memory, rows: u64) -> Re
         Kind::Exhausted,
         format!(
             "the job takes about {} of memory, and the daemon can take {} more (--memory-limit): {} for the largest batch \
-             (batch_size {batch}: {} tokens), {} for the model with its gradients and moments, {} for the rows. {advice}",
+             (batch_size {batch}: {} tokens), {} for the model with its gradients and moments, {} for a copy of them that is \
+             saved, {} for the rows. {advice}",
             in_words(needed),
             in_words(available),
             in_words(training.activations),
             training.batch_tokens,
-            in_words(fixed),
+            in_words(fixed - position),
+            in_words(position),
             in_words(rows),
         ),
     ))
@@ -135,14 +156,16 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn training(activations: u64) -> Memory {
-        Memory {
+    /// 300 MiB for the model and 200 for its position.
+    fn needs(activations: u64, rows: u64) -> Needs {
+        let training = Memory {
             parameters: 80 * MIB,
             gradients: 60 * MIB,
             moments: 160 * MIB,
             activations,
             batch_tokens: 2_097_152,
-        }
+        };
+        Needs { training, position: 200 * MIB, rows }
     }
 
     fn batches_of(rows: u32) -> Hyperparameters {
@@ -151,31 +174,30 @@ mod tests {
 
     #[test]
     fn a_job_that_fits_to_the_byte_is_admitted() {
-        let needed = training(1000 * MIB).total() + 7;
-        assert_eq!(fits(needed, &batches_of(4096), training(1000 * MIB), 7), Ok(()));
-        let error = fits(needed - 1, &batches_of(4096), training(1000 * MIB), 7).unwrap_err();
+        let needed = 1500 * MIB + 7;
+        assert_eq!(fits(needed, &batches_of(4096), &needs(1000 * MIB, 7)), Ok(()));
+        let error = fits(needed - 1, &batches_of(4096), &needs(1000 * MIB, 7)).unwrap_err();
         assert_eq!(error.kind(), Kind::Exhausted);
     }
 
     #[test]
     fn a_batch_that_does_not_fit_is_told_with_one_that_does() {
-        let error = fits(4096 * MIB, &batches_of(4096), training(16_800 * MIB), 200 * MIB).unwrap_err();
+        let error = fits(4096 * MIB, &batches_of(4096), &needs(16_800 * MIB, 200 * MIB)).unwrap_err();
         assert_eq!(
             error.message(),
-            "the job takes about 16.9 GiB of memory, and the daemon can take 4 GiB more (--memory-limit): 16.4 GiB for the \
+            "the job takes about 17.1 GiB of memory, and the daemon can take 4 GiB more (--memory-limit): 16.4 GiB for the \
              largest batch (batch_size 4096: 2097152 tokens), 300 MiB for the model with its gradients and moments, 200 MiB \
-             for the rows. Lower batch_size: 512, with gradient_accumulation 8, takes as many rows a step; or lower \
-             max_length, or turn gradient_checkpointing on"
+             for a copy of them that is saved, 200 MiB for the rows. Lower batch_size: 512, with gradient_accumulation 8, \
+             takes as many rows a step; or lower max_length, or turn gradient_checkpointing on"
         );
-        let smaller = training(16_800 * MIB / 8);
-        assert_eq!(fits(4096 * MIB, &batches_of(512), smaller, 200 * MIB), Ok(()));
+        assert_eq!(fits(4096 * MIB, &batches_of(512), &needs(16_800 * MIB / 8, 200 * MIB)), Ok(()));
     }
 
     #[test]
     fn what_no_batch_size_mends_is_told_otherwise() {
-        let error = fits(400 * MIB, &batches_of(8), training(MIB), 390 * MIB).unwrap_err();
+        let error = fits(400 * MIB, &batches_of(8), &needs(MIB, 390 * MIB)).unwrap_err();
         assert!(error.message().ends_with("Take fewer rows (train_limit), or lower max_length"), "{error}");
-        let error = fits(100 * MIB, &batches_of(8), training(MIB), MIB).unwrap_err();
+        let error = fits(100 * MIB, &batches_of(8), &needs(MIB, MIB)).unwrap_err();
         assert!(error.message().contains("Take a smaller encoder"), "{error}");
     }
 }
