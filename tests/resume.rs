@@ -4,19 +4,20 @@
 //! A run is cut off by a token that says `Cancelled`: it ends at once and saves nothing, so the workspace is as a crash
 //! leaves it. One test kills a process.
 
-use std::io::Write as _;
+mod positions;
+mod process;
+
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use hone_base::cancel::{Cancel, Reason};
 use hone_base::error::Kind;
 use hone_base::random::{Purpose, Stream};
-use hone_train::event::{EpochMetrics, Split, TrainEvent};
+use hone_train::event::{EpochMetrics, TrainEvent};
 use hone_train::methods::{ClassWeights, Methods};
 use hone_train::spec::{CheckpointEvery, Keep, Metric, Optimizer, Spec, Warmup};
-use hone_train::{Control, Finished, Outcome, Seen};
+use hone_train::{Control, Finished, Outcome};
 
 use crate::harness::toy_rows;
 use crate::methods::several;
@@ -341,202 +342,4 @@ fn nothing_is_read_or_written_for_a_job_that_was_cancelled_before_it_began() {
     assert!(matches!(outcome, Ok(Outcome::Stopped)), "{outcome:?}");
     assert_eq!(std::fs::read_dir(&workspace).expect("a folder").count(), 0);
     assert_eq!(job.plan_until(&cancel).expect_err("a plan").kind(), Kind::Cancelled);
-}
-
-/// What is told besides, because a position could not be used.
-fn take_notices(log: &mut Vec<TrainEvent>, words: &str) -> Vec<String> {
-    let is_one =
-        |event: &mut TrainEvent| matches!(event, TrainEvent::Notice { message } if message.contains(words));
-    let taken = log.extract_if(.., is_one);
-    taken
-        .map(|event| if let TrainEvent::Notice { message } = event { message } else { String::new() })
-        .collect()
-}
-
-#[test]
-fn a_damaged_position_is_refused_and_the_one_before_is_taken() {
-    let job = with(Methods::default(), |spec| spec.hyperparameters.checkpoint_every = steps(1));
-    let whole = whole(&job);
-    type Damage = fn(&Path);
-    let damages: [(&str, Damage); 5] = [
-        ("half of the tensors", |position| {
-            let path = position.join("training.safetensors");
-            let bytes = std::fs::read(&path).expect("tensors");
-            std::fs::write(&path, &bytes[..bytes.len() / 2]).expect("a file");
-        }),
-        ("one bit", |position| {
-            let path = position.join("training.safetensors");
-            let mut bytes = std::fs::read(&path).expect("tensors");
-            *bytes.last_mut().expect("a byte") ^= 1;
-            std::fs::write(&path, bytes).expect("a file");
-        }),
-        ("an empty position", |position| {
-            std::fs::write(position.join("position.json"), "").expect("a file");
-        }),
-        ("no digests", |position| {
-            std::fs::remove_file(position.join("SHA256SUMS")).expect("a file");
-        }),
-        ("no files", |position| {
-            std::fs::remove_dir_all(position).expect("a folder");
-            std::fs::create_dir(position).expect("a folder");
-        }),
-    ];
-    for (name, damage) in damages {
-        for generations in [1, 2] {
-            let workspace = job.workspace(&format!("{name} {generations}"));
-            // In the second epoch, with the first one's checkpoint.
-            let mut log =
-                pause(&job, &workspace, |event| matches!(event, TrainEvent::Step(step) if step.step == 9));
-            let newest = newest_position(&workspace);
-            damage(&newest);
-            if generations == 2 {
-                let before: u64 = newest.file_name().unwrap().to_str().unwrap().parse().expect("a number");
-                damage(&newest.with_file_name((before - 1).to_string()));
-            }
-            std::fs::create_dir(workspace.join("state/new")).expect("left over from a crash");
-            let finished = go_on(&job, &workspace, &mut log, usize::MAX).expect("an end");
-            let notices = take_notices(&mut log, "a saved position cannot be used");
-            assert_eq!(notices.len(), generations, "{name}: {notices:?}");
-            let from = if generations == 1 { "from step " } else { "from the beginning" };
-            assert!(notices.iter().all(|notice| notice.contains(from)), "{name}: {notices:?}");
-            assert_same(name, &whole, &(finished, log));
-        }
-    }
-}
-
-#[test]
-fn a_position_whose_checkpoint_is_gone_is_refused() {
-    let job = with(Methods::default(), |_| {});
-    let whole = whole(&job);
-    let workspace = job.workspace("gone");
-    let is_test = |event: &TrainEvent| matches!(event, TrainEvent::Evaluation { split: Split::Test, .. });
-    let mut log = pause(&job, &workspace, is_test);
-    for epoch in [1, 2] {
-        let _ = std::fs::remove_dir_all(workspace.join(format!("epoch-{epoch}")));
-    }
-    let finished = go_on(&job, &workspace, &mut log, usize::MAX).expect("an end");
-    let notices = take_notices(&mut log, "a saved position cannot be used");
-    assert!(!notices.is_empty() && notices[0].contains("model.safetensors"), "{notices:?}");
-    assert_same("gone", &whole, &(finished, log));
-}
-
-#[test]
-fn a_position_of_an_earlier_version_is_not_taken_and_of_another_job_is_an_error() {
-    let job = with(Methods::default(), |_| {});
-    let workspace = job.workspace("earlier");
-    std::fs::create_dir(workspace.join("state")).expect("a folder");
-    std::fs::write(workspace.join("state/position.json"), r#"{"format": 1}"#).expect("a file");
-    let mut log = vec![];
-    let finished = go_on(&job, &workspace, &mut log, usize::MAX).expect("an end");
-    assert_eq!(take_notices(&mut log, "another version of Hone").len(), 1);
-    assert_same("earlier", &whole(&job), &(finished, log));
-    assert!(!workspace.join("state/position.json").exists());
-    let other = job.with(|spec| spec.hyperparameters.seed = 43);
-    let error = other.run(&workspace, 2).0.expect_err("another job's position");
-    assert_eq!(error.kind(), Kind::Precondition);
-    assert!(error.message().ends_with("belongs to another job"), "{error}");
-}
-
-#[test]
-fn a_disk_that_takes_no_position_is_told_once_and_the_job_succeeds() {
-    let job = with(Methods::default(), |spec| spec.hyperparameters.checkpoint_every = steps(1));
-    let workspace = job.workspace("full");
-    std::fs::write(workspace.join("state"), "no folder").expect("a file");
-    let (outcome, mut events) = job.run(&workspace, 2);
-    let Ok(Outcome::Finished(finished)) = outcome else { panic!("{outcome:?}") };
-    let notices = take_notices(&mut events, "the position could not be saved");
-    assert_eq!(notices.len(), 1, "{notices:?}");
-    assert_eq!(finished.weights_sha256, whole(&job).0.weights_sha256);
-}
-
-#[test]
-fn a_finished_run_leaves_its_checkpoint_and_two_positions_at_most() {
-    let job = with(Methods::default(), |spec| spec.hyperparameters.checkpoint_every = steps(1));
-    let (finished, _) = whole(&job);
-    let workspace = finished.folder.parent().expect("a workspace");
-    let names = |folder: &Path| {
-        let entries = std::fs::read_dir(folder).expect("a folder");
-        let mut names: Vec<String> = entries
-            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        names
-    };
-    assert_eq!(names(workspace), [format!("epoch-{}", finished.epoch.epoch), "state".to_owned()]);
-    assert_eq!(names(&workspace.join("state")).len(), 2);
-}
-
-/// The events in a file, one a line; what was cut off in the last line is none.
-fn read_log(path: &Path) -> Vec<TrainEvent> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
-    whole.lines().map(|line| serde_json::from_str(line).expect("an event")).collect()
-}
-
-const FOLDER: &str = "HONE_TEST_RESUME_FOLDER";
-
-/// Goes on with a job until it is killed; started by the test below.
-#[test]
-#[ignore = "a process that another test starts and kills"]
-fn a_process_that_is_killed() {
-    let Some(folder) = std::env::var_os(FOLDER) else { return };
-    let job = with(Methods { ema_decay: Some(0.9), ..Methods::default() }, |_| {});
-    let path = Path::new(&folder).join("log");
-    let log = read_log(&path);
-    let mut file = std::fs::File::create(path.with_extension("new")).expect("a file");
-    for event in &log {
-        writeln!(file, "{}", serde_json::to_string(event).expect("json")).expect("a line");
-    }
-    std::fs::rename(path.with_extension("new"), &path).expect("a file");
-    let workspace = Path::new(&folder).join("workspace");
-    std::fs::create_dir_all(&workspace).expect("a workspace");
-    let control = Control { seen: Seen::from_iter(&log), throttle: Duration::ZERO, ..Control::default() };
-    let outcome = job.run_with(&workspace, 2, control, &mut |event| {
-        writeln!(file, "{}", serde_json::to_string(&event).expect("json")).expect("a line");
-        ControlFlow::Continue(())
-    });
-    assert!(matches!(outcome, Ok(Outcome::Finished(_))), "{outcome:?}");
-}
-
-#[test]
-fn a_process_that_is_killed_again_and_again_leaves_what_the_next_one_continues_from() {
-    let job = with(Methods { ema_decay: Some(0.9), ..Methods::default() }, |_| {});
-    let whole = whole(&job);
-    let folder = job.folder.path();
-    let (log, mut kills) = (folder.join("log"), 0);
-    loop {
-        let before = read_log(&log).len();
-        let mut child = Command::new(std::env::current_exe().expect("this program"))
-            .args(["--exact", "resume::a_process_that_is_killed", "--ignored"])
-            .env(FOLDER, folder)
-            .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("a process");
-        let status = loop {
-            if let Some(status) = child.try_wait().expect("a status") {
-                break Some(status);
-            }
-            if read_log(&log).len() >= before + 3 {
-                break None;
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        };
-        match status {
-            Some(status) => {
-                assert!(status.success(), "{status}");
-                break;
-            }
-            None => {
-                child.kill().expect("a kill");
-                child.wait().expect("an end");
-                kills += 1;
-            }
-        }
-    }
-    assert!(kills >= 2, "{kills} kills");
-    assert_eq!(without_times(&read_log(&log)), without_times(&whole.1));
-    let kept = folder.join(format!("workspace/epoch-{}/model.safetensors", whole.0.epoch.epoch));
-    let bytes = std::fs::read(kept).expect("weights");
-    assert!(bytes == std::fs::read(whole.0.folder.join("model.safetensors")).expect("weights"));
 }

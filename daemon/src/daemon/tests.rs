@@ -1,6 +1,9 @@
 //! A whole daemon over gRPC, with a trainer and an engine that need no model.
 
 mod lanes;
+mod lists;
+mod records;
+mod stopping;
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -26,8 +29,6 @@ use tonic_health::pb::health_client::HealthClient;
 use super::*;
 use crate::jobs::testing::{self, FakeTrainer, Home};
 use crate::serve::testing::FakeEngine;
-
-mod lists;
 
 struct Harness {
     address: String,
@@ -268,80 +269,6 @@ async fn jobs_are_validated_bounded_and_cancelled() {
 }
 
 #[tokio::test]
-async fn stopping_cuts_streams_off_interrupts_the_job_and_keeps_the_queue() {
-    let home = Home::new();
-    let daemon = Harness::start(&home).await;
-    let running = daemon.submit("endless").await;
-    let queued = daemon.submit("reviews").await;
-    let mut events = daemon.watch(&running.id, 0).await;
-    while !matches!(events.message().await.unwrap().unwrap().kind, Some(Kind::Step(_))) {}
-    let mut health = HealthClient::new(daemon.channel.clone());
-    let request = HealthCheckRequest { service: String::new() };
-    let mut health = health.watch(request).await.unwrap().into_inner();
-    assert_eq!(health.message().await.unwrap().unwrap().status, 1);
-    let idle = futures::stream::pending::<v1::ClassifyRequest>();
-    let classify = tokio::spawn({
-        let mut client = daemon.inference();
-        async move { client.classify_stream(idle).await.unwrap().into_inner().message().await }
-    });
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    daemon.stop().await;
-
-    assert_eq!(health.message().await.unwrap().unwrap().status, 2);
-    let status = loop {
-        match events.message().await {
-            Ok(event) => assert!(event.is_some()),
-            Err(status) => break status,
-        }
-    };
-    assert_eq!(status.code(), Code::Unavailable);
-    assert!(status.message().contains("connect again"), "{status}");
-    assert_eq!(classify.await.unwrap().unwrap_err().code(), Code::Unavailable);
-
-    let daemon = Harness::start(&home).await;
-    let get = async |id: &str| {
-        daemon.training().get(v1::GetJobRequest { job_id: id.into() }).await.unwrap().into_inner()
-    };
-    let mut events = daemon.watch(&running.id, 0).await;
-    let mut states = Vec::new();
-    while states.len() < 5 {
-        if let Some(Kind::StateChanged(change)) = events.message().await.unwrap().unwrap().kind {
-            states.push(change.state());
-        }
-    }
-    use v1::JobState::{Interrupted, Queued, Running};
-    assert_eq!(states, [Queued, Running, Interrupted, Queued, Running], "it goes on by itself");
-    assert_eq!(get(&queued.id).await.state(), Queued);
-    daemon.training().pause(v1::PauseJobRequest { job_id: running.id.clone() }).await.unwrap();
-    let mut events = daemon.watch(&queued.id, 0).await;
-    while events.message().await.unwrap().is_some() {}
-    assert_eq!(get(&queued.id).await.state(), v1::JobState::Succeeded);
-    assert_eq!(get(&running.id).await.state(), v1::JobState::Paused);
-    daemon.stop().await;
-}
-
-#[tokio::test]
-async fn a_daemon_that_is_given_up_while_a_job_runs_holds_the_data_folder_until_the_job_has_stopped() {
-    let home = Home::new();
-    let daemon = Harness::start(&home).await;
-    let running = daemon.submit("endless").await;
-    let mut events = daemon.watch(&running.id, 0).await;
-    while !matches!(events.message().await.unwrap().unwrap().kind, Some(Kind::Step(_))) {}
-    daemon.task.abort();
-    assert!(daemon.task.await.unwrap_err().is_cancelled());
-    let taken = || hone_storage::DataDir::open(home.path()).map(drop).map_err(|error| error.kind());
-    assert_eq!(taken(), Err(hone_base::error::Kind::Unavailable));
-    daemon.jobs.close();
-    for _ in 0..1000 {
-        if taken().is_ok() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("the job does not let go of the folder");
-}
-
-#[tokio::test]
 async fn models_are_promoted_downloaded_and_deleted() {
     let home = Home::new();
     let daemon = Harness::start(&home).await;
@@ -431,85 +358,5 @@ async fn health_tells_of_every_service() {
         let answer = health.check(HealthCheckRequest { service }).await.unwrap().into_inner();
         assert_eq!(answer.status, 1);
     }
-    daemon.stop().await;
-}
-
-#[tokio::test]
-async fn a_data_folder_with_a_damaged_record_of_each_kind_opens_and_all_else_works() {
-    let home = Home::new();
-    let daemon = Harness::start(&home).await;
-    daemon.train("reviews").await;
-    daemon.train("reviews").await;
-    daemon.train("topics").await;
-    let jobs = daemon.training().list(v1::ListJobsRequest::default()).await.unwrap().into_inner().jobs;
-    daemon
-        .models()
-        .promote(v1::PromoteModelRequest { model: "topics@1".into(), alias: "live".into() })
-        .await
-        .unwrap();
-    daemon.stop().await;
-    let (newest, oldest) = (&jobs[0].id, &jobs[2].id);
-    let database = rusqlite::Connection::open(home.path().join("hone.db")).unwrap();
-    database.pragma_update(None, "foreign_keys", false).unwrap();
-    for damage in [
-        // As a validation loss that was NaN was recorded.
-        "UPDATE versions SET record = json_set(record, '$.validation.loss', null) WHERE model = 'reviews' AND version = 2".to_owned(),
-        "UPDATE aliases SET version = 7 WHERE name = 'live'".to_owned(),
-        "INSERT INTO datasets (id, created, record) VALUES (printf('%064d', 7), 1, '{}')".to_owned(),
-        format!("UPDATE jobs SET spec = 'null' WHERE id = '{newest}'"),
-        format!("UPDATE events SET body = 'null' WHERE job = '{oldest}' AND number = 3"),
-        format!("UPDATE events SET body = 'null' WHERE job = '{oldest}' AND kind = 'epoch'"),
-    ] {
-        assert!(database.execute(&damage, []).unwrap() > 0, "{damage}");
-    }
-    drop(database);
-
-    let daemon = Harness::start(&home).await;
-    let ids = |records: Vec<v1::UnreadableRecord>| {
-        assert!(records.iter().all(|record| !record.why.is_empty()));
-        records.into_iter().map(|record| record.id).collect::<Vec<_>>()
-    };
-    let listed = daemon.training().list(v1::ListJobsRequest::default()).await.unwrap().into_inner();
-    assert_eq!(listed.jobs.len(), 2);
-    let unreadable = ids(listed.unreadable);
-    assert_eq!(unreadable.len(), 2, "{unreadable:?}");
-    assert_eq!(unreadable[0], *newest);
-    assert!(unreadable[1].starts_with(oldest.as_str()), "{unreadable:?}");
-    let models = daemon.models().list(v1::ListModelsRequest::default()).await.unwrap().into_inner();
-    assert_eq!(models.models.iter().map(|model| model.versions.len()).collect::<Vec<_>>(), [1, 1]);
-    assert_eq!(ids(models.unreadable), ["reviews@2", "topics@live"]);
-    let datasets = daemon.datasets().list(v1::ListDatasetsRequest::default()).await.unwrap().into_inner();
-    let damaged = ids(datasets.unreadable);
-    assert_eq!(damaged.len(), 1);
-
-    let mut events = daemon.watch(oldest, 0).await;
-    let mut numbers = Vec::new();
-    while let Some(event) = events.message().await.unwrap() {
-        if event.number == 3 {
-            let Some(Kind::Notice(notice)) = event.kind else { panic!("{event:?}") };
-            assert!(notice.message.contains("this entry of the log is lost"), "{notice:?}");
-        }
-        numbers.push(event.number);
-    }
-    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
-
-    daemon.inference().classify(texts("topics", &["good"])).await.unwrap();
-    daemon.inference().classify(texts("reviews@1", &["good"])).await.unwrap();
-    let status = daemon.inference().classify(texts("reviews", &["good"])).await.unwrap_err();
-    assert_eq!(status.code(), Code::DataLoss);
-    assert!(status.message().contains("use reviews@1"), "{status}");
-
-    for model in ["reviews@2", "topics@live"] {
-        daemon.models().delete(v1::DeleteModelRequest { model: model.into() }).await.unwrap();
-    }
-    daemon.datasets().delete(v1::DeleteDatasetRequest { id: damaged[0].clone() }).await.unwrap();
-    for job in [newest, oldest] {
-        daemon.training().delete(v1::DeleteJobRequest { job_id: job.clone() }).await.unwrap();
-    }
-    daemon.inference().classify(texts("reviews", &["good"])).await.unwrap();
-    assert!(!home.path().join("models/reviews/2").exists());
-    let left = daemon.training().list(v1::ListJobsRequest::default()).await.unwrap().into_inner();
-    assert_eq!((left.jobs.len(), left.unreadable.len()), (1, 0));
-    daemon.train("reviews").await;
     daemon.stop().await;
 }

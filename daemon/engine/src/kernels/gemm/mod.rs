@@ -12,17 +12,21 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod epilogue;
 mod float;
 mod matrix;
+mod packed;
 #[cfg(target_arch = "x86_64")]
 mod pair;
 
 use rayon::prelude::*;
 
+pub(super) use epilogue::{Added, Epilogue, Rows, Scaled};
 pub(super) use matrix::Matrix;
+pub use packed::Packed;
 
 use super::Compute;
-use super::buffer::{Buffer, Shared, with_scratch};
+use super::buffer::{Buffer, with_scratch};
 use super::calls::give_way;
 use super::isa::Set;
 
@@ -34,163 +38,6 @@ pub(super) enum Format {
     /// Pairs of bfloat16 values; a float32 value is the sum of so many.
     #[cfg(target_arch = "x86_64")]
     Pair { planes: usize },
-}
-
-/// What becomes of a finished part of a product.
-pub(super) trait Epilogue: Sync {
-    /// The longest row that it takes. Longer ones would write to one another's places.
-    fn width(&self) -> usize;
-
-    /// Takes the values of a row from `column` on. It must be inlined.
-    ///
-    /// # Safety
-    /// The row ends within [`Epilogue::width`], and no other task stores these values.
-    unsafe fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]);
-
-    /// The place of the product itself, when nothing else becomes of it: whole tiles are then written there at once.
-    #[inline(always)]
-    fn place(&self) -> Option<&Rows<'_>> {
-        None
-    }
-}
-
-/// Rows of up to `stride` values, `stride` apart, that are written by several tasks.
-pub(super) struct Rows<'a> {
-    values: Shared<'a>,
-    start: usize,
-    stride: usize,
-}
-
-impl<'a> Rows<'a> {
-    /// Rows inside a slice, the first at `start`.
-    pub(super) fn new(values: &'a mut [f32], start: usize, stride: usize) -> Self {
-        Self { values: Shared::new(values), start, stride }
-    }
-
-    /// Bytes from one row to the next.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    fn stride_bytes(&self) -> usize {
-        self.stride * size_of::<f32>()
-    }
-
-    /// Where `rows` rows of `width` values start, all of which are there.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    fn pointer(&self, row: usize, rows: usize, column: usize, width: usize) -> *mut f32 {
-        let start = self.start + row * self.stride + column;
-        self.values.pointer(start, (rows - 1) * self.stride + width)
-    }
-
-    /// Rows inside memory that several tasks write, the first at `start`.
-    ///
-    /// # Safety
-    /// No other task may use the places of these rows meanwhile.
-    pub(super) unsafe fn within(values: &Shared<'a>, start: usize, stride: usize) -> Self {
-        // SAFETY: promised by the caller.
-        Self { values: unsafe { values.again() }, start, stride }
-    }
-
-    /// Values from one row to the next: rows that are no longer do not overlap.
-    pub(super) fn stride(&self) -> usize {
-        self.stride
-    }
-
-    /// `count` values of a row from `column` on.
-    ///
-    /// # Safety
-    /// As for [`Shared::slice`].
-    #[inline(always)]
-    // As in `Shared::slice`.
-    #[allow(clippy::mut_from_ref)]
-    pub(super) unsafe fn at(&self, row: usize, column: usize, count: usize) -> &'a mut [f32] {
-        // SAFETY: promised by the caller.
-        unsafe { self.values.slice(self.start + row * self.stride + column, count) }
-    }
-}
-
-/// Stores `scale * product`.
-pub(super) struct Scaled<'a> {
-    pub(super) out: Rows<'a>,
-    pub(super) scale: f32,
-}
-
-impl Epilogue for Scaled<'_> {
-    fn width(&self) -> usize {
-        self.out.stride()
-    }
-
-    #[inline(always)]
-    unsafe fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
-        // SAFETY: promised by the caller.
-        let out = unsafe { self.out.at(row, column, values.len()) };
-        out.iter_mut().zip(values).for_each(|(out, x)| *out = x * self.scale);
-    }
-
-    #[inline(always)]
-    fn place(&self) -> Option<&Rows<'_>> {
-        (self.scale == 1.0).then_some(&self.out)
-    }
-}
-
-/// Adds the product to what is there.
-pub(super) struct Added<'a> {
-    pub(super) out: Rows<'a>,
-}
-
-impl Epilogue for Added<'_> {
-    fn width(&self) -> usize {
-        self.out.stride()
-    }
-
-    #[inline(always)]
-    unsafe fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
-        // SAFETY: promised by the caller.
-        let out = unsafe { self.out.at(row, column, values.len()) };
-        out.iter_mut().zip(values).for_each(|(out, x)| *out += x);
-    }
-}
-
-/// A right factor, `[inner, columns]`, in panels.
-#[derive(Clone, Debug, Default)]
-pub struct Packed {
-    buffer: Buffer,
-    inner: usize,
-    columns: usize,
-}
-
-impl Packed {
-    /// Packs a factor on all threads of the current pool, into the memory of the one before.
-    pub(super) fn pack(&mut self, compute: Compute, factor: Matrix<'_>) {
-        let width = compute.panel_width();
-        let stride = compute.panel_values(factor.rows);
-        (self.inner, self.columns) = (factor.rows, factor.columns);
-        let panels = factor.columns.div_ceil(width);
-        let buffer = self.buffer.reserve(panels * stride);
-        if stride > 0 {
-            // A task takes some panels, so that it reads stretches of memory and not single places of many pages.
-            let group = panels.div_ceil(8).min(GROUP);
-            buffer.par_chunks_mut(group * stride).enumerate().for_each(|(index, panels)| {
-                pack_panels(compute, factor, index * group * width, panels);
-            });
-        }
-    }
-
-    /// The same on this thread alone.
-    pub(super) fn pack_here(&mut self, compute: Compute, factor: Matrix<'_>) {
-        let width = compute.panel_width();
-        let stride = compute.panel_values(factor.rows);
-        (self.inner, self.columns) = (factor.rows, factor.columns);
-        let buffer = self.buffer.reserve(factor.columns.div_ceil(width) * stride);
-        if stride > 0 {
-            pack_panels(compute, factor, 0, buffer);
-        }
-    }
-
-    /// Bytes that it takes.
-    pub fn bytes(&self) -> usize {
-        self.buffer.bytes()
-    }
 }
 
 impl Compute {
@@ -239,24 +86,6 @@ impl Compute {
             #[cfg(target_arch = "x86_64")]
             Format::Pair { planes } => pair::left_values(rows, inner, planes),
         }
-    }
-}
-
-/// Panels of a right factor that a task packs at most.
-const GROUP: usize = 8;
-
-/// Packs as many panels as there is room for, the first of which starts at column `first`.
-fn pack_panels(compute: Compute, factor: Matrix<'_>, first: usize, out: &mut [f32]) {
-    match compute.format() {
-        Format::Float { rounded } => {
-            let width = float::shape(compute.isa()).1;
-            for (panel, out) in out.chunks_mut(width * factor.rows).enumerate() {
-                float::pack(factor.t(), first + panel * width, width, rounded, out);
-            }
-        }
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: this format is only chosen when the processor has AVX-512 and its bfloat16 part.
-        Format::Pair { planes } => unsafe { pair::pack_right(factor, first, planes, out) },
     }
 }
 
