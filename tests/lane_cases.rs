@@ -3,11 +3,12 @@
 #![cfg(target_os = "linux")]
 
 use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hone::v1::{DataSource, JobSpec};
+use hone::v1::{DataSource, JobSpec, JobState};
 
 use crate::harness::daemon::Daemon;
 use crate::harness::{toy_rows, toy_texts};
@@ -44,6 +45,29 @@ impl Pipe {
     fn end(&self) {
         std::fs::rename(&self.file, &self.path).expect("the file");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_of_a_job_that_begins_at_once_is_read_once() {
+    let data = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(data.path()).await;
+    let rows = toy_rows(40, 11);
+    let dataset = daemon.upload("once.csv", rows.clone()).await.expect("an upload");
+    let pipe = Pipe::in_place_of(data.path().join("datasets").join(&dataset.id));
+    let train = Some(DataSource { dataset_id: dataset.id, name: None });
+    let (mut training, spec) = (daemon.training(), JobSpec { train, ..JobSpec::default() });
+    let request = hone::v1::StartJobRequest { spec: Some(spec), request_id: None };
+    let started = tokio::spawn(async move { training.start(request).await });
+    let mut writer = tokio::time::timeout(Duration::from_secs(20), pipe.read()).await.expect("it is read");
+    writer.write_all(rows.as_bytes()).expect("written");
+    drop(writer);
+    // Whoever read it again would wait for ever.
+    let job = started.await.expect("no panic").expect("a job").into_inner();
+    let ended = tokio::time::timeout(Duration::from_secs(60), daemon.watch(&job.id, 0)).await;
+    pipe.end();
+    ended.expect("read again").expect("events");
+    assert_eq!(daemon.job(&job.id).await.state(), JobState::Succeeded);
+    daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,25 +21,47 @@ pub enum Reason {
 
 /// A token that says whether work shall end. Clones are the same token; a new one says nothing until it is asked.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicU8>);
+pub struct Cancel(Arc<Token>);
+
+#[derive(Debug, Default)]
+struct Token {
+    asked: AtomicU8,
+    parent: Option<Cancel>,
+}
+
+/// Asks the work to end when it is dropped, because whoever waited for the result has gone.
+#[derive(Debug)]
+pub struct AskOnDrop(Cancel);
 
 impl Cancel {
-    /// Asks the work to end.
-    pub fn ask(&self, reason: Reason) {
-        self.0.fetch_max(reason as u8, Ordering::AcqRel);
+    /// A token that can be asked by itself, and is asked whenever this one is.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self(Arc::new(Token { asked: AtomicU8::default(), parent: Some(self.clone()) }))
     }
 
-    /// Why the work shall end, if it shall. One atomic load.
+    /// Asks the work to end.
+    pub fn ask(&self, reason: Reason) {
+        self.0.asked.fetch_max(reason as u8, Ordering::AcqRel);
+    }
+
+    /// Asks the work to end, as [`Reason::Cancelled`], when the result is dropped.
+    pub fn ask_on_drop(&self) -> AskOnDrop {
+        AskOnDrop(self.clone())
+    }
+
+    /// Why the work shall end, if it shall. An atomic load, and one for its parent.
     pub fn reason(&self) -> Option<Reason> {
-        match self.0.load(Ordering::Acquire) {
+        let own = match self.0.asked.load(Ordering::Acquire) {
             0 => None,
             1 => Some(Reason::Shutdown),
             2 => Some(Reason::Paused),
             _ => Some(Reason::Cancelled),
-        }
+        };
+        own.max(self.0.parent.as_ref().and_then(Self::reason))
     }
 
-    /// Whether the work shall end. One atomic load.
+    /// Whether the work shall end. As cheap as [`Cancel::reason`].
     pub fn is_asked(&self) -> bool {
         self.reason().is_some()
     }
@@ -56,6 +78,12 @@ impl Cancel {
             Some(Reason::Cancelled) => "it was cancelled",
         };
         Err(Error::new(Kind::Cancelled, format!("stopped before it was done: {why}")))
+    }
+}
+
+impl Drop for AskOnDrop {
+    fn drop(&mut self) {
+        self.0.ask(Reason::Cancelled);
     }
 }
 
@@ -76,6 +104,17 @@ mod tests {
             (error.kind(), error.message()),
             (Kind::Cancelled, "stopped before it was done: it was paused")
         );
+    }
+
+    #[test]
+    fn a_child_hears_its_parent_and_not_the_other_way_round() {
+        let parent = Cancel::default();
+        let (first, second) = (parent.child(), parent.child());
+        drop(first.ask_on_drop());
+        assert_eq!((first.reason(), second.reason()), (Some(Reason::Cancelled), None));
+        assert_eq!(parent.reason(), None);
+        parent.ask(Reason::Shutdown);
+        assert_eq!((first.reason(), second.reason()), (Some(Reason::Cancelled), Some(Reason::Shutdown)));
     }
 
     #[test]

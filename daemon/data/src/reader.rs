@@ -159,7 +159,7 @@ impl<'a> Reader<'a> {
                 return Err(labels::too_many(self.name, labels.iter().map(String::as_str)));
             }
             let mut example = Example { text, text_pair, labels: nothing.clone(), line };
-            measure.add(&example, keep == Keep::Labels);
+            measure.add(&example, keep != Keep::Summary);
             if keep != Keep::Summary {
                 kept += if keep == Keep::Texts { memory::of_texts(&example) } else { memory::ROW };
                 if keep == Keep::Labels {

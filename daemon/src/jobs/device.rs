@@ -34,6 +34,12 @@ impl Turns {
         Turn(self)
     }
 
+    /// Whether nobody has the device or waits for it, at this moment.
+    pub fn is_free(&self) -> bool {
+        let state = lock(&self.state);
+        !state.taken && state.waiting == 0
+    }
+
     /// The device, if nobody has it or waits for it.
     pub fn try_take(&self) -> Option<Turn<'_>> {
         let mut state = lock(&self.state);

@@ -1,7 +1,8 @@
 //! Jobs: data sets (`datasets`), the log of each job (`log`), the states that follow each other (`lifecycle`), who changes
 //! them (`registry`), what becomes of jobs when the daemon comes back (`restart`) and of what nobody needs (`sweep`), who
-//! has the device (`device`), and the one thread that runs jobs (`runner`), which trains through the seam in `trainer`.
+//! has the device (`device`), what was read for the job that comes next (`ahead`), and the one thread that runs jobs (`runner`), which trains through the seam in `trainer`.
 
+pub mod ahead;
 pub mod datasets;
 pub mod device;
 pub mod lifecycle;

@@ -12,6 +12,7 @@ use hone_base::digest;
 use hone_base::error::{Error, Result};
 use hone_base::panic::words;
 use hone_engine::kernels::lane::aside;
+use hone_engine::model::checkpoint::WEIGHTS;
 use hone_storage::data_dir::{self, DataDir, Lock};
 use hone_storage::{Blobs, Catalog, Job, Time, Version};
 use hone_train::event::TrainEvent;
@@ -125,7 +126,9 @@ impl Runner {
                 job.spec.hyperparameters.learning_rate
             )));
         }
-        let files = aside(|| digest::of_folder(&finished.folder))?;
+        // The weights were hashed when they were written.
+        let known = [(WEIGHTS, finished.weights_sha256.as_str())];
+        let files = aside(|| digest::of_folder_but(&finished.folder, &known))?;
         let version = self.store.reserve_version(name)?;
         self.blobs.put_folder(&finished.folder, name, version)?;
         Ok(Version {

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
+use super::ahead::Ahead;
 use super::device::Turns;
 use crate::lanes::Lanes;
 use hone_base::cancel::Cancel;
 use hone_base::error::{Error, Kind, Result};
+use hone_data::dataset::Keep;
 use hone_engine::kernels::lane::aside;
 use hone_engine::model::checkpoint::Checkpoint;
 use hone_hub as hub;
@@ -62,13 +64,14 @@ pub struct DeviceTrainer {
     device: Device,
     lanes: Lanes,
     turns: Turns,
+    ahead: Ahead,
     room: Room,
 }
 
 impl DeviceTrainer {
     /// Trains on a device; what the CPU does is done on the lanes.
     pub fn new(device: Device, lanes: Lanes) -> Self {
-        Self { device, lanes, turns: Turns::default(), room: Room::default() }
+        Self { device, lanes, turns: Turns::default(), ahead: Ahead::default(), room: Room::default() }
     }
 
     /// The same within the memory of the host and limits of files.
@@ -97,7 +100,18 @@ impl Trainer for DeviceTrainer {
             Some(folder) => aside(|| {
                 let paths = paths(spec, data)?;
                 let path_of = |id: &str| paths.get(id).cloned().unwrap_or_default();
-                admission::check(spec.clone(), &folder, &path_of, &self.device, &self.room, cancel)
+                let check = |keep: Keep| {
+                    admission::check(spec.clone(), &folder, &path_of, &self.device, &self.room, keep, cancel)
+                };
+                if let Some(reading) = self.turns.is_free().then(|| self.ahead.begin()).flatten() {
+                    match check(Keep::Texts) {
+                        Ok(plan) => return Ok(reading.keep(plan)),
+                        // Where the texts have no room, less is kept, which tells what would have.
+                        Err(error) if error.kind() == Kind::Exhausted => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                check(Keep::Labels).map(drop)
             }),
             None => Ok(()),
         }
@@ -166,7 +180,10 @@ impl DeviceTrainer {
             return Ok(Outcome::Stopped);
         }
         let _turn = self.turns.take();
-        let plan = aside(|| self.plan(spec, &encoder, data, cancel))?;
+        let plan = match self.ahead.take(spec, &encoder) {
+            Some(plan) => plan,
+            None => aside(|| self.plan(spec, &encoder, data, cancel))?,
+        };
         for message in plan.tokenizer.notices() {
             if tell(message.clone(), emit).is_break() {
                 return Ok(Outcome::Stopped);

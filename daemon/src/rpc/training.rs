@@ -68,9 +68,10 @@ impl TrainingService for Training {
             () = self.stopping.begun() => return Err(Stopping::error().into()),
             turn = self.dry_runs.take() => turn?,
         };
-        let cancel = self.stopping.cancel();
+        let cancel = self.stopping.cancel().child();
+        let _caller = cancel.ask_on_drop();
         let response = blocking(move || {
-            // Held to the end even if the caller goes away.
+            // Held to the end even if the caller goes away: that is soon then.
             let _turn = turn;
             let spec = request.resolve(&datasets, &encoder)?;
             let report = trainer.dry_run(&spec, &*blobs, &cancel)?;

@@ -21,7 +21,8 @@ use hone_engine::model::memory::Memory;
 const QUALITY: u64 = 128;
 
 /// Checks what can be checked of a job without the device: that its files can be read within the limits and make a plan,
-/// and that the job, as far as the lengths of its texts tell, fits into memory. Keeps no text. Blocking.
+/// and that the job, as far as the lengths of its texts tell, fits into memory. The plan has the texts if `keep` says so, and
+/// can then be run; otherwise it tells how the job would go. Blocking.
 ///
 /// # Errors
 /// Those of [`Plan::new`]; `Exhausted` where the job does not fit, with what to lower.
@@ -31,19 +32,21 @@ pub fn check(
     path_of: &dyn Fn(&str) -> PathBuf,
     device: &Device,
     room: &Room,
+    keep: Keep,
     cancel: &Cancel,
-) -> Result<()> {
-    let reading =
-        Reading { keep: Keep::Labels, limits: room.limits(), cancel: cancel.clone(), ..Reading::default() };
+) -> Result<Plan> {
+    let limits = if keep == Keep::Texts { room.limits_with_texts() } else { room.limits() };
+    let reading = Reading { keep, limits, cancel: cancel.clone(), ..Reading::default() };
     let (plan, measured) = Plan::read(spec, encoder, path_of, &reading)?;
     let config = checkpoint::check(encoder).map_err(Error::of_named)?;
     let train = lengths(&plan, &measured.train)?;
-    let mut rows = rows(&measured.train, &train);
+    let mut rows = rows(&measured.train, &train, keep);
     for other in &measured.others {
-        rows += self::rows(other, &lengths(&plan, other)?);
+        rows += self::rows(other, &lengths(&plan, other)?, keep);
     }
     let declaration = Declaration::new(&config.architecture, plan.labels.names().len());
-    admit(&room.host, &plan, &declaration, device, train.into_iter(), rows)
+    admit(&room.host, &plan, &declaration, device, train.into_iter(), rows)?;
+    Ok(Plan { host: room.host.clone(), ..plan })
 }
 
 /// Fails where the device does not compute the encoder, or training does not fit into the memory that the host has left. `lengths` are those of the training rows in
@@ -141,11 +144,12 @@ fn lengths(plan: &Plan, measure: &Measure) -> Result<Vec<usize>> {
     Ok(measure.row_bytes().iter().map(of).collect())
 }
 
-/// Bytes that the rows of a file take as texts and as tokens.
-fn rows(measure: &Measure, lengths: &[usize]) -> u64 {
-    let texts: u64 = measure.row_bytes().iter().map(|&bytes| memory::allocation(u64::from(bytes))).sum();
+/// Bytes that the rows of a file take as texts and as tokens, beside what was kept of them.
+fn rows(measure: &Measure, lengths: &[usize], kept: Keep) -> u64 {
+    let text = |&bytes: &u32| memory::ROW + memory::allocation(u64::from(bytes));
+    let texts: u64 = if kept == Keep::Texts { 0 } else { measure.row_bytes().iter().map(text).sum() };
     let tokens: u64 = lengths.iter().map(|&length| memory::of_tokens(length as u64)).sum();
-    lengths.len() as u64 * (memory::ROW + QUALITY) + texts + tokens
+    lengths.len() as u64 * QUALITY + texts + tokens
 }
 
 #[cfg(test)]
