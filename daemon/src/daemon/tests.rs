@@ -269,6 +269,21 @@ async fn jobs_are_validated_bounded_and_cancelled() {
 }
 
 #[tokio::test]
+async fn a_dry_run_ends_when_its_caller_has_gone() {
+    let home = Home::new();
+    let daemon = Harness::start(&home).await;
+    let dry_run = async |name: &str| {
+        let spec = v1::JobSpec { name: Some(name.into()), ..Default::default() };
+        daemon.training().dry_run(v1::StartJobRequest { spec: Some(spec), request_id: None }).await
+    };
+    let gone = tokio::time::timeout(Duration::from_millis(100), dry_run("endless")).await;
+    assert!(gone.is_err(), "it ended by itself");
+    // One goes on at a time.
+    dry_run("reviews").await.unwrap();
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn models_are_promoted_downloaded_and_deleted() {
     let home = Home::new();
     let daemon = Harness::start(&home).await;
