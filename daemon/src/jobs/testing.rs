@@ -48,7 +48,8 @@ impl Trainer for FakeTrainer {
 
     fn dry_run(&self, spec: &Spec, data: &dyn Blobs, cancel: &Cancel) -> Result<DryRun> {
         self.check(spec, data, cancel)?;
-        while spec.name == "endless" {
+        let endless = spec.name == "endless";
+        while endless {
             cancel.check()?;
             std::thread::sleep(std::time::Duration::from_millis(1));
         }

@@ -105,7 +105,10 @@ impl Trainer for DeviceTrainer {
                 };
                 if let Some(reading) = self.turns.is_free().then(|| self.ahead.begin()).flatten() {
                     match check(Keep::Texts) {
-                        Ok(plan) => return Ok(reading.keep(plan)),
+                        Ok(plan) => {
+                            reading.keep(plan);
+                            return Ok(());
+                        }
                         // Where the texts have no room, less is kept, which tells what would have.
                         Err(error) if error.kind() == Kind::Exhausted => {}
                         Err(error) => return Err(error),
