@@ -42,7 +42,7 @@ fn a_run_learns_and_its_checkpoint_answers() {
     for family in FAMILIES {
         let encoder = tempfile::tempdir().expect("a folder");
         make_like(&folder(family), encoder.path());
-        let mut job = Job::new(|_| {});
+        let mut job = Job::new(|spec| spec.hyperparameters.epochs = 8.try_into().expect("8"));
         job.encoder = encoder.path().to_owned();
         let (finished, _) = job.finish("run", 2);
         let accuracy = finished.test.expect("a test result").metrics.accuracy;

@@ -140,15 +140,20 @@ fn answers(evidence: &Evidence<'_>) -> Option<(Finding, String)> {
             if evidence.of.max_grad_norm.is_none() { " and clip with `max_grad_norm = 1`" } else { "" }
         ),
         None => format!(
-            "never predicted: {} ({share}); train longer (`epochs`), use `class_weights = balanced`, or change \
-             `learning_rate` (now {rate})",
-            named(&missed)
+            "never predicted: {} ({share}); train longer (`epochs`), use `class_weights = balanced`, or {}",
+            named(&missed),
+            lower(rate).unwrap_or_else(|| format!("change `learning_rate` (now {rate})"))
         ),
     };
     Some((
         Finding::OneAnswer,
         format!("the model answers {} for all {rows} validation rows; {why}", quoted(&only.label)),
     ))
+}
+
+/// What helps where a rate is above the usual.
+fn lower(rate: f64) -> Option<String> {
+    (rate > 1e-4).then(|| format!("lower `learning_rate` (now {rate}, usual is 1e-5 to 5e-5)"))
 }
 
 /// Labels of which some rows were found.
@@ -181,10 +186,7 @@ fn nothing_learned(evidence: &Evidence<'_>) -> Option<(Finding, String)> {
         && near(train, evidence.train_guess)
         && near(validation, evidence.validation_guess);
     let rate = evidence.of.learning_rate;
-    let way = match rate > 1e-4 {
-        true => format!("lower `learning_rate` (now {rate}, usual is 1e-5 to 5e-5)"),
-        false => format!("raise `epochs` or `learning_rate` (now {rate})"),
-    };
+    let way = lower(rate).unwrap_or_else(|| format!("raise `epochs` or `learning_rate` (now {rate})"));
     let classes = epoch.validation.labels.len();
     let flat = match evidence.one_label {
         true => format!(" (with {classes} labels as frequent as each other it would be ln {classes})"),

@@ -73,7 +73,12 @@ fn one_answer_for_all_rows_is_told_with_the_labels_that_never_come() {
     let rows = vec![label("neg", 12, 0.0), label("pos", 39, 1.0)];
     let told = told(&[epoch(1, 0.4, metrics(0.5, rows))], &[0, 51], None);
     assert_eq!(told.len(), 1, "{told:?}");
-    for words in ["epoch 1: the model answers 'pos' for all 51 validation rows", "'neg' (12 rows)", "76%"] {
+    for words in [
+        "epoch 1: the model answers 'pos' for all 51 validation rows",
+        "'neg' (12 rows)",
+        "76%",
+        "change `learning_rate`",
+    ] {
         assert!(told[0].contains(words), "{told:?}");
     }
 }
