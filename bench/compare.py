@@ -2,6 +2,7 @@
 """Runs hone-bench and peer.py in turn on the same work and compares them.
 
     compare.py --model DIR --train CSV --file CSV [--rounds 3] [--threads 2] [--out results.json]
+    compare.py --before PROGRAM ...
 
 Each round runs every case once on either side, one process after the other, and the sides
 take turns in going first, so that what else happens on the machine falls on both. A figure
@@ -9,7 +10,8 @@ is the median of the rounds. Prints a table in Markdown, in which a ratio above 
 Hone is faster or smaller, and writes every result with --out. Only the standard library.
 
 Cases: step (16 x 128 tokens), epoch, evaluate, classify, each in fp32 and bf16; --only chooses, for
-example `--only step/fp32 epoch/fp32`. A case that one side cannot run is left out of the
+example `--only step/fp32 epoch/fp32`. With --before, the other side is not PyTorch but an earlier
+build of hone-bench: what a change has cost or won. A case that one side cannot run is left out of the
 table with a word on standard error.
 """
 
@@ -78,8 +80,8 @@ def limit(rows):
 
 def run(side, case, args):
     """The result of one process."""
-    if side == "hone":
-        command = [args.hone, *arguments(case, args), "--device", args.device]
+    if side == "hone" or args.before:
+        command = [args.hone if side == "hone" else args.before, *arguments(case, args), "--device", args.device]
     else:
         command = [args.python, str(PEER), *arguments(case, args), *(["--compile"] if args.compile else [])]
     try:
@@ -150,8 +152,8 @@ def number(value):
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def table(rows):
-    lines = ["| what | precision | Hone | PyTorch | ratio |", "|---|---|--:|--:|--:|"]
+def table(rows, peer):
+    lines = [f"| what | precision | Hone | {peer} | ratio |", "|---|---|--:|--:|--:|"]
     for row in rows:
         hone, peer = (f"{number(row[side])} {row['unit']}" for side in SIDES)
         lines.append(f"| {row['what']} | {row['precision']} | {hone} | {peer} | {row['ratio']:.2f} |")
@@ -192,6 +194,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=CASES, default=CASES, metavar="CASE")
     parser.add_argument("--hone", default="target/release/hone-bench", help="the program hone-bench")
+    parser.add_argument("--before", help="an earlier build of hone-bench, in the place of PyTorch")
     parser.add_argument("--python", default=sys.executable, help="one that has torch")
     parser.add_argument("--out", type=Path, help="write every result here, as JSON")
     args = parser.parse_args()
@@ -203,7 +206,7 @@ def main():
     start = time.time()
     results = measure(args)
     rows = compare(results)
-    print(table(rows))
+    print(table(rows, "before" if args.before else "PyTorch"))
     if args.out:
         settings = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
         text = json.dumps(
