@@ -5,8 +5,8 @@
               [--characters 1000] [-- daemon flags]
 
 Writes a CSV of rows that are all alike, packed with gzip (2,000,000 rows of 1,000 characters come to about 2 GB, and to
-a few MB when packed), starts a daemon, uploads the file and asks for a dry run over its first rows. Prints the daemon's
-resident memory after each step, and its peak. Linux, and the standard library alone.
+a few MB when packed), starts a daemon, uploads the file, asks for a dry run over its first rows, then for several at once,
+and starts several jobs at once. Prints the daemon's resident memory after each step, and its peak. Linux, and the standard library alone.
 """
 
 import argparse
@@ -44,7 +44,8 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--characters", type=int, default=1000)
-    parser.add_argument("--limit", type=int, default=100_000, help="rows of the dry run")
+    parser.add_argument("--limit", type=int, default=100_000, help="rows of a dry run")
+    parser.add_argument("--together", type=int, default=8, help="dry runs, and starts, at once")
     args = parser.parse_args(own)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.csv.gz"
@@ -60,12 +61,22 @@ def main():
                 show("started")
                 client = [args.client, "--daemon", address]
                 run = [*client, "train", str(file), "--dry-run", "--train-limit", str(args.limit)]
-                for what, step in [("uploaded", [*client, "datasets", "upload", str(file)]), ("dry run", run)]:
+                start = [*client, "train", str(file), "--detach"]
+                steps = [
+                    ("uploaded", [[*client, "datasets", "upload", str(file)]]),
+                    ("dry run", [run]),
+                    (f"{args.together} dry runs", [run] * args.together),
+                    (f"{args.together} starts", [start] * args.together),
+                ]
+                for what, commands in steps:
                     begun = time.monotonic()
-                    done = subprocess.run(step, capture_output=True, text=True, check=False)
+                    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+                    clients = [subprocess.Popen(command, **pipes) for command in commands]
+                    said = [client.communicate()[1] for client in clients]
                     show(f"{what} ({time.monotonic() - begun:.0f} s)")
-                    if done.returncode != 0:
-                        print(done.stderr.strip())
+                    for client, words in zip(clients, said):
+                        if client.returncode != 0:
+                            print(words.strip().splitlines()[-1])
             finally:
                 daemon.terminate()
 
