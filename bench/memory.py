@@ -74,8 +74,8 @@ def main():
                     clients = [subprocess.Popen(command, **pipes) for command in commands]
                     said = [client.communicate()[1] for client in clients]
                     show(f"{what} ({time.monotonic() - begun:.0f} s)")
-                    for client, words in zip(clients, said):
-                        if client.returncode != 0:
+                    for process, words in zip(clients, said):
+                        if process.returncode != 0:
                             print(words.strip().splitlines()[-1])
             finally:
                 daemon.terminate()
