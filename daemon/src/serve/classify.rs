@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use super::registry::Models;
-use super::worker::{Answer, Ready, Refused, unloaded};
+use super::worker::{Answer, Ready, Refused};
 use crate::lanes::Lanes;
 use crate::workers::Workers;
 use hone_base::error::{Error, Kind, Result};
@@ -116,8 +116,7 @@ impl Serving {
             )
         })?;
         let version = self.models.resolve(reference).await?;
-        let mut worker = self.models.worker(&version)?;
-        let ready = worker.ready().await?;
+        let (mut worker, ready) = self.models.ready(&version).await?;
         let tokenizing = Instant::now();
         let mut tokens = self.tokenize(ready.clone(), inputs).await?;
         let tokenize = tokenizing.elapsed();
@@ -132,8 +131,7 @@ impl Serving {
                 // Unloaded to make room since this request came: load it again.
                 Err(Refused::Closed(back)) => tokens = back,
             }
-            worker = self.models.worker(&version)?;
-            worker.ready().await?;
+            (worker, _) = self.models.ready(&version).await?;
         };
         let (scores, began, done) = collect(answers, facts.len()).await?;
         let predictions = scores.into_iter().zip(facts).map(|(scores, (tokens, truncated))| {
@@ -233,7 +231,10 @@ async fn collect(
     let mut span: Option<(Instant, Instant)> = None;
     for _ in 0..count {
         let Some(answer) = answers.recv().await else {
-            return Err(unloaded());
+            return Err(Error::new(
+                Kind::Unavailable,
+                "the model was unloaded before it answered; try again",
+            ));
         };
         let given = answer.scores.map_err(|error| match count {
             1 => error,

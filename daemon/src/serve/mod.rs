@@ -6,6 +6,7 @@
 pub mod classify;
 pub mod download;
 pub mod engine;
+pub mod permits;
 pub mod queue;
 pub mod reference;
 pub mod registry;

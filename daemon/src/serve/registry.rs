@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use super::engine::Engine;
+use super::permits::Permits;
 use super::reference::{At, Reference, check_alias};
-use super::worker::Worker;
+use super::worker::{Ready, Worker};
 use crate::lanes::Lanes;
 use hone_base::digest::FileDigest;
 use hone_base::error::{Error, Kind, Result, quoted};
@@ -30,8 +31,8 @@ pub struct Models {
     /// What was read last, and what was written since.
     snapshot: Mutex<Option<(Changes, Arc<Listing<Model>>)>>,
     cache: Mutex<Cache>,
-    /// Held while a model is loaded: one at a time.
-    loading: Arc<Mutex<()>>,
+    /// One is held while a model is loaded.
+    loading: Arc<Permits>,
 }
 
 #[derive(Default)]
@@ -57,7 +58,7 @@ impl Models {
             lanes,
             snapshot: Mutex::default(),
             cache: Mutex::default(),
-            loading: Arc::default(),
+            loading: Arc::new(Permits::new(MAX_LOADED)),
         }
     }
 
@@ -215,6 +216,17 @@ impl Models {
             cache.loaded.remove(0).1.close();
         }
         Ok(worker)
+    }
+
+    /// A version that is loaded, as soon as it is, with the thread that has it.
+    pub async fn ready(&self, version: &Arc<Version>) -> Result<(Arc<Worker>, Arc<Ready>)> {
+        loop {
+            let worker = self.worker(version)?;
+            // It may have been unloaded to make room before it was loaded.
+            if let Some(ready) = worker.ready().await? {
+                return Ok((worker, ready));
+            }
+        }
     }
 
     fn unload(&self, which: impl Fn(&Version) -> bool) {
@@ -424,7 +436,7 @@ mod tests {
         for _ in 0..22 {
             let version = bench.publish("reviews");
             let worker = bench.models.worker(&version).unwrap();
-            let ready = worker.ready().await.unwrap();
+            let ready = worker.ready().await.unwrap().unwrap();
             workers.push(Arc::downgrade(&ready));
         }
         bench.models.delete("reviews").unwrap();
@@ -512,11 +524,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn models_are_loaded_one_at_a_time_and_only_so_many_wait_for_it() {
+    async fn only_so_many_models_are_loaded_at_once_and_only_so_many_wait() {
         let bench = Bench::new();
         let versions: Vec<_> = (0..=MAX_THREADS).map(|_| bench.publish("reviews")).collect();
         let workers: Vec<_> = {
-            let _loading = lock(&bench.models.loading);
+            let _loading: Vec<_> = (0..MAX_LOADED).map(|_| bench.models.loading.take()).collect();
             let mut workers: Vec<_> = versions.iter().map(|version| bench.models.worker(version)).collect();
             let refused = workers.pop().unwrap().err().unwrap();
             assert_eq!(refused.kind(), Kind::Exhausted);
@@ -525,10 +537,10 @@ mod tests {
         };
         let (gone, there) = workers.split_at(MAX_THREADS - MAX_LOADED);
         for worker in there {
-            worker.ready().await.unwrap();
+            assert!(worker.ready().await.unwrap().is_some());
         }
         for worker in gone {
-            assert_eq!(worker.ready().await.err().unwrap().kind(), Kind::Unavailable);
+            assert!(worker.ready().await.unwrap().is_none());
         }
         bench.models.shut_down();
     }

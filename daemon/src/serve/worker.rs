@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 
 use super::engine::{Loaded, Score, Tokenize};
+use super::permits::Permits;
 use super::queue::{Limits, Queue};
 use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::{guarded, lock};
@@ -35,6 +36,8 @@ enum Phase {
     Loading,
     Ready(Arc<Ready>),
     Failed(Error),
+    /// Before it was loaded.
+    Unloaded,
 }
 
 /// What callers need of a loaded model.
@@ -79,13 +82,13 @@ pub enum Refused {
 }
 
 impl Worker {
-    /// Starts the thread, which first loads the model, when it has the lock `loading`. It ends after `close`; the caller
+    /// Starts the thread, which first loads the model, when it has a permit of `loading`. It ends after `close`; the caller
     /// joins it.
     pub fn start(
         name: &str,
         limits: Limits,
         lane: Arc<Lane>,
-        loading: Arc<Mutex<()>>,
+        loading: Arc<Permits>,
         load: impl FnOnce() -> Result<Loaded> + Send + 'static,
     ) -> Result<(Arc<Self>, JoinHandle<()>)> {
         let state = Mutex::new(State { queue: Queue::new(CAPACITY), closed: false });
@@ -99,12 +102,13 @@ impl Worker {
         Ok((worker, thread))
     }
 
-    /// Waits until the model is loaded.
-    pub async fn ready(&self) -> Result<Arc<Ready>> {
+    /// Waits until the model is loaded; `None` if it was unloaded before that.
+    pub async fn ready(&self) -> Result<Option<Arc<Ready>>> {
         let mut phase = self.phase.subscribe();
         let phase = phase.wait_for(|phase| !matches!(phase, Phase::Loading)).await;
         match phase.as_deref() {
-            Ok(Phase::Ready(ready)) => Ok(ready.clone()),
+            Ok(Phase::Ready(ready)) => Ok(Some(ready.clone())),
+            Ok(Phase::Unloaded) => Ok(None),
             Ok(Phase::Failed(error)) => Err(error.clone()),
             Ok(Phase::Loading) | Err(_) => Err(Error::internal("a model's thread is gone")),
         }
@@ -152,12 +156,10 @@ impl Worker {
         self.close();
     }
 
-    fn load(&self, loading: &Mutex<()>, load: impl FnOnce() -> Result<Loaded>) -> Result<Loaded> {
-        let _turn = lock(loading);
-        if lock(&self.state).closed {
-            return Err(unloaded());
-        }
-        guarded(load)
+    /// The model, or `None` if nobody wants it any more.
+    fn load(&self, loading: &Permits, load: impl FnOnce() -> Result<Loaded>) -> Option<Result<Loaded>> {
+        let _permit = loading.take();
+        (!lock(&self.state).closed).then(|| guarded(load))
     }
 
     fn run(
@@ -165,11 +167,14 @@ impl Worker {
         name: &str,
         limits: Limits,
         lane: &Lane,
-        loading: &Mutex<()>,
+        loading: &Permits,
         load: impl FnOnce() -> Result<Loaded>,
     ) {
         let start = Instant::now();
-        let loaded = self.load(loading, load);
+        let Some(loaded) = self.load(loading, load) else {
+            self.phase.send_replace(Phase::Unloaded);
+            return;
+        };
         let model = match loaded {
             Ok(Loaded { tokenizer, model }) => {
                 tracing::info!(model = name, ms = start.elapsed().as_millis() as u64, "model loaded");
@@ -204,11 +209,6 @@ impl Worker {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
-}
-
-/// What a request is told whose model goes before it answers.
-pub(super) fn unloaded() -> Error {
-    Error::new(Kind::Unavailable, "the model was unloaded before it answered; try again")
 }
 
 /// Computes a batch on the lane and answers its members. When it fails, each member is tried alone, so that one bad
