@@ -3,20 +3,20 @@
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
-/// A cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
+/// Values of a cache line.
+const LINE: usize = 16;
 
 /// Float32 values aligned to a cache line. It grows when it must and never shrinks.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Buffer {
-    lines: Vec<Line>,
+    values: Vec<f32>,
+    /// The first value that lies at a line's begin.
+    first: usize,
     length: usize,
 }
 
 impl Buffer {
-    /// Zeros.
+    /// Zeros, which take memory only when they are written.
     pub fn zeros(length: usize) -> Self {
         let mut buffer = Self::default();
         buffer.reserve(length);
@@ -25,9 +25,11 @@ impl Buffer {
 
     /// Makes it hold `length` values. What they are is not said: old ones, or 0.
     pub fn reserve(&mut self, length: usize) -> &mut [f32] {
-        let lines = length.div_ceil(16);
-        if lines > self.lines.len() {
-            self.lines.resize(lines, Line([0.0; 16]));
+        if self.first + length > self.values.len() {
+            // The old ones go first. The system gives zeros, so that nobody needs to write any.
+            self.values = Vec::new();
+            self.values = vec![0.0; length.next_multiple_of(LINE) + LINE - 1];
+            self.first = self.values.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE - 1);
         }
         self.length = length;
         self
@@ -35,7 +37,15 @@ impl Buffer {
 
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
-        self.lines.len() * size_of::<Line>()
+        self.values.len() * size_of::<f32>()
+    }
+}
+
+impl Clone for Buffer {
+    fn clone(&self) -> Self {
+        let mut copy = Self::default();
+        copy.reserve(self.length).copy_from_slice(self);
+        copy
     }
 }
 
@@ -49,15 +59,13 @@ impl std::ops::Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: a line is sixteen float32 values without padding, and `length` values lie inside the lines.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.length) }
+        &self.values[self.first..][..self.length]
     }
 }
 
 impl std::ops::DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.length) }
+        &mut self.values[self.first..][..self.length]
     }
 }
 
@@ -127,5 +135,23 @@ impl<'a> Shared<'a> {
         assert!(start <= self.length && length <= self.length - start, "a task reaches beyond its memory");
         // SAFETY: inside the slice by the assertion; not aliased by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.values.add(start), length) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_of_any_length_lies_at_a_cache_line_and_so_does_its_copy() {
+        let mut buffer = Buffer::default();
+        for length in [1, 15, 16, 17, 1000, 999, 100_000] {
+            let values = buffer.reserve(length);
+            assert_eq!((values.len(), values.as_ptr().addr() % 64), (length, 0));
+            values.fill(length as f32);
+            let copy = buffer.clone();
+            assert_eq!((copy.as_ptr().addr() % 64, &*copy), (0, &*buffer));
+        }
+        assert!(Buffer::zeros(1 << 20).iter().all(|&value| value == 0.0));
     }
 }
