@@ -93,11 +93,12 @@ async fn beside_jobs(of: &Lanes, address: &str) -> Result<Value, Status> {
         beside.push(jobs.run(of, TRAINED).await?);
     }
     let mut with = callers.stop()?;
+    let moments: Vec<Moment> = beside.iter_mut().flat_map(|job| std::mem::take(&mut job.moments)).collect();
     let callers = Callers::start(of, address);
     tokio::time::sleep(quiet).await;
     without.append(&mut callers.stop()?);
 
-    let (slowest, with, without) = (slowest(&mut with), summary(&with), summary(&without));
+    let (slowest, with, without) = (slowest(&mut with, &moments), summary(&with), summary(&without));
     let ratio = |a: &Value, b: &Value| Some(a.as_f64()? / b.as_f64()?);
     Ok(json!({
         "what": "lanes", "callers": of.callers, "texts": of.texts, "jobs": of.jobs, "rows": of.rows,
@@ -116,6 +117,7 @@ async fn beside_jobs(of: &Lanes, address: &str) -> Result<Value, Status> {
 /// A call: how long it took, and what the daemon says of it.
 #[derive(Clone, Copy)]
 struct Call {
+    begun: Instant,
     milliseconds: f64,
     tokenize: f64,
     queue: f64,
@@ -130,15 +132,38 @@ fn summary(calls: &[Call]) -> Value {
     json!({ "calls": times.len(), "median": at(0.5), "p90": at(0.9), "p99": at(0.99), "p999": at(0.999), "max": times.last() })
 }
 
-/// The slowest calls, with where their time went.
-fn slowest(calls: &mut [Call]) -> Vec<Value> {
+/// What a job has just done.
+struct Moment {
+    at: Instant,
+    what: &'static str,
+}
+
+/// The slowest calls, with where their time went, and what the job had done last when they began.
+fn slowest(calls: &mut [Call], moments: &[Moment]) -> Vec<Value> {
     calls.sort_by(|a, b| b.milliseconds.total_cmp(&a.milliseconds));
     let told = |call: &Call| {
+        let last = moments.iter().rfind(|moment| moment.at <= call.begun);
+        let after = last.map(|last| json!([last.what, (call.begun - last.at).as_secs_f64() * 1e3]));
         json!({
             "all": call.milliseconds, "tokenize": call.tokenize, "queue": call.queue, "compute": call.compute,
+            "begun_ms_after": after,
         })
     };
-    calls.iter().take(5).map(told).collect()
+    calls.iter().take(10).map(told).collect()
+}
+
+/// In a word.
+fn in_a_word(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::StateChanged(_) => "state",
+        Kind::Notice(_) => "notice",
+        Kind::Prepared(_) => "prepared",
+        Kind::Step(_) => "step",
+        Kind::Evaluation(_) => "evaluation",
+        Kind::Epoch(_) => "epoch",
+        Kind::Test(_) => "test",
+        Kind::Published(_) => "published",
+    }
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -199,6 +224,7 @@ async fn call_in_a_loop(
         let begin = Instant::now();
         let timings = client.classify(request).await?.into_inner().timings.unwrap_or_default();
         let call = Call {
+            begun: begin,
             milliseconds: begin.elapsed().as_secs_f64() * 1e3,
             tokenize: timings.tokenize_ms,
             queue: timings.queue_ms,
@@ -223,6 +249,7 @@ struct Jobs {
 
 struct Ended {
     seconds: f64,
+    moments: Vec<Moment>,
     epoch: EpochMetrics,
 }
 
@@ -255,7 +282,11 @@ impl Jobs {
         let request = WatchJobRequest { job_id: job.id.clone(), after: 0 };
         let mut events = training.watch(request).await?.into_inner();
         let (mut last, mut published) = (None, false);
+        let mut moments = vec![Moment { at: begin, what: "asked for" }];
         while let Some(event) = events.message().await? {
+            if let Some(kind) = &event.kind {
+                moments.push(Moment { at: Instant::now(), what: in_a_word(kind) });
+            }
             match event.kind {
                 Some(Kind::Epoch(epoch)) => last = Some(epoch),
                 Some(Kind::Published(_)) => published = true,
@@ -268,7 +299,8 @@ impl Jobs {
             models.delete(DeleteModelRequest { model: name.to_owned() }).await?;
         }
         training.delete(DeleteJobRequest { job_id: job.id }).await?;
-        Ok(Ended { seconds, epoch })
+        moments.push(Moment { at: Instant::now(), what: "deleted" });
+        Ok(Ended { seconds, moments, epoch })
     }
 }
 
