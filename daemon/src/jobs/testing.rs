@@ -48,10 +48,11 @@ impl Trainer for FakeTrainer {
 
     fn dry_run(&self, spec: &Spec, data: &dyn Blobs, cancel: &Cancel) -> Result<DryRun> {
         self.check(spec, data, cancel)?;
-        let endless = spec.name == "endless";
-        while endless {
-            cancel.check()?;
-            std::thread::sleep(std::time::Duration::from_millis(1));
+        if spec.name == "endless" {
+            loop {
+                cancel.check()?;
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
         }
         let prepared = Prepared {
             splits: vec![],

@@ -28,16 +28,19 @@ pub enum Topic {
 #[derive(Clone, Debug)]
 pub struct Changes(watch::Receiver<Health>);
 
-/// Whether a topic can be written. A failure stays until something is written again.
+/// Whether a topic is being written, and can be. A failure stays until something is written again.
 #[derive(Clone, Debug, Default)]
 struct Health {
     failure: Option<Error>,
+    /// Writes that have begun and not ended: what they write may be read already.
+    writing: usize,
 }
 
 impl Changes {
-    /// Whether something was written since this was made or [`Changes::changed`] last returned. Does not block.
+    /// Whether something was written since this was made or [`Changes::changed`] last returned, or is being written: true
+    /// as soon as a reader could read it. Does not block.
     pub fn has_changed(&self) -> bool {
-        self.0.has_changed().unwrap_or(true)
+        self.0.has_changed().unwrap_or(true) || self.0.borrow().writing > 0
     }
 
     /// Counts what was written so far as known; for a reader that reads next.
@@ -69,31 +72,83 @@ pub struct Watchers {
     topics: Mutex<HashMap<Topic, watch::Sender<Health>>>,
 }
 
+/// A write that has begun, until this is dropped.
+#[derive(Debug)]
+pub struct Writing<'a> {
+    watchers: &'a Watchers,
+    topics: &'a [Topic],
+    is_done: bool,
+}
+
 impl Watchers {
+    /// A write of these topics begins: to be called before what it writes can be read.
+    pub fn begin<'a>(&'a self, topics: &'a [Topic]) -> Writing<'a> {
+        let mut known = lock(&self.topics);
+        for topic in topics {
+            known.entry(topic.clone()).or_default().send_if_modified(|health| {
+                health.writing += 1;
+                false
+            });
+        }
+        Writing { watchers: self, topics, is_done: false }
+    }
+
     /// A new reader of a topic, which knows everything that was written so far.
     pub fn watch(&self, topic: Topic) -> Changes {
         let mut topics = lock(&self.topics);
         // What nobody watches any more goes, except that it has failed.
-        topics.retain(|_, sender| sender.receiver_count() > 0 || sender.borrow().failure.is_some());
+        topics.retain(|_, sender| is_needed(sender));
         Changes(topics.entry(topic).or_default().subscribe())
     }
 
     /// Something was written: after it can be read.
     pub fn wake(&self, topic: &Topic) {
         if let Some(sender) = lock(&self.topics).get(topic) {
-            sender.send_replace(Health::default());
+            sender.send_modify(|health| health.failure = None);
         }
     }
 
     /// Nothing can be written to a topic. Readers are told, those that come later too, until [`Watchers::wake`].
     pub fn fail(&self, topic: Topic, error: Error) {
-        lock(&self.topics).entry(topic).or_default().send_replace(Health { failure: Some(error) });
+        lock(&self.topics).entry(topic).or_default().send_modify(|health| health.failure = Some(error));
     }
 
     /// A topic is gone, and its failure with it.
     pub fn forget(&self, topic: &Topic) {
         self.wake(topic);
         lock(&self.topics).retain(|known, sender| known != topic || sender.receiver_count() > 0);
+    }
+}
+
+/// Whether somebody watches a topic, or what is known of it is not over.
+fn is_needed(sender: &watch::Sender<Health>) -> bool {
+    let health = sender.borrow();
+    sender.receiver_count() > 0 || health.failure.is_some() || health.writing > 0
+}
+
+impl Writing<'_> {
+    /// It is written and can be read: whoever watches is woken.
+    pub fn done(mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let mut known = lock(&self.watchers.topics);
+        for topic in self.topics {
+            let Some(sender) = known.get(topic) else { continue };
+            sender.send_if_modified(|health| {
+                health.writing = health.writing.saturating_sub(1);
+                if self.is_done {
+                    health.failure = None;
+                }
+                self.is_done
+            });
+            if !is_needed(sender) {
+                known.remove(topic);
+            }
+        }
     }
 }
 
@@ -171,11 +226,26 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_has_changed_from_before_what_is_written_can_be_read_and_a_write_that_fails_wakes_nobody() {
+        let watchers = Watchers::default();
+        let topics = [Topic::Models];
+        let early = watchers.watch(Topic::Models);
+        let writing = watchers.begin(&topics);
+        let late = watchers.watch(Topic::Models);
+        assert!(early.has_changed() && late.has_changed());
+        drop(writing);
+        assert!(!early.has_changed() && !late.has_changed());
+        watchers.begin(&topics).done();
+        assert!(early.has_changed() && late.has_changed());
+    }
+
+    #[test]
     fn what_nobody_watches_leaves_nothing_behind() {
         let watchers = Watchers::default();
         for job in 0..100 {
             drop(watchers.watch(Topic::Log(job.to_string())));
         }
+        watchers.begin(&[log()]).done();
         let _changes = watchers.watch(Topic::Models);
         watchers.fail(log(), Error::internal("the disk is gone"));
         watchers.forget(&log());

@@ -98,6 +98,7 @@ impl Store {
         topics: &[Topic],
         write: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
+        let writing = self.watchers.begin(topics);
         let written = {
             let mut connection = lock(&self.writer);
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -105,7 +106,7 @@ impl Store {
             transaction.commit()?;
             written
         };
-        topics.iter().for_each(|topic| self.watchers.wake(topic));
+        writing.done();
         Ok(written)
     }
 }
