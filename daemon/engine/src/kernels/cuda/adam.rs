@@ -19,17 +19,17 @@ pub struct Pieces {
 
 /// The values of all parameters, in the same order each.
 #[derive(Clone, Copy, Debug)]
-pub struct Values {
+pub struct Values<'a> {
     /// The parameters.
-    pub values: Pointer<f32>,
+    pub values: Pointer<'a, f32>,
     /// Their gradients.
-    pub gradients: Pointer<f32>,
+    pub gradients: Pointer<'a, f32>,
     /// The means of the gradients.
-    pub m: Pointer<f32>,
+    pub m: Pointer<'a, f32>,
     /// The means of their squares.
-    pub v: Pointer<f32>,
+    pub v: Pointer<'a, f32>,
     /// The parameters as products read them.
-    pub copy: Pointer<Real>,
+    pub copy: Pointer<'a, Real>,
 }
 
 impl Pieces {
@@ -63,7 +63,7 @@ impl Pieces {
     pub fn step(
         &mut self,
         stream: &Stream,
-        of: Values,
+        of: Values<'_>,
         coefficients: &[Coefficients],
         max_norm: Option<f64>,
     ) -> Result<f64> {
@@ -134,9 +134,10 @@ mod tests {
                         let by = update(step, decay, decoupled, scale);
                         adam::update(Isa::PORTABLE, state, &gradients[range.clone()], by);
                     }
+                    let of_gradients = upload(stream, &gradients);
                     let of = Values {
                         values: on_device.start(),
-                        gradients: upload(stream, &gradients).start(),
+                        gradients: of_gradients.start(),
                         m: first.start(),
                         v: second.start(),
                         copy: copy.start(),
@@ -167,12 +168,13 @@ mod tests {
                 [&values, &vec![0.0; 40], &vec![0.0; 40]].map(|list| upload(stream, list));
             let mut gradients = normal(2, 40);
             gradients[7] = f32::NAN;
+            let (gradients, copy) = (upload(stream, &gradients), reals(stream, &values));
             let of = Values {
                 values: on_device.start(),
-                gradients: upload(stream, &gradients).start(),
+                gradients: gradients.start(),
                 m: m.start(),
                 v: v.start(),
-                copy: reals(stream, &values).start(),
+                copy: copy.start(),
             };
             let by = [update(1, 0.01, true, 1.0)];
             let norm = Pieces::new(stream, [(0..40, 0)])?.step(stream, of, &by, Some(1.0))?;

@@ -45,29 +45,35 @@ plain!(f32, f64, u32, u64, [u32; 2], [u32; 4], [f32; 10]);
 
 /// Where values of a device start. Null for what a kernel may lack.
 ///
-/// It does not keep its [`Array`]'s memory: work that was given to the stream before the memory is given back still finds
-/// it, later work would find something else of the device there.
+/// It borrows its [`Array`], which therefore neither gives its memory back nor grows before the last launch with the
+/// pointer. A launch only enqueues work, which may run after the borrow has ended. That work still finds its memory: an
+/// array gives memory back through its stream, behind all that was enqueued before. This holds for work of the array's
+/// own stream, which is the one to launch with.
+///
+/// Kernels write through it even where the array is borrowed as shared. As in a [`Cell`](std::cell::Cell), no reference
+/// to the values exists that a write could break: they are on the device, and the host takes copies of them, by
+/// [`Array::read`]. Nor do writes race: a stream does its work in order, one piece after another.
 #[repr(transparent)]
-pub struct Pointer<T> {
+pub struct Pointer<'a, T> {
     address: u64,
-    of: PhantomData<T>,
+    of: PhantomData<&'a T>,
 }
 
-impl<T> Clone for Pointer<T> {
+impl<T> Clone for Pointer<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T> Copy for Pointer<T> {}
+impl<T> Copy for Pointer<'_, T> {}
 
-impl<T> fmt::Debug for Pointer<T> {
+impl<T> fmt::Debug for Pointer<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}", self.address)
     }
 }
 
-impl<T> Pointer<T> {
+impl<T> Pointer<'_, T> {
     pub(super) fn null() -> Self {
         Self::new(0)
     }
@@ -81,14 +87,14 @@ impl<T> Pointer<T> {
     }
 }
 
-impl Pointer<f32> {
+impl Pointer<'_, f32> {
     /// Where the values so many places behind it start.
     pub(super) fn behind(self, values: usize) -> Self {
         Self::new(self.address + (values * size_of::<f32>()) as u64)
     }
 }
 
-impl<T> From<Option<Pointer<T>>> for Pointer<T> {
+impl<'a, T> From<Option<Pointer<'a, T>>> for Pointer<'a, T> {
     fn from(pointer: Option<Self>) -> Self {
         pointer.unwrap_or_else(Self::null)
     }
@@ -133,7 +139,9 @@ impl<T: Element> Array<T> {
     }
 
     /// Makes it hold `length` values. What they are is not said. Fails when the device has no memory left.
-    pub fn reserve(&mut self, length: usize) -> Result<Pointer<T>> {
+    ///
+    /// The pointer borrows the array exclusively; [`start`](Self::start) gives one that shares it.
+    pub fn reserve(&mut self, length: usize) -> Result<Pointer<'_, T>> {
         if length > self.capacity {
             self.free();
             self.address = self.stream.driver().allocate(length * self.size())?;
@@ -167,7 +175,7 @@ impl<T: Element> Array<T> {
     }
 
     /// Where it starts.
-    pub fn start(&self) -> Pointer<T> {
+    pub fn start(&self) -> Pointer<'_, T> {
         Pointer::new(self.address)
     }
 
@@ -175,7 +183,7 @@ impl<T: Element> Array<T> {
     ///
     /// # Panics
     /// When there are fewer.
-    pub fn part(&self, first: usize, count: usize) -> Pointer<T> {
+    pub fn part(&self, first: usize, count: usize) -> Pointer<'_, T> {
         assert!(
             first <= self.length && count <= self.length - first,
             "a kernel would reach beyond its memory"
@@ -193,7 +201,7 @@ impl<T: Element> Array<T> {
 
 impl<T: Plain> Array<T> {
     /// Puts these values in the place of the old ones.
-    pub fn put(&mut self, values: &[T]) -> Result<Pointer<T>> {
+    pub fn put(&mut self, values: &[T]) -> Result<Pointer<'_, T>> {
         self.reserve(values.len())?;
         if !values.is_empty() {
             // SAFETY: plain values without padding can be read as bytes.

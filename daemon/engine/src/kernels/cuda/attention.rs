@@ -133,11 +133,11 @@ pub struct Attention<'a> {
     /// Who attends to whom.
     pub sequences: &'a Sequences,
     /// Queries, and how far rows are from one another.
-    pub q: (Pointer<Real>, usize),
+    pub q: (Pointer<'a, Real>, usize),
     /// Keys.
-    pub k: Pointer<Real>,
+    pub k: Pointer<'a, Real>,
     /// Values.
-    pub v: Pointer<Real>,
+    pub v: Pointer<'a, Real>,
     /// How far rows of keys, and those of values, are from one another.
     pub kv_stride: usize,
     /// Columns of all heads.
@@ -149,44 +149,44 @@ pub struct Attention<'a> {
 /// The same as kernels read it.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Of {
-    q: Pointer<Real>,
-    k: Pointer<Real>,
-    v: Pointer<Real>,
+struct Of<'a> {
+    q: Pointer<'a, Real>,
+    k: Pointer<'a, Real>,
+    v: Pointer<'a, Real>,
     q_stride: u32,
     kv_stride: u32,
-    queries: Pointer<u32>,
-    tokens: Pointer<u32>,
-    probabilities: Pointer<u64>,
+    queries: Pointer<'a, u32>,
+    tokens: Pointer<'a, u32>,
+    probabilities: Pointer<'a, u64>,
     size: u32,
     rows: u32,
     scale: f32,
     dropout: Mask,
 }
 
-impl Argument for Of {}
+impl Argument for Of<'_> {}
 
 /// What the backward pass reads beside the inputs.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Backward {
-    grad: Pointer<Real>,
+struct Backward<'a> {
+    grad: Pointer<'a, Real>,
     stride: u32,
-    logsums: Pointer<f32>,
-    along: Pointer<f32>,
+    logsums: Pointer<'a, f32>,
+    along: Pointer<'a, f32>,
 }
 
-impl Argument for Backward {}
+impl Argument for Backward<'_> {}
 
 /// Where the gradients of queries, keys and values go; rows are as far from one another as those of the inputs.
 #[derive(Clone, Copy, Debug)]
-pub struct Gradients {
+pub struct Gradients<'a> {
     /// Of the queries.
-    pub q: Pointer<Real>,
+    pub q: Pointer<'a, Real>,
     /// Of the keys.
-    pub k: Pointer<Real>,
+    pub k: Pointer<'a, Real>,
     /// Of the values.
-    pub v: Pointer<Real>,
+    pub v: Pointer<'a, Real>,
 }
 
 impl Attention<'_> {
@@ -198,7 +198,7 @@ impl Attention<'_> {
         self.sequences.size
     }
 
-    fn argument(&self) -> Of {
+    fn argument(&self) -> Of<'_> {
         let sequences = self.sequences;
         Of {
             q: self.q.0,
@@ -217,7 +217,7 @@ impl Attention<'_> {
     }
 
     /// `out = dropout(softmax(q k^T / sqrt(size))) v`, `[R, H]`, and what the backward pass needs of the softmax.
-    pub fn forward(&self, stream: &Stream, out: Pointer<Real>, logsums: &mut Array<f32>) -> Result<()> {
+    pub fn forward(&self, stream: &Stream, out: Pointer<'_, Real>, logsums: &mut Array<f32>) -> Result<()> {
         let logsums = logsums.reserve(self.heads() * self.sequences.rows)?;
         let kernels = self.sequences.kernels;
         let tiles = &self.sequences.query_tiles;
@@ -239,10 +239,10 @@ impl Attention<'_> {
     pub fn backward(
         &self,
         stream: &Stream,
-        [out, grad]: [Pointer<Real>; 2],
+        [out, grad]: [Pointer<'_, Real>; 2],
         logsums: &Array<f32>,
         along: &mut Array<f32>,
-        to: Gradients,
+        to: Gradients<'_>,
     ) -> Result<()> {
         let (rows, kernels) = (self.sequences.rows, self.sequences.kernels);
         let along = along.reserve(self.heads() * rows)?;

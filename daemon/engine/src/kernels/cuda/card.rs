@@ -181,7 +181,7 @@ impl Driver for Card {
         .map_err(|error| failed("launch a kernel")(error).within(launch.kernel))
     }
 
-    fn product(&self, product: Product) -> Result<()> {
+    fn product(&self, product: Product<'_>) -> Result<()> {
         use cublas_sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
         use cublas_sys::cudaDataType_t::{CUDA_R_16BF, CUDA_R_32F};
         self.bind()?;
@@ -206,10 +206,10 @@ impl Driver for Card {
                 number(m)?,
                 number(k)?,
                 std::ptr::from_ref(&one).cast(),
-                b.address as *const c_void,
+                b.start.address() as *const c_void,
                 real,
                 number(b_lead)?,
-                a.address as *const c_void,
+                a.start.address() as *const c_void,
                 real,
                 number(a_lead)?,
                 std::ptr::from_ref(&beta).cast(),

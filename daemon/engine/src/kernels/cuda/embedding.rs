@@ -17,30 +17,30 @@ const SLICE: usize = 64;
 
 /// The tables, and which of their rows the tokens take, `[T]` each.
 #[derive(Clone, Copy, Debug)]
-pub struct Lookups {
+pub struct Lookups<'a> {
     /// `[words, H]`
-    pub word_table: Pointer<f32>,
+    pub word_table: Pointer<'a, f32>,
     /// `[positions, H]`
-    pub position_table: Pointer<f32>,
+    pub position_table: Pointer<'a, f32>,
     /// `[types, H]`, where there are types.
-    pub type_table: Option<Pointer<f32>>,
+    pub type_table: Option<Pointer<'a, f32>>,
     /// Every row must be in its table.
-    pub words: Pointer<u32>,
+    pub words: Pointer<'a, u32>,
     /// Likewise.
-    pub positions: Pointer<u32>,
+    pub positions: Pointer<'a, u32>,
     /// Likewise.
-    pub types: Pointer<u32>,
+    pub types: Pointer<'a, u32>,
 }
 
-impl Lookups {
+impl Lookups<'_> {
     /// `out = dropout(norm(sum of the tables' rows))`, `[T, H]`, for the tokens that `normal` has room for.
     pub fn forward(
         &self,
         stream: &Stream,
-        norm: &LayerNorm,
+        norm: &LayerNorm<'_>,
         dropout: Option<Dropout>,
         normal: &mut Normal,
-        out: Pointer<Real>,
+        out: Pointer<'_, Real>,
     ) -> Result<()> {
         let rows = normal.inverse.len();
         launch!(
@@ -132,8 +132,8 @@ impl Scatter {
     pub fn add(
         &self,
         stream: &Stream,
-        grad: Pointer<Real>,
-        table: Pointer<f32>,
+        grad: Pointer<'_, Real>,
+        table: Pointer<'_, f32>,
         width: usize,
         parts: &mut Array<f32>,
     ) -> Result<()> {
@@ -169,9 +169,9 @@ impl Scatter {
 /// `out[i] = x[rows[i]]`, rows of H values.
 pub fn gather_rows(
     stream: &Stream,
-    x: Pointer<Real>,
+    x: Pointer<'_, Real>,
     rows: &Array<u32>,
-    out: Pointer<Real>,
+    out: Pointer<'_, Real>,
     width: usize,
 ) -> Result<()> {
     launch!(stream, "gather_rows", [rows.len(), 1], THREADS, 0, x, rows.start(), out, width as u32)
@@ -180,9 +180,9 @@ pub fn gather_rows(
 /// `x[rows[i]] += add[i]`; no row may stand there twice.
 pub fn add_to_rows(
     stream: &Stream,
-    x: Pointer<Real>,
+    x: Pointer<'_, Real>,
     rows: &Array<u32>,
-    add: Pointer<Real>,
+    add: Pointer<'_, Real>,
     width: usize,
 ) -> Result<()> {
     launch!(stream, "add_to_rows", [rows.len(), 1], THREADS, 0, x, rows.start(), add, width as u32)

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use libloading::Library;
 
 use super::stream::{Driver, Launch, Product, exhausted};
-use super::{Array, Pointer, Real, Stream, linear};
+use super::{Array, Real, Stream, linear};
 use crate::kernels::Precision;
 use hone_base::error::{Error, Result};
 
@@ -243,7 +243,7 @@ impl Driver for Emulation {
         Ok(())
     }
 
-    fn product(&self, product: Product) -> Result<()> {
+    fn product(&self, product: Product<'_>) -> Result<()> {
         self.counts.products.fetch_add(1, Ordering::Relaxed);
         let Product { m, n, k, a, b, out, out_is_float, add } = product;
         for row in 0..m {
@@ -254,7 +254,8 @@ impl Driver for Emulation {
                     .map(|i| unsafe {
                         let a_at = if a.is_turned { i * m + row } else { row * k + i };
                         let b_at = if b.is_turned { column * k + i } else { i * n + column };
-                        self.value(a.address, a_at, false) * self.value(b.address, b_at, false)
+                        self.value(a.start.address(), a_at, false)
+                            * self.value(b.start.address(), b_at, false)
                     })
                     .sum();
                 // SAFETY: likewise.
@@ -348,12 +349,12 @@ fn products_of_turned_and_unturned_factors_are_what_they_should_be() {
             };
             let expected: Vec<f32> = (0..m * n).map(exact).collect();
             let [x, y, out] = [&a, &b, &old].map(|values| reals(stream, values));
-            let factor = |at: Pointer<Real>, turned| if turned { at.turned() } else { at.as_it_is() };
-            let factors = (factor(x.start(), a_turned), factor(y.start(), b_turned));
-            stream.product([m, k, n], factors.0, factors.1, out.start(), add)?;
+            let [a_factor, b_factor] = [(x.start(), a_turned), (y.start(), b_turned)]
+                .map(|(at, turned)| if turned { at.turned() } else { at.as_it_is() });
+            stream.product([m, k, n], a_factor, b_factor, out.start(), add)?;
             assert_close(&out.values(), &expected, 1e-6_f64.max(epsilon), "a product");
             let out = upload(stream, &old);
-            stream.float_product([m, k, n], factors.0, factors.1, out.start(), add)?;
+            stream.float_product([m, k, n], a_factor, b_factor, out.start(), add)?;
             let mut found = vec![0.0; m * n];
             out.read(&mut found)?;
             assert_close(&found, &expected, 1e-6, "a product in float32");

@@ -17,11 +17,11 @@ const ROWS_OF_WARP: usize = 8;
 
 /// The parameters of a layer norm.
 #[derive(Clone, Copy, Debug)]
-pub struct LayerNorm {
+pub struct LayerNorm<'a> {
     /// `[H]`
-    pub weight: Pointer<f32>,
+    pub weight: Pointer<'a, f32>,
     /// `[H]`
-    pub bias: Pointer<f32>,
+    pub bias: Pointer<'a, f32>,
     /// Added to the variance.
     pub eps: f32,
     /// H, even.
@@ -31,14 +31,14 @@ pub struct LayerNorm {
 /// The same as kernels read it.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct Norm {
-    weight: Pointer<f32>,
-    bias: Pointer<f32>,
+pub(super) struct Norm<'a> {
+    weight: Pointer<'a, f32>,
+    bias: Pointer<'a, f32>,
     eps: f32,
     width: u32,
 }
 
-impl Argument for Norm {}
+impl Argument for Norm<'_> {}
 
 /// What the backward pass needs of the forward one.
 #[derive(Debug)]
@@ -56,14 +56,14 @@ impl Normal {
     }
 
     /// Makes room, and gives the place to write `x` to.
-    pub fn reserve(&mut self, rows: usize, width: usize) -> Result<Pointer<Real>> {
+    pub fn reserve(&mut self, rows: usize, width: usize) -> Result<Pointer<'_, Real>> {
         self.inverse.reserve(rows)?;
         self.values.reserve(rows * width)
     }
 }
 
-impl LayerNorm {
-    pub(super) fn argument(&self) -> Norm {
+impl LayerNorm<'_> {
+    pub(super) fn argument(&self) -> Norm<'_> {
         Norm { weight: self.weight, bias: self.bias, eps: self.eps, width: self.width as u32 }
     }
 
@@ -73,10 +73,10 @@ impl LayerNorm {
         &self,
         stream: &Stream,
         normal: &mut Normal,
-        x_bias: Option<Pointer<f32>>,
-        residual: Option<Pointer<Real>>,
+        x_bias: Option<Pointer<'_, f32>>,
+        residual: Option<Pointer<'_, Real>>,
         dropout: Option<Dropout>,
-        out: Pointer<Real>,
+        out: Pointer<'_, Real>,
     ) -> Result<()> {
         let rows = normal.inverse.len();
         launch!(
@@ -105,9 +105,9 @@ impl LayerNorm {
         stream: &Stream,
         normal: &Normal,
         dropout: Option<Dropout>,
-        grad: Pointer<Real>,
-        grad_x: Option<Pointer<Real>>,
-        gradients: Option<[Pointer<f32>; 2]>,
+        grad: Pointer<'_, Real>,
+        grad_x: Option<Pointer<'_, Real>>,
+        gradients: Option<[Pointer<'_, f32>; 2]>,
         parts: &mut Array<f32>,
     ) -> Result<()> {
         let (rows, width) = (normal.inverse.len(), self.width);

@@ -17,8 +17,8 @@ fn blocks(threads: usize) -> usize {
 /// `x += bias`, `[T, N]`, N even.
 pub fn add_bias(
     stream: &Stream,
-    x: Pointer<Real>,
-    bias: Pointer<f32>,
+    x: Pointer<'_, Real>,
+    bias: Pointer<'_, f32>,
     rows: usize,
     width: usize,
 ) -> Result<()> {
@@ -29,8 +29,8 @@ pub fn add_bias(
 /// The same for logits, `[B, labels]`.
 pub fn add_bias_to_logits(
     stream: &Stream,
-    logits: Pointer<f32>,
-    bias: Pointer<f32>,
+    logits: Pointer<'_, f32>,
+    bias: Pointer<'_, f32>,
     rows: usize,
     labels: usize,
 ) -> Result<()> {
@@ -51,9 +51,9 @@ pub fn add_bias_to_logits(
 /// `inner += bias; active = gelu(inner)`, `[T, N]`, N even.
 pub fn gelu_forward(
     stream: &Stream,
-    inner: Pointer<Real>,
-    bias: Pointer<f32>,
-    active: Pointer<Real>,
+    inner: Pointer<'_, Real>,
+    bias: Pointer<'_, f32>,
+    active: Pointer<'_, Real>,
     rows: usize,
     width: usize,
     gelu: Gelu,
@@ -77,8 +77,8 @@ pub fn gelu_forward(
 /// In place of the gradient of `gelu(inner)`, that of `inner`.
 pub fn gelu_backward(
     stream: &Stream,
-    grad: Pointer<Real>,
-    inner: Pointer<Real>,
+    grad: Pointer<'_, Real>,
+    inner: Pointer<'_, Real>,
     count: usize,
     gelu: Gelu,
 ) -> Result<()> {
@@ -88,7 +88,7 @@ pub fn gelu_backward(
 }
 
 /// `x` times the dropout's factors: `count` values, an even number.
-pub fn drop_out(stream: &Stream, x: Pointer<Real>, dropout: Option<Dropout>, count: usize) -> Result<()> {
+pub fn drop_out(stream: &Stream, x: Pointer<'_, Real>, dropout: Option<Dropout>, count: usize) -> Result<()> {
     let Some(dropout) = dropout else { return Ok(()) };
     let pairs = count / 2;
     launch!(stream, "drop_out", [blocks(pairs), 1], THREADS, 0, x, Mask::from(Some(dropout)), pairs as u64)
@@ -108,9 +108,9 @@ impl HeadEnd {
     pub fn forward(
         self,
         stream: &Stream,
-        active: Pointer<Real>,
-        bias: Pointer<f32>,
-        dropped: Pointer<Real>,
+        active: Pointer<'_, Real>,
+        bias: Pointer<'_, f32>,
+        dropped: Pointer<'_, Real>,
         rows: usize,
         width: usize,
     ) -> Result<()> {
@@ -135,8 +135,8 @@ impl HeadEnd {
     pub fn backward(
         self,
         stream: &Stream,
-        grad: Pointer<Real>,
-        active: Pointer<Real>,
+        grad: Pointer<'_, Real>,
+        active: Pointer<'_, Real>,
         count: usize,
     ) -> Result<()> {
         launch!(
@@ -155,15 +155,15 @@ impl HeadEnd {
 }
 
 /// Values as products read them.
-pub fn convert(stream: &Stream, from: Pointer<f32>, to: Pointer<Real>, count: usize) -> Result<()> {
+pub fn convert(stream: &Stream, from: Pointer<'_, f32>, to: Pointer<'_, Real>, count: usize) -> Result<()> {
     launch!(stream, "convert", [blocks(count), 1], THREADS, 0, from, to, count as u64)
 }
 
 /// Adds the sums of the columns of `x`, `[T, N]`, to `out`: the gradient of a bias.
 pub fn add_columns(
     stream: &Stream,
-    x: Pointer<Real>,
-    out: Pointer<f32>,
+    x: Pointer<'_, Real>,
+    out: Pointer<'_, f32>,
     rows: usize,
     width: usize,
     parts: &mut Array<f32>,
@@ -188,8 +188,8 @@ pub fn add_columns(
 /// Adds the sum of some parts, `[count, stride]`, to `out`, `[width]`.
 pub(super) fn add_parts(
     stream: &Stream,
-    parts: Pointer<f32>,
-    out: Pointer<f32>,
+    parts: Pointer<'_, f32>,
+    out: Pointer<'_, f32>,
     [count, stride]: [usize; 2],
     width: usize,
 ) -> Result<()> {

@@ -19,7 +19,7 @@ pub(crate) trait Driver: fmt::Debug + Send + Sync {
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()>;
     /// The arguments must be those of the kernel, in order.
     fn launch(&self, launch: Launch, arguments: &mut [*mut c_void]) -> Result<()>;
-    fn product(&self, product: Product) -> Result<()>;
+    fn product(&self, product: Product<'_>) -> Result<()>;
 }
 
 /// What a driver says when no memory is left.
@@ -46,12 +46,12 @@ pub(crate) struct Launch {
 
 /// `out = a b`, or, with `add`, `out += a b`; all row by row: `a` is `[m, k]`, `b` is `[k, n]`, `out` is `[m, n]`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Product {
+pub(crate) struct Product<'a> {
     pub(crate) m: usize,
     pub(crate) n: usize,
     pub(crate) k: usize,
-    pub(crate) a: Factor,
-    pub(crate) b: Factor,
+    pub(crate) a: Factor<'a>,
+    pub(crate) b: Factor<'a>,
     pub(crate) out: u64,
     /// Whether the result is float32, whatever the precision of the factors.
     pub(crate) out_is_float: bool,
@@ -60,21 +60,21 @@ pub(crate) struct Product {
 
 /// A factor of a product.
 #[derive(Clone, Copy, Debug)]
-pub struct Factor {
-    pub(crate) address: u64,
+pub struct Factor<'a> {
+    pub(crate) start: Pointer<'a, Real>,
     /// Whether its memory holds it turned: `b` as `[n, k]`.
     pub(crate) is_turned: bool,
 }
 
-impl Pointer<Real> {
+impl<'a> Pointer<'a, Real> {
     /// As it lies in memory.
-    pub fn as_it_is(self) -> Factor {
-        Factor { address: self.address(), is_turned: false }
+    pub fn as_it_is(self) -> Factor<'a> {
+        Factor { start: self, is_turned: false }
     }
 
     /// Turned.
-    pub fn turned(self) -> Factor {
-        Factor { address: self.address(), is_turned: true }
+    pub fn turned(self) -> Factor<'a> {
+        Factor { start: self, is_turned: true }
     }
 }
 
@@ -109,9 +109,9 @@ impl Stream {
     pub fn product(
         &self,
         [m, k, n]: [usize; 3],
-        a: Factor,
-        b: Factor,
-        out: Pointer<Real>,
+        a: Factor<'_>,
+        b: Factor<'_>,
+        out: Pointer<'_, Real>,
         add: bool,
     ) -> Result<()> {
         self.multiply(Product { m, n, k, a, b, out: out.address(), out_is_float: false, add })
@@ -121,15 +121,15 @@ impl Stream {
     pub fn float_product(
         &self,
         [m, k, n]: [usize; 3],
-        a: Factor,
-        b: Factor,
-        out: Pointer<f32>,
+        a: Factor<'_>,
+        b: Factor<'_>,
+        out: Pointer<'_, f32>,
         add: bool,
     ) -> Result<()> {
         self.multiply(Product { m, n, k, a, b, out: out.address(), out_is_float: true, add })
     }
 
-    fn multiply(&self, product: Product) -> Result<()> {
+    fn multiply(&self, product: Product<'_>) -> Result<()> {
         if product.m == 0 || product.n == 0 {
             return Ok(());
         }
@@ -148,7 +148,7 @@ impl Stream {
 /// What a kernel takes as an argument: laid out as in C++.
 pub(super) trait Argument: Copy {}
 
-impl<T> Argument for Pointer<T> {}
+impl<T> Argument for Pointer<'_, T> {}
 impl Argument for u32 {}
 impl Argument for u64 {}
 impl Argument for f32 {}

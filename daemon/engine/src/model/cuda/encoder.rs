@@ -77,9 +77,11 @@ impl Encoder {
         self.rows.words.len()
     }
 
-    /// The gradient of the last pass's result; used up by the backward pass.
-    pub(super) fn grad(&mut self) -> &mut Array<Real> {
-        &mut self.grad
+    /// The last pass's result, where there was a pass, and the place of its gradient, which the backward pass uses up.
+    pub(super) fn result_and_grad(&mut self) -> (Option<Pointer<'_, Real>>, &mut Array<Real>) {
+        let (_, keep) = self.last();
+        let result = self.hidden.get(keep.slot(self.declaration.layers.len()));
+        (result.map(Array::start), &mut self.grad)
     }
 
     fn begin(&mut self, batch: &Batch) -> Result<()> {
@@ -102,7 +104,7 @@ impl Encoder {
         batch: &Batch,
         mode: Mode,
         keep: Keep,
-    ) -> Result<Pointer<Real>> {
+    ) -> Result<Pointer<'_, Real>> {
         let count = self.declaration.layers.len();
         self.pass = Some((mode, keep));
         self.begin(batch)?;
@@ -149,11 +151,11 @@ impl Encoder {
     fn layer_forward(&mut self, stream: &Stream, weights: &Weights, index: usize) -> Result<()> {
         let (mode, keep) = self.last();
         let (x, out) = (keep.slot(index), keep.slot(index + 1));
-        let x = self.hidden[x].start();
         let mut result = std::mem::replace(&mut self.hidden[out], Array::new(stream));
         let state = keep.tape(index);
         let mut tape = std::mem::replace(&mut self.layers[state], LayerTape::new(stream));
-        let done = self.layer(stream, weights, index, mode, false).forward(x, &mut tape, &mut result);
+        let layer = self.layer(stream, weights, index, mode, false);
+        let done = layer.forward(self.hidden[x].start(), &mut tape, &mut result);
         self.layers[state] = tape;
         self.hidden[out] = result;
         done

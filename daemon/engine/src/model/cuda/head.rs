@@ -19,8 +19,6 @@ pub(super) struct Head {
     width: usize,
     labels: usize,
     rows: usize,
-    /// Where the hidden states of the last pass are.
-    input: Option<Pointer<Real>>,
     /// The activation's result; in a head with GELU what it is of.
     active: Array<Real>,
     dropped: Array<Real>,
@@ -38,7 +36,6 @@ impl Head {
             width: declaration.architecture.hidden_size,
             labels: declaration.labels,
             rows: 0,
-            input: None,
             active: Array::new(stream),
             dropped: Array::new(stream),
             logits: Array::new(stream),
@@ -66,15 +63,17 @@ impl Head {
         &mut self,
         stream: &Stream,
         weights: &Weights,
-        x: Pointer<Real>,
+        x: Pointer<'_, Real>,
         rows: usize,
         mode: Mode,
     ) -> Result<Vec<f32>> {
         let count = rows * self.width;
-        (self.rows, self.input) = (rows, Some(x));
+        self.rows = rows;
         drop_out(stream, x, self.input_dropout(mode), count)?;
         let (dense, output) = (weights.linear(self.of.dense), weights.linear(self.of.output));
-        let (active, dropped) = (self.active.reserve(count)?, self.dropped.reserve(count)?);
+        self.active.reserve(count)?;
+        self.dropped.reserve(count)?;
+        let (active, dropped) = (self.active.start(), self.dropped.start());
         dense.apply(stream, x, active, rows)?;
         if self.has_gelu() {
             let gelu = gelu(self.of.form.activation);
@@ -92,24 +91,25 @@ impl Head {
         Ok(values)
     }
 
-    /// From the gradient of the last pass's logits to that of the hidden states, in `grad_x`, and those of the
+    /// From the gradient of the last pass's logits to that of its hidden states `x`, in `grad_x`, and those of the
     /// parameters.
     pub(super) fn backward(
         &mut self,
         stream: &Stream,
         weights: &Weights,
+        x: Pointer<'_, Real>,
         grad_logits: &[f32],
         mode: Mode,
         grad_x: &mut Array<Real>,
     ) -> Result<()> {
         let (rows, count) = (self.rows, self.rows * self.width);
-        let Some(input) = self.input else { return Ok(()) };
         let (dense, output) = (weights.linear(self.of.dense), weights.linear(self.of.output));
         let given = self.grad_logits.put(grad_logits)?;
         let grad_output = self.grad_output.reserve(grad_logits.len())?;
         convert(stream, given, grad_output, grad_logits.len())?;
         output.push(stream, grad_output, self.dropped.start(), rows, &mut self.parts)?;
-        let grad = self.grad.reserve(count)?;
+        self.grad.reserve(count)?;
+        let grad = self.grad.start();
         output.pull(stream, grad_output, grad, rows, false)?;
         if self.has_gelu() {
             drop_out(stream, grad, mode.dropout(Site::Head), count)?;
@@ -117,7 +117,7 @@ impl Head {
         } else {
             self.end(mode).backward(stream, grad, self.active.start(), count)?;
         }
-        dense.push(stream, grad, input, rows, &mut self.parts)?;
+        dense.push(stream, grad, x, rows, &mut self.parts)?;
         let grad_x = grad_x.reserve(count)?;
         dense.pull(stream, grad, grad_x, rows, false)?;
         drop_out(stream, grad_x, self.input_dropout(mode), count)

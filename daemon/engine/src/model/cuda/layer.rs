@@ -115,7 +115,7 @@ impl Work {
 }
 
 impl Layer<'_> {
-    fn linear(&self, of: declaration::Linear) -> Linear {
+    fn linear(&self, of: declaration::Linear) -> Linear<'_> {
         self.weights.linear(of)
     }
 
@@ -125,7 +125,7 @@ impl Layer<'_> {
     }
 
     /// Queries and, together, keys and values: two parts of one parameter.
-    fn query_and_key_value(&self) -> (Linear, Linear) {
+    fn query_and_key_value(&self) -> (Linear<'_>, Linear<'_>) {
         let of = self.of.qkv;
         (self.weights.part(of, 0, self.width), self.weights.part(of, self.width, 2 * self.width))
     }
@@ -135,15 +135,15 @@ impl Layer<'_> {
         self.sequences.rows()
     }
 
-    /// The attention over what a tape holds.
-    fn attention(&self, tape: &LayerTape) -> Attention<'_> {
+    /// The attention over what a tape holds as `query` and `qkv`.
+    fn attention<'t>(&'t self, query: &'t Array<Real>, qkv: &'t Array<Real>) -> Attention<'t> {
         let (width, tokens) = (self.width, self.tokens);
         let (sequences, dropout) = (self.sequences, self.dropout.attention);
-        let part = |which: usize| tape.qkv.part(which * width, (tokens * width).min(width));
+        let part = |which: usize| qkv.part(which * width, (tokens * width).min(width));
         match self.asked {
             None => Attention {
                 sequences,
-                q: (tape.qkv.start(), 3 * width),
+                q: (qkv.start(), 3 * width),
                 k: part(1),
                 v: part(2),
                 kv_stride: 3 * width,
@@ -152,8 +152,8 @@ impl Layer<'_> {
             },
             Some(_) => Attention {
                 sequences,
-                q: (tape.query.start(), width),
-                k: tape.qkv.start(),
+                q: (query.start(), width),
+                k: qkv.start(),
                 v: part(1),
                 kv_stride: 2 * width,
                 width,
@@ -165,7 +165,7 @@ impl Layer<'_> {
     /// From the hidden states `x` of all tokens to those that are asked for, in `out`.
     pub(super) fn forward(
         &self,
-        x: Pointer<Real>,
+        x: Pointer<'_, Real>,
         tape: &mut LayerTape,
         out: &mut Array<Real>,
     ) -> Result<()> {
@@ -192,10 +192,7 @@ impl Layer<'_> {
             }
         };
         let context = tape.context.reserve(rows * width)?;
-        let mut logsums = std::mem::replace(&mut tape.logsums, Array::new(stream));
-        let attended = self.attention(tape).forward(stream, context, &mut logsums);
-        tape.logsums = logsums;
-        attended?;
+        self.attention(&tape.query, &tape.qkv).forward(stream, context, &mut tape.logsums)?;
 
         let linear = self.linear(self.of.attention_output);
         linear.apply(stream, context, tape.attention.reserve(rows, width)?, rows)?;
@@ -220,7 +217,7 @@ impl Layer<'_> {
     /// its result.
     pub(super) fn backward(
         &self,
-        x: Pointer<Real>,
+        x: Pointer<'_, Real>,
         tape: &LayerTape,
         grad: &mut Array<Real>,
         work: &mut Work,
@@ -250,10 +247,11 @@ impl Layer<'_> {
         linear.pull(stream, grad_x, grad_context, rows, false)?;
 
         let given = [tape.context.start(), grad_context];
-        let attention = self.attention(tape);
+        let attention = self.attention(&tape.query, &tape.qkv);
         let Some(asked) = self.asked else {
             let qkv = self.linear(self.of.qkv);
-            let to = work.grad_qkv.reserve(tokens * 3 * width)?;
+            work.grad_qkv.reserve(tokens * 3 * width)?;
+            let to = work.grad_qkv.start();
             let part = |which: usize| work.grad_qkv.part(which * width, width);
             let gradients = Gradients { q: to, k: part(1), v: part(2) };
             attention.backward(stream, given, &tape.logsums, &mut work.along, gradients)?;
@@ -265,7 +263,8 @@ impl Layer<'_> {
         };
         let (query, key_value) = self.query_and_key_value();
         let of_query = work.grad_query.reserve(rows * width)?;
-        let of_key_value = work.grad_qkv.reserve(tokens * 2 * width)?;
+        work.grad_qkv.reserve(tokens * 2 * width)?;
+        let of_key_value = work.grad_qkv.start();
         let gradients = Gradients { q: of_query, k: of_key_value, v: work.grad_qkv.part(width, width) };
         attention.backward(stream, given, &tape.logsums, &mut work.along, gradients)?;
         query.push(stream, of_query, tape.rows.start(), rows, parts)?;

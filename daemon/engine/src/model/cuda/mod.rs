@@ -220,8 +220,10 @@ impl Backend for CudaBackend {
         let learner = self.learner.as_mut().ok_or_else(answers_alone)?;
         self.weights.begin(&self.stream, learner.has_gradients)?;
         learner.has_gradients = true;
-        let grad = self.encoder.grad();
-        self.head.backward(&self.stream, &self.weights, grad_logits, self.mode, grad)?;
+        let (x, grad) = self.encoder.result_and_grad();
+        if let Some(x) = x {
+            self.head.backward(&self.stream, &self.weights, x, grad_logits, self.mode, grad)?;
+        }
         self.encoder.backward(&self.stream, &self.weights)
     }
 

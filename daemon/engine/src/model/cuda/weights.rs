@@ -27,12 +27,12 @@ pub(super) struct Weights {
 
 /// A linear layer: its weight `[N, K]` and its bias, and where their gradients go.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Linear {
-    pub(super) weight: Pointer<Real>,
-    pub(super) bias: Pointer<f32>,
+pub(super) struct Linear<'a> {
+    pub(super) weight: Pointer<'a, Real>,
+    pub(super) bias: Pointer<'a, f32>,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
-    gradients: Option<[Pointer<f32>; 2]>,
+    gradients: Option<[Pointer<'a, f32>; 2]>,
 }
 
 impl Weights {
@@ -81,7 +81,7 @@ impl Weights {
     }
 
     /// The values of a parameter.
-    pub(super) fn table(&self, id: ParameterId) -> Pointer<f32> {
+    pub(super) fn table(&self, id: ParameterId) -> Pointer<'_, f32> {
         self.list.get(id.index()).map_or_else(
             || self.values.start(),
             |parameter| self.values.part(parameter.range.start, parameter.range.len()),
@@ -89,13 +89,18 @@ impl Weights {
     }
 
     /// Where the gradient of a parameter goes, if it learns and a backward pass has begun.
-    pub(super) fn gradient(&self, id: ParameterId) -> Option<Pointer<f32>> {
+    pub(super) fn gradient(&self, id: ParameterId) -> Option<Pointer<'_, f32>> {
         let range = &self.list.get(id.index()).filter(|_| self.has_gradient(id))?.range;
         Some(self.gradients.part(range.start, range.len()))
     }
 
     /// A layer norm, and where its gradients go. One without a bias is none that the kernels compute.
-    pub(super) fn norm(&self, of: Norm, eps: f64, width: usize) -> (LayerNorm, Option<[Pointer<f32>; 2]>) {
+    pub(super) fn norm(
+        &self,
+        of: Norm,
+        eps: f64,
+        width: usize,
+    ) -> (LayerNorm<'_>, Option<[Pointer<'_, f32>; 2]>) {
         let bias = of.bias.unwrap_or(of.weight);
         let gradients = || Some([self.gradient(of.weight)?, self.gradient(bias)?]);
         let (weight, bias) = (self.table(of.weight), self.table(bias));
@@ -103,13 +108,13 @@ impl Weights {
     }
 
     /// A linear layer. One without a bias is none that the kernels compute.
-    pub(super) fn linear(&self, of: declaration::Linear) -> Linear {
+    pub(super) fn linear(&self, of: declaration::Linear) -> Linear<'_> {
         let outputs = self.list.get(of.weight.index()).and_then(|parameter| parameter.shape.first());
         self.part(of, 0, outputs.copied().unwrap_or_default())
     }
 
     /// Some outputs of a linear layer: from output `first` on, so many.
-    pub(super) fn part(&self, of: declaration::Linear, first: usize, outputs: usize) -> Linear {
+    pub(super) fn part(&self, of: declaration::Linear, first: usize, outputs: usize) -> Linear<'_> {
         let place = |id: ParameterId| self.list.get(id.index());
         let start = |id: ParameterId| place(id).map_or(0, |parameter| parameter.range.start);
         let inputs = place(of.weight).and_then(|parameter| parameter.shape.get(1)).copied();
@@ -194,13 +199,13 @@ impl Weights {
     }
 }
 
-impl Linear {
+impl Linear<'_> {
     /// `out = x W^T`, `[T, N]`: without the bias, which whatever reads the result adds.
     pub(super) fn apply(
         &self,
         stream: &Stream,
-        x: Pointer<Real>,
-        out: Pointer<Real>,
+        x: Pointer<'_, Real>,
+        out: Pointer<'_, Real>,
         rows: usize,
     ) -> Result<()> {
         let shape = [rows, self.inputs, self.outputs];
@@ -211,8 +216,8 @@ impl Linear {
     pub(super) fn pull(
         &self,
         stream: &Stream,
-        grad: Pointer<Real>,
-        out: Pointer<Real>,
+        grad: Pointer<'_, Real>,
+        out: Pointer<'_, Real>,
         rows: usize,
         add: bool,
     ) -> Result<()> {
@@ -224,8 +229,8 @@ impl Linear {
     pub(super) fn push(
         &self,
         stream: &Stream,
-        grad: Pointer<Real>,
-        x: Pointer<Real>,
+        grad: Pointer<'_, Real>,
+        x: Pointer<'_, Real>,
         rows: usize,
         parts: &mut Array<f32>,
     ) -> Result<()> {
