@@ -1,21 +1,33 @@
 //! Threads for short pieces of computation that async tasks wait for.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use tokio::sync::{Semaphore, oneshot};
 
 use hone_base::error::{Error, Result};
-use hone_base::panic::guarded;
+use hone_base::panic::{guarded, lock};
 
-/// Threads of one kind of work. Clones are the same threads.
+type Piece = Box<dyn FnOnce() + Send>;
+
+/// Threads of one kind of work. Clones are the same threads, which end with the last of them.
 ///
-/// They are not the runtime's blocking threads: those may all wait for a disk.
+/// They are not the runtime's blocking threads: those may all wait for a disk. Nor are they rayon's, which look for work
+/// for a while before they sleep, and take the core from others meanwhile.
 #[derive(Clone, Debug)]
 pub struct Workers {
-    pool: Arc<rayon::ThreadPool>,
+    threads: Arc<Threads>,
     /// One permit a thread, so that what waits is a task that can be dropped.
     free: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct Threads {
+    /// Until the threads shall end.
+    work: Option<SyncSender<Piece>>,
+    handles: Vec<JoinHandle<()>>,
 }
 
 impl Workers {
@@ -24,18 +36,28 @@ impl Workers {
     /// # Errors
     /// When the threads cannot be started.
     pub fn new(name: &'static str, threads: NonZeroUsize) -> Result<Self> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.get())
-            .thread_name(move |number| format!("{name}-{number}"))
-            .build()
-            .map_err(|error| Error::internal(format!("cannot start {threads} threads: {error}")))?;
-        Ok(Self { pool: pool.into(), free: Arc::new(Semaphore::new(threads.get())) })
+        let (work, pieces) = sync_channel::<Piece>(threads.get());
+        let pieces = Arc::new(Mutex::new(pieces));
+        let start = |number: usize| {
+            let pieces = pieces.clone();
+            let run = move || {
+                // One thread waits for work, the others for its place.
+                while let Ok(piece) = { lock(&pieces).recv() } {
+                    piece();
+                }
+            };
+            let thread = std::thread::Builder::new().name(format!("{name}-{number}")).spawn(run);
+            thread.map_err(|error| Error::internal(format!("cannot start {threads} threads: {error}")))
+        };
+        let handles = (0..threads.get()).map(start).collect::<Result<_>>()?;
+        let threads_and_work = Threads { work: Some(work), handles };
+        Ok(Self { threads: Arc::new(threads_and_work), free: Arc::new(Semaphore::new(threads.get())) })
     }
 
     /// Waits until a thread is free, and begins the work on it; its result comes by [`Work::result`].
     ///
     /// # Errors
-    /// Never, as long as `self` exists.
+    /// `Internal` if the threads have ended, which they do not as long as `self` exists.
     pub async fn start<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -43,13 +65,25 @@ impl Workers {
         let permit = self.free.clone().acquire_owned().await;
         let permit = permit.map_err(|error| Error::internal(format!("a pool is closed: {error}")))?;
         let (done, result) = oneshot::channel();
-        self.pool.spawn(move || {
+        let piece = move || {
             let outcome = guarded(work);
             drop(permit);
             // Nobody may be waiting any more.
             let _ = done.send(outcome);
-        });
-        Ok(Work(result))
+        };
+        // There is room: no more pieces are under way than there are threads.
+        let sent = self.threads.work.as_ref().is_some_and(|work| work.try_send(Box::new(piece)).is_ok());
+        if sent { Ok(Work(result)) } else { Err(Error::internal("the threads of a pool have ended")) }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.work = None;
+        for handle in self.handles.drain(..) {
+            // The work's panics have been caught.
+            let _ = handle.join();
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
@@ -15,6 +14,7 @@ use super::parameters::Parameters;
 use super::weights_file::{Contents, Weights};
 use hone_base::digest;
 use hone_base::error::{Error, Result};
+use hone_base::file;
 use hone_base::model_file;
 pub use hone_base::model_file::index::WEIGHTS;
 
@@ -139,7 +139,7 @@ pub fn serialize(tensors: Vec<(String, Tensor)>) -> Result<Vec<u8>> {
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || {
         let mut file = File::create(path)?;
-        file.write_all(bytes)?;
+        file::write_all(&mut file, bytes)?;
         file.sync_all()
     };
     write().map_err(|error| Error::io("write", path, &error))

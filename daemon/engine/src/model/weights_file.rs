@@ -13,6 +13,7 @@ use safetensors::tensor::Metadata;
 use super::finite;
 use hone_base::digest;
 use hone_base::error::{Error, Result};
+use hone_base::file;
 use hone_base::model_file;
 use hone_base::model_file::index::{INDEX, WEIGHTS, files_of, no_weights};
 
@@ -135,7 +136,7 @@ impl Weights {
     pub(super) fn read(folder: &Path) -> Result<Self> {
         let mut bytes = Vec::new();
         let contents = Contents::collect(folder, |path, _| {
-            let file = std::fs::read(path).map_err(|error| Error::io("read", path, &error))?;
+            let file = file::read(path).map_err(|error| Error::io("read", path, &error))?;
             let header = header(path, file.len() as u64, file.as_slice());
             bytes.push(file);
             header
