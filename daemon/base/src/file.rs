@@ -4,7 +4,7 @@
 //! returned, whatever their priorities: 90 MB in one `write` kept an answer waiting for 40 ms.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 /// Bytes that one system call moves at most.
@@ -20,7 +20,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // Memory that cannot be had is an error like any other.
     bytes.try_reserve_exact(size)?;
-    while file.by_ref().take(PIECE as u64).read_to_end(&mut bytes)? > 0 {}
+    while Read::by_ref(&mut file).take(PIECE as u64).read_to_end(&mut bytes)? > 0 {}
     Ok(bytes)
 }
 
