@@ -19,6 +19,7 @@ use crate::spec::Spec;
 use hone_base::cancel::{Cancel, Reason};
 use hone_base::digest::{self, Hasher};
 use hone_base::error::{Error, Kind, Result};
+use hone_base::file;
 use hone_engine::model::checkpoint::{WEIGHTS, write_file};
 
 const FOLDER: &str = "state";
@@ -154,7 +155,8 @@ impl Positions {
             }
         }
         cancel.check()?;
-        let tensors = candle_core::safetensors::load(at(TENSORS), &Device::Cpu)
+        let tensors = file::read(&at(TENSORS)).map_err(|error| Error::io("read", &at(TENSORS), &error))?;
+        let tensors = candle_core::safetensors::load_buffer(&tensors, &Device::Cpu)
             .map_err(|error| Error::corrupt(format!("{} is damaged: {error}", at(TENSORS).display())))?;
         Ok((position, tensors))
     }
