@@ -3,6 +3,9 @@
 //! Every function blocks, and is called from threads that may. Each one is a transaction: it does all that it says,
 //! durably when it returns, or nothing; and it reads one state. Several threads may call at once, and so may several
 //! processes, if the implementation allows them to share it. `conformance::catalog` says in tests what is expected.
+//!
+//! What is kept can be read again: a record with a number that is not finite is refused as `Internal`. Errors that tell
+//! of records have the same message whatever holds the records; they stand beside each type (`unknown_job` and others).
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
@@ -32,13 +35,17 @@ pub trait Catalog: JobCatalog + LogCatalog + DatasetCatalog + ModelCatalog {
     fn watch(&self, topic: Topic) -> Changes;
 }
 
-/// Jobs: what to do, and how it stands. A job's record is the fold of its events: it changes only with its log.
+/// Jobs: what to do, and how it stands. Older and newer are told by their ids, in the order of their bytes.
+///
+/// A job's record is the fold of its events: it changes only with its log. Each change of state sets the failure and the
+/// end anew and ends the claim; the start is that of the first run.
 pub trait JobCatalog: Debug + Send + Sync + 'static {
     /// Queues a job under a new id and logs that it is queued. Wakes [`Topic::Queue`].
     ///
     /// # Errors
     ///
-    /// `Exhausted` when `bound` jobs are queued already; `NotFound` when a data set is not there.
+    /// `Exhausted` when `bound` jobs are queued already; `NotFound` when a data set is not there; `Exists` when a job has
+    /// the id.
     fn insert_job(&self, id: &str, spec: &Spec, bound: usize) -> Result<Job>;
 
     /// Queues a job as [`JobCatalog::insert_job`] does. Of a request that has made a job already, returns that job.
@@ -80,8 +87,8 @@ pub trait JobCatalog: Debug + Send + Sync + 'static {
     /// Every job, the newest first.
     fn jobs(&self) -> Result<Listing<Job>>;
 
-    /// At most `limit` jobs, the newest first, of those that are older than the one with the id `before`. What cannot be
-    /// read keeps its place.
+    /// At most `limit` jobs, the newest first, of those that are older than the one with the id `before`, which need not
+    /// be there any more. What cannot be read keeps its place.
     fn jobs_page(&self, before: Option<&str>, limit: usize) -> Result<Vec<Result<Job, Unreadable>>>;
 
     /// The ids of the jobs that have not ended, of those that cannot be read too.
@@ -123,16 +130,17 @@ pub trait LogCatalog: Debug + Send + Sync + 'static {
     /// event that cannot be read stands a notice.
     fn events_after(&self, job: &str, after: u64, limit: usize) -> Result<Option<Page>>;
 
-    /// What one job, or each job, has achieved, and which of its events cannot be read.
+    /// What one job, or each job, has achieved, and which of its events cannot be read. A job without a result, or that
+    /// is not there, is left out.
     fn results(&self, job: Option<&str>) -> Result<ResultsOf>;
 
-    /// The same of the jobs with ids from `first` to `last`, both included.
+    /// The same of the jobs with ids from `first` to `last`, both included; of none, if `last` comes before `first`.
     fn results_of(&self, first: &str, last: &str) -> Result<ResultsOf>;
 }
 
 /// Data sets: what is known of stored files.
 pub trait DatasetCatalog: Debug + Send + Sync + 'static {
-    /// Keeps a record; one of the same file keeps its time. Returns what is kept.
+    /// Keeps a record, in the place of an earlier one of the same file, whose time stays. Returns what is kept.
     fn put_dataset(&self, record: &DatasetRecord) -> Result<DatasetRecord>;
 
     /// One record.
@@ -149,7 +157,7 @@ pub trait DatasetCatalog: Debug + Send + Sync + 'static {
     /// The ids of all records, of those that cannot be read too.
     fn dataset_ids(&self) -> Result<HashSet<String>>;
 
-    /// Every record, the newest first.
+    /// Every record, the newest first and then by id.
     fn datasets(&self) -> Result<Listing<DatasetRecord>>;
 
     /// Removes a record, which need not be readable.
@@ -160,19 +168,26 @@ pub trait DatasetCatalog: Debug + Send + Sync + 'static {
     fn delete_dataset(&self, id: &str) -> Result<()>;
 }
 
-/// Models: versions, their numbers, and aliases. Each change wakes [`Topic::Models`].
+/// Models: versions, their numbers, and aliases. Each change that can be read wakes [`Topic::Models`].
 pub trait ModelCatalog: Debug + Send + Sync + 'static {
-    /// Takes the next version number of a model. It is never given again, whatever becomes of it.
+    /// Takes the next version number of a model, from 1. It is never given again, whatever becomes of it. Nobody sees it
+    /// before it is published, so this wakes nobody.
     fn reserve_version(&self, name: &str) -> Result<u32>;
 
-    /// Records a version, points `latest` at it and logs the events of the job that made it, all in one step. Returns
-    /// the number of the last event.
+    /// Records a version under a number that was reserved, points `latest` at it and logs the events of the job that
+    /// made it, all in one step. Returns the number of the last event. Wakes what [`LogCatalog::append`] does as well.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when there is no such job; `Exists` when there is such a version: it is never replaced.
     fn publish(&self, version: &Version, events: &[JobEvent]) -> Result<u64>;
 
-    /// Every model that has a version that can be read, by name.
+    /// Every model that has a version that can be read, by name. Of those that cannot be read, and of aliases that point
+    /// at no version, it is told.
     fn models(&self) -> Result<Listing<Model>>;
 
-    /// The names and numbers of all versions, of those that cannot be read too.
+    /// The names and numbers of all versions, in no order, of those that cannot be read too, where a number may be none
+    /// of a version.
     fn version_numbers(&self) -> Result<Vec<(String, i64)>>;
 
     /// Points an alias at a version.
@@ -185,13 +200,15 @@ pub trait ModelCatalog: Debug + Send + Sync + 'static {
     /// Removes an alias that points at no version; whether there was such a one.
     fn delete_dangling_alias(&self, name: &str, alias: &str) -> Result<bool>;
 
-    /// Removes a version's record; `latest` moves to the newest version that remains.
+    /// Removes a version's record. If `latest` points at it, that moves to the newest version that remains, or goes when
+    /// there is none.
     ///
     /// # Errors
     ///
     /// `NotFound` when there is no such version; `Precondition` when an alias other than `latest` points at it.
     fn delete_version(&self, name: &str, version: u32) -> Result<()>;
 
-    /// Removes a model's versions and aliases. Returns the numbers of the versions, in no order.
+    /// Removes a model's versions and aliases. Returns the numbers of the versions, in no order; none when there is no
+    /// such model.
     fn delete_model(&self, name: &str) -> Result<Vec<u32>>;
 }

@@ -13,6 +13,8 @@ use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::lock;
 use tokio::sync::watch;
 
+use crate::{EventKind, JobEvent};
+
 /// What can be watched.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Topic {
@@ -22,6 +24,14 @@ pub enum Topic {
     Log(String),
     /// Models, their versions and aliases.
     Models,
+}
+
+impl Topic {
+    /// For implementations of a catalog: what changes when a job's log gets these events.
+    pub fn changed_by(job: &str, events: &[JobEvent]) -> Vec<Self> {
+        let moves = events.iter().any(|event| event.kind() == EventKind::StateChanged);
+        std::iter::once(Self::Log(job.to_owned())).chain(moves.then_some(Self::Queue)).collect()
+    }
 }
 
 /// A reader's view of one topic: what was written since it last looked. It may also be woken when nothing was.

@@ -3,6 +3,7 @@
 use hone_base::error::Error;
 use hone_data::Columns;
 use hone_data::dataset::{Format, Summary};
+use hone_train::spec::{Source, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::Time;
@@ -29,6 +30,19 @@ pub struct DatasetRecord {
 /// The error for a data set that does not exist.
 pub fn unknown_dataset(id: &str) -> Error {
     Error::not_found(format!("there is no data set {id}; upload the file"))
+}
+
+/// The error for a data set that is to be deleted and that a job needs.
+pub(crate) fn needed_dataset(source: &Source, job: &str) -> Error {
+    Error::precondition(format!(
+        "the data set {} ({}) is needed by job {job}; cancel the job or wait for its end",
+        source.name, source.dataset
+    ))
+}
+
+/// The data sets that a job needs.
+pub(crate) fn sources(spec: &Spec) -> impl Iterator<Item = &Source> {
+    [Some(&spec.train), spec.validation.as_ref(), spec.test.as_ref()].into_iter().flatten()
 }
 
 /// The error for a data set whose record is damaged: the same file, sent again, makes a new one.

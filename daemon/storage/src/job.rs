@@ -1,6 +1,6 @@
 //! Jobs, and what their logs hold.
 
-use hone_base::error::{Error, quoted};
+use hone_base::error::{Error, Kind, quoted};
 use hone_train::event::{EpochMetrics, TestMetrics};
 use hone_train::spec::Spec;
 
@@ -103,6 +103,40 @@ pub struct StartRequest {
 /// The error for a job that does not exist.
 pub fn unknown_job(id: &str) -> Error {
     Error::not_found(format!("there is no job {}", quoted(id)))
+}
+
+/// The error for a new job with the id of one that is there.
+pub(crate) fn known_job(id: &str) -> Error {
+    Error::new(Kind::Exists, format!("the job {id} is there already"))
+}
+
+/// The error for a job that is to be deleted and is queued or runs.
+pub(crate) fn open_job(id: &str) -> Error {
+    Error::precondition(format!(
+        "the job {id} has not ended; stop it with `client cancel {id}`, and delete it then"
+    ))
+}
+
+/// The error for a job for which the queue, of at most `bound`, has no room.
+pub(crate) fn full_queue(bound: usize) -> Error {
+    Error::new(
+        Kind::Exhausted,
+        format!(
+            "the queue is full (at most {bound} wait); wait for one to end, cancel one, or start the daemon with a \
+             higher --max-jobs"
+        ),
+    )
+}
+
+/// The error for a request with the id of another one, which has made `job`.
+pub(crate) fn known_request(id: &str, job: &str) -> Error {
+    Error::new(
+        Kind::Exists,
+        format!(
+            "`request_id`: {id} was sent before with another specification, which became the job {job}; send a new id \
+             for a new job"
+        ),
+    )
 }
 
 /// The error for a job whose record is damaged.

@@ -4,7 +4,7 @@
 //!   writes them does so through [`Catalog`], and waits for them with [`Changes`].
 //! - Bytes: files and checkpoint folders, through [`Blobs`].
 //! - What holds them: a SQLite database (`sqlite`: [`Store`]) and a folder of this machine (`local`: [`DataDir`]). Any
-//!   other passes the same tests (`conformance`).
+//!   other passes the same tests (`conformance`), as one in memory does (`memory`).
 
 mod blobs;
 mod catalog;
@@ -15,6 +15,8 @@ mod dataset;
 mod event;
 mod job;
 mod local;
+#[cfg(test)]
+mod memory;
 mod model;
 pub mod names;
 mod record;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Time;
 use hone_base::digest::FileDigest;
+use hone_base::error::{Error, Kind, quoted};
 use hone_train::event::Metrics;
 
 /// A version of a model: an immutable checkpoint folder and where it comes from.
@@ -66,3 +67,21 @@ pub struct Alias {
 
 /// The alias that every publication moves.
 pub const LATEST: &str = "latest";
+
+/// The error for a version that does not exist.
+pub(crate) fn unknown_version(name: &str, version: u32) -> Error {
+    Error::not_found(format!("there is no model {name}@{version}"))
+}
+
+/// The error for a new version with the number of one that is there.
+pub(crate) fn known_version(name: &str, version: u32) -> Error {
+    Error::new(Kind::Exists, format!("the model {name}@{version} is there already"))
+}
+
+/// The error for a version that is to be deleted and that an alias names.
+pub(crate) fn aliased_version(name: &str, version: u32, alias: &str) -> Error {
+    Error::precondition(format!(
+        "{name}@{version} cannot be deleted: the alias {} points at it; point the alias at another version first",
+        quoted(alias)
+    ))
+}

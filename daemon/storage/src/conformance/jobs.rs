@@ -1,17 +1,20 @@
 //! Jobs, their states, and who runs them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hone_base::error::Kind;
 
 use super::{Case, cases};
 use crate::testing::{spec, step};
-use crate::{Catalog, JobEvent, State};
+use crate::{Catalog, Failure, JobEvent, State, Time};
 
 pub(super) const CASES: &[Case<dyn Catalog>] = cases![
     a_new_job_is_queued_and_its_log_says_so,
     a_full_queue_refuses_and_names_the_bound,
     a_row_follows_the_states_that_the_log_tells,
+    a_job_that_runs_again_began_when_it_ran_first,
+    a_job_that_goes_on_has_neither_end_nor_failure,
     jobs_are_listed_newest_first_and_states_oldest_first,
     the_line_is_who_runs_and_who_waits,
     a_claim_is_a_record_and_goes_with_the_state,
@@ -29,7 +32,8 @@ fn a_new_job_is_queued_and_its_log_says_so(catalog: Arc<dyn Catalog>) {
     assert_eq!(page.entries[0].event, JobEvent::state(State::Queued));
     assert_eq!(catalog.job("01b").unwrap(), None);
     // An id names one job.
-    assert!(catalog.insert_job("01a", &spec("topics"), 8).is_err());
+    assert_eq!(catalog.insert_job("01a", &spec("topics"), 8).unwrap_err().kind(), Kind::Exists);
+    assert_eq!(catalog.job("01a").unwrap().unwrap().spec.name, "reviews");
 }
 
 fn a_full_queue_refuses_and_names_the_bound(catalog: Arc<dyn Catalog>) {
@@ -51,6 +55,29 @@ fn a_row_follows_the_states_that_the_log_tells(catalog: Arc<dyn Catalog>) {
     let job = catalog.job("01a").unwrap().unwrap();
     assert_eq!((job.state, job.last_event), (State::Succeeded, 4));
     assert!(job.started.is_some() && job.ended.is_some());
+}
+
+fn a_job_that_runs_again_began_when_it_ran_first(catalog: Arc<dyn Catalog>) {
+    catalog.insert_job("01a", &spec("reviews"), 8).unwrap();
+    let first = catalog.claim("01a", "me").unwrap().unwrap().started.unwrap();
+    while Time::now() <= first {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    catalog.append("01a", &[JobEvent::state(State::Paused), JobEvent::state(State::Queued)]).unwrap();
+    assert_eq!(catalog.claim("01a", "me").unwrap().unwrap().started, Some(first));
+}
+
+fn a_job_that_goes_on_has_neither_end_nor_failure(catalog: Arc<dyn Catalog>) {
+    catalog.insert_job("01a", &spec("reviews"), 8).unwrap();
+    let failure = Some(Failure { kind: Kind::Internal, message: "the disk is gone".into() });
+    catalog
+        .append("01a", &[JobEvent::StateChanged { state: State::Failed, failure: failure.clone() }])
+        .unwrap();
+    let job = catalog.job("01a").unwrap().unwrap();
+    assert!(job.failure == failure && job.ended.is_some(), "{job:?}");
+    catalog.append("01a", &[JobEvent::state(State::Queued)]).unwrap();
+    let job = catalog.job("01a").unwrap().unwrap();
+    assert_eq!((job.state, job.ended, job.failure), (State::Queued, None, None));
 }
 
 fn jobs_are_listed_newest_first_and_states_oldest_first(catalog: Arc<dyn Catalog>) {

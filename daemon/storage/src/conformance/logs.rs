@@ -8,7 +8,7 @@ use hone_base::error::Kind;
 use super::{Case, cases};
 use crate::changes::block_on;
 use crate::testing::{epoch, spec, step, step_metrics, version};
-use crate::{Catalog, Changes, JobEvent, Published, State, Topic};
+use crate::{Catalog, Changes, JobEvent, Listing, Published, State, Topic};
 
 pub(super) const CASES: &[Case<dyn Catalog>] = cases![
     events_are_numbered_without_a_gap_and_read_in_pages,
@@ -54,8 +54,10 @@ fn events_of_a_job_that_is_not_there_are_refused(catalog: Arc<dyn Catalog>) {
 fn events_are_logged_all_or_none(catalog: Arc<dyn Catalog>) {
     // A version of a job that is not there: neither the version nor the event may stay.
     assert_eq!(catalog.reserve_version("reviews").unwrap(), 1);
-    assert!(catalog.publish(&version("reviews", 1, "01a"), &[step(1)]).is_err());
+    let error = catalog.publish(&version("reviews", 1, "01a"), &[step(1)]).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
     assert_eq!(catalog.version_numbers().unwrap(), []);
+    assert_eq!(catalog.models().unwrap(), Listing::default());
 }
 
 fn what_depends_on_a_state_is_logged_in_that_state_alone(catalog: Arc<dyn Catalog>) {
@@ -82,7 +84,9 @@ fn results_are_told_of_one_job_and_of_all(catalog: Arc<dyn Catalog>) {
     assert_eq!((results.epochs, results.test, results.published), (vec![epoch()], None, Some(published)));
     assert_eq!((one.len(), unreadable), (0, vec![]));
     assert!(catalog.results(None).unwrap().0.contains_key("01b"));
-    assert!(catalog.results(Some("01a")).unwrap().0.is_empty());
+    for without in ["01a", "01c"] {
+        assert!(catalog.results(Some(without)).unwrap().0.is_empty(), "{without}");
+    }
 }
 
 fn a_number_that_is_not_finite_is_logged_in_words(catalog: Arc<dyn Catalog>) {

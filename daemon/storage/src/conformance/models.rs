@@ -7,12 +7,16 @@ use hone_base::error::Kind;
 
 use super::{Case, cases};
 use crate::changes::block_on;
-use crate::testing::{spec, version};
-use crate::{Alias, Catalog, Topic};
+use crate::testing::{spec, step, version};
+use crate::{Alias, Catalog, Listing, Topic, Version};
 
 pub(super) const CASES: &[Case<dyn Catalog>] = cases![
     a_publication_moves_latest_and_numbers_go_on,
     latest_falls_back_to_the_newest_version_that_remains,
+    latest_stays_where_it_was_put_when_another_version_goes,
+    the_last_version_takes_latest_along,
+    a_version_is_published_once,
+    a_record_that_could_not_be_read_again_is_not_written,
     a_version_that_another_alias_names_stays,
     an_alias_of_a_version_that_is_not_there_is_refused,
     a_number_is_not_given_again_after_the_model_was_deleted,
@@ -52,6 +56,41 @@ fn latest_falls_back_to_the_newest_version_that_remains(catalog: Arc<dyn Catalog
     assert_eq!(catalog.reserve_version("reviews").unwrap(), 4);
 }
 
+fn latest_stays_where_it_was_put_when_another_version_goes(catalog: Arc<dyn Catalog>) {
+    publish(&*catalog, 3);
+    catalog.promote("reviews", 1, "latest").unwrap();
+    catalog.delete_version("reviews", 3).unwrap();
+    assert_eq!(aliases(&*catalog), [("latest".into(), 1)]);
+}
+
+fn the_last_version_takes_latest_along(catalog: Arc<dyn Catalog>) {
+    publish(&*catalog, 1);
+    catalog.delete_version("reviews", 1).unwrap();
+    assert_eq!(catalog.models().unwrap(), Listing::default());
+}
+
+fn a_version_is_published_once(catalog: Arc<dyn Catalog>) {
+    publish(&*catalog, 2);
+    let mut changes = catalog.watch(Topic::Log("01a".into()));
+    let other = Version { epoch: 9, ..version("reviews", 1, "01a") };
+    assert_eq!(catalog.publish(&other, &[step(1)]).unwrap_err().kind(), Kind::Exists);
+    assert_eq!(*catalog.models().unwrap().records[0].versions[1], version("reviews", 1, "01a"));
+    assert_eq!(aliases(&*catalog), [("latest".into(), 2)]);
+    assert_eq!(catalog.job("01a").unwrap().unwrap().last_event, 1);
+    // Nothing is wrong with the log, so its readers are told of no error.
+    assert!(!matches!(block_on(changes.changed(), Duration::ZERO), Some(Err(_))));
+}
+
+fn a_record_that_could_not_be_read_again_is_not_written(catalog: Arc<dyn Catalog>) {
+    publish(&*catalog, 2);
+    assert_eq!(catalog.reserve_version("reviews").unwrap(), 3);
+    let mut version = version("reviews", 3, "01a");
+    version.validation.loss = f64::NAN;
+    let error = catalog.publish(&version, &[]).unwrap_err();
+    assert!(error.kind() == Kind::Internal && error.message().contains("was not written"), "{error}");
+    assert_eq!(catalog.version_numbers().unwrap().len(), 2);
+}
+
 fn a_version_that_another_alias_names_stays(catalog: Arc<dyn Catalog>) {
     publish(&*catalog, 2);
     catalog.promote("reviews", 1, "live").unwrap();
@@ -76,6 +115,7 @@ fn a_number_is_not_given_again_after_the_model_was_deleted(catalog: Arc<dyn Cata
     assert_eq!(versions, [1, 2]);
     assert_eq!(catalog.models().unwrap().records, []);
     assert_eq!(catalog.reserve_version("reviews").unwrap(), 3);
+    assert_eq!(catalog.delete_model("topics").unwrap(), [0; 0]);
 }
 
 fn every_change_of_a_model_wakes_who_watches(catalog: Arc<dyn Catalog>) {

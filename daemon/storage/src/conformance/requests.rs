@@ -74,6 +74,10 @@ fn pages_of_jobs_follow_each_other_without_a_gap(catalog: Arc<dyn Catalog>) {
         listed.extend(page);
     }
     assert_eq!(listed, ids.iter().rev().cloned().collect::<Vec<_>>());
+    // The place of a job that has gone meanwhile.
+    catalog.append("011", &[JobEvent::state(State::Cancelled)]).unwrap();
+    catalog.delete_job("011").unwrap();
+    assert_eq!(catalog.jobs_page(Some("011"), 3).unwrap()[0].as_ref().unwrap().id, "010");
 }
 
 fn results_are_those_of_the_jobs_between_two_ids(catalog: Arc<dyn Catalog>) {
@@ -85,6 +89,7 @@ fn results_are_those_of_the_jobs_between_two_ids(catalog: Arc<dyn Catalog>) {
     let mut ids: Vec<&str> = results.keys().map(String::as_str).collect();
     ids.sort_unstable();
     assert_eq!((ids, unreadable), (vec!["01b", "01c"], vec![]));
+    assert!(catalog.results_of("01c", "01b").unwrap().0.is_empty());
 }
 
 fn pages_of_data_sets_follow_each_other_also_where_times_are_the_same(catalog: Arc<dyn Catalog>) {

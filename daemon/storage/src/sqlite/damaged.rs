@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hone_base::error::Kind;
 use rusqlite::Connection;
 
-use crate::testing::{Home, dataset, metrics, spec, step, version};
+use crate::testing::{Home, dataset, spec, step, version};
 use crate::{Catalog, JobEvent, Listing, RecordKind, State};
 
 /// A store with a job that has ended and two versions of a model, and a hand in its database.
@@ -98,14 +98,4 @@ fn an_event_that_is_damaged_leaves_a_notice_under_its_number() {
     let JobEvent::Notice { message } = &page.entries[1].event else { panic!("{page:?}") };
     assert!(message.starts_with("this entry of the log is lost"), "{message}");
     assert_eq!(page.entries[2].event, step(2));
-}
-
-#[test]
-fn a_record_that_could_not_be_read_again_is_not_written() {
-    let bench = Bench::new();
-    let mut version = version("reviews", 3, "01a");
-    version.validation = hone_train::event::Metrics { loss: f64::NAN, ..metrics() };
-    let error = bench.store.publish(&version, &[]).unwrap_err();
-    assert!(error.message().contains("was not written"), "{error}");
-    assert_eq!(bench.store.version_numbers().unwrap().len(), 2);
 }

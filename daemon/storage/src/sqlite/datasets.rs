@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use hone_base::error::{Error, Result};
+use hone_base::error::Result;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::fault::Fault;
 use super::{Store, pages, text_of};
 use crate::catalog::DatasetCatalog;
-use crate::dataset::{unknown_dataset, unreadable_dataset};
+use crate::dataset::{needed_dataset, sources, unknown_dataset, unreadable_dataset};
 use crate::record::{decode, encode};
 use crate::{DatasetRecord, DatasetRow, Listing, RecordKind, State, Time, Unreadable};
 
@@ -70,14 +70,8 @@ impl DatasetCatalog for Store {
             }
             for state in State::ALL.into_iter().filter(|state| !state.is_final()) {
                 for job in super::jobs::jobs_in(tx, state)?.records {
-                    let spec = &job.spec;
-                    let sources = [Some(&spec.train), spec.validation.as_ref(), spec.test.as_ref()];
-                    if let Some(source) = sources.into_iter().flatten().find(|source| source.dataset == id) {
-                        return Err(Error::precondition(format!(
-                            "the data set {} ({}) is needed by job {}; cancel the job or wait for its end",
-                            source.name, id, job.id
-                        ))
-                        .into());
+                    if let Some(source) = sources(&job.spec).find(|source| source.dataset == id) {
+                        return Err(needed_dataset(source, &job.id).into());
                     }
                 }
             }

@@ -13,11 +13,11 @@ use crate::{Entry, EventKind, JobEvent, Page, RecordKind, Results, State, Time, 
 
 impl LogCatalog for Store {
     fn append(&self, job: &str, events: &[JobEvent]) -> Result<u64> {
-        self.log(job, &topics(job, events), |tx| append(tx, job, events))
+        self.log(job, &Topic::changed_by(job, events), |tx| append(tx, job, events))
     }
 
     fn append_when(&self, job: &str, when: State, events: &[JobEvent]) -> Result<bool> {
-        self.log(job, &topics(job, events), |tx| {
+        self.log(job, &Topic::changed_by(job, events), |tx| {
             let state = state_of(tx, job)?.ok_or_else(|| unknown_job(job))?;
             if state == when {
                 append(tx, job, events)?;
@@ -84,12 +84,6 @@ fn results(
         }
     }
     Ok((results, unreadable))
-}
-
-/// What events of a job change.
-fn topics(job: &str, events: &[JobEvent]) -> Vec<Topic> {
-    let moves = events.iter().any(|event| event.kind() == EventKind::StateChanged);
-    std::iter::once(Topic::Log(job.to_owned())).chain(moves.then_some(Topic::Queue)).collect()
 }
 
 pub(super) fn append(tx: &Transaction<'_>, job: &str, events: &[JobEvent]) -> Result<u64, Fault> {

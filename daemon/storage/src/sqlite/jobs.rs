@@ -10,7 +10,8 @@ use super::events::append;
 use super::fault::Fault;
 use super::{Store, pages, requests, text_of, unsigned};
 use crate::catalog::JobCatalog;
-use crate::job::{unknown_job, unreadable_job};
+use crate::dataset::sources;
+use crate::job::{full_queue, known_job, open_job, unknown_job, unreadable_job};
 use crate::record::{decode, encode};
 use crate::{Job, JobEvent, Line, Listing, RecordKind, StartRequest, State, Time, Topic, Unreadable};
 
@@ -78,10 +79,7 @@ impl JobCatalog for Store {
         self.write(&[], |tx| {
             let mut busy = tx.prepare_cached("SELECT 1 FROM jobs WHERE id = ?1 AND state IN (?2, ?3)")?;
             if busy.exists([id, State::Queued.name(), State::Running.name()])? {
-                return Err(Error::precondition(format!(
-                    "the job {id} has not ended; stop it with `client cancel {id}`, and delete it then"
-                ))
-                .into());
+                return Err(open_job(id).into());
             }
             tx.execute("DELETE FROM events WHERE job = ?1", [id])?;
             match tx.execute("DELETE FROM jobs WHERE id = ?1", [id])? {
@@ -96,19 +94,14 @@ impl JobCatalog for Store {
 
 /// Queues a job.
 pub(super) fn insert(tx: &Transaction<'_>, id: &str, spec: &Spec, bound: usize) -> Result<Job, Fault> {
-    let queued = ids_in(tx, State::Queued)?.len();
-    if queued >= bound {
-        return Err(Error::new(
-            Kind::Exhausted,
-            format!(
-                "the queue is full (at most {bound} wait); wait for one to end, cancel one, or start the daemon with a \
-                 higher --max-jobs"
-            ),
-        )
-        .into());
+    if ids_in(tx, State::Queued)?.len() >= bound {
+        return Err(full_queue(bound).into());
     }
-    for source in [Some(&spec.train), spec.validation.as_ref(), spec.test.as_ref()].into_iter().flatten() {
+    for source in sources(spec) {
         super::datasets::require(tx, &source.dataset)?;
+    }
+    if tx.prepare_cached("SELECT 1 FROM jobs WHERE id = ?1")?.exists([id])? {
+        return Err(known_job(id).into());
     }
     tx.prepare_cached("INSERT INTO jobs (id, state, spec, created, last_event) VALUES (?1, ?2, ?3, ?4, 0)")?
         .execute(params![id, State::Queued.name(), encode(spec)?, Time::now().0])?;

@@ -247,16 +247,4 @@ mod tests {
         assert_eq!(page.entries.iter().map(|entry| entry.number).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(page.entries[1].event, crate::testing::step(1));
     }
-
-    #[test]
-    fn a_job_that_runs_again_began_when_it_ran_first() {
-        let home = crate::testing::Home::new();
-        let store = home.store();
-        store.insert_job("01a", &crate::testing::spec("reviews"), 8).unwrap();
-        store.claim("01a", "me").unwrap();
-        let database = Connection::open(home.path().join("hone.db")).unwrap();
-        database.execute("UPDATE jobs SET started = 1", []).unwrap();
-        store.append("01a", &[JobEvent::state(State::Paused), JobEvent::state(State::Queued)]).unwrap();
-        assert_eq!(store.claim("01a", "me").unwrap().unwrap().started, Some(crate::Time(1)));
-    }
 }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use hone_base::error::{Error, Result, quoted};
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use hone_base::error::{Error, Result};
+use rusqlite::{Transaction, params};
 
 use super::fault::Fault;
 use super::{Store, text_of};
 use crate::catalog::ModelCatalog;
+use crate::model::{aliased_version, known_version, unknown_version};
 use crate::record::{decode, encode};
 use crate::{Alias, JobEvent, LATEST, Listing, Model, RecordKind, Topic, Unreadable, Version};
 
@@ -24,8 +25,12 @@ impl ModelCatalog for Store {
     }
 
     fn publish(&self, version: &Version, events: &[JobEvent]) -> Result<u64> {
-        let topics = [Topic::Log(version.job.clone()), Topic::Queue, Topic::Models];
+        let mut topics = Topic::changed_by(&version.job, events);
+        topics.push(Topic::Models);
         self.log(&version.job, &topics, |tx| {
+            if is_there(tx, &version.name, version.version)? {
+                return Err(known_version(&version.name, version.version).into());
+            }
             tx.prepare_cached("INSERT INTO versions (model, version, record) VALUES (?1, ?2, ?3)")?
                 .execute(params![version.name, version.version, encode(version)?])?;
             point(tx, &version.name, LATEST, version.version)?;
@@ -85,13 +90,9 @@ impl ModelCatalog for Store {
         self.write(&[Topic::Models], |tx| {
             require(tx, name, version)?;
             let aliases = aliases(tx, name)?;
-            if let Some(alias) = aliases.iter().find(|alias| alias.version == version && alias.name != LATEST) {
-                return Err(Error::precondition(format!(
-                    "{name}@{version} cannot be deleted: the alias {} points at it; point the alias at another \
-                     version first",
-                    quoted(&alias.name)
-                ))
-                .into());
+            if let Some(alias) = aliases.iter().find(|alias| alias.version == version && alias.name != LATEST)
+            {
+                return Err(aliased_version(name, version, &alias.name).into());
             }
             let remaining: Option<u32> = tx
                 .prepare_cached("SELECT max(version) FROM versions WHERE model = ?1 AND version <> ?2")?
@@ -123,12 +124,16 @@ impl ModelCatalog for Store {
     }
 }
 
+fn is_there(tx: &Transaction<'_>, name: &str, version: u32) -> Result<bool, Fault> {
+    let mut there = tx.prepare_cached("SELECT 1 FROM versions WHERE model = ?1 AND version = ?2")?;
+    Ok(there.exists(params![name, version])?)
+}
+
 fn require(tx: &Transaction<'_>, name: &str, version: u32) -> Result<(), Fault> {
-    let there = tx
-        .prepare_cached("SELECT 1 FROM versions WHERE model = ?1 AND version = ?2")?
-        .query_row(params![name, version], |_| Ok(()))
-        .optional()?;
-    Ok(there.ok_or_else(|| Error::not_found(format!("there is no model {name}@{version}")))?)
+    match is_there(tx, name, version)? {
+        true => Ok(()),
+        false => Err(unknown_version(name, version).into()),
+    }
 }
 
 /// Every version, by model, the newest first.

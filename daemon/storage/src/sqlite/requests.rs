@@ -1,12 +1,12 @@
 //! Requests to start a job that their sender may repeat.
 
-use hone_base::error::{Error, Kind};
 use hone_train::spec::Spec;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::fault::Fault;
 use super::jobs::{self, job};
-use crate::{Job, StartRequest, unknown_job};
+use crate::job::{known_request, unknown_job};
+use crate::{Job, StartRequest};
 
 /// Queues a job, or returns the one that the request has made already.
 pub(super) fn insert(
@@ -33,15 +33,7 @@ pub(super) fn made_by(tx: &Transaction<'_>, request: &StartRequest) -> Result<Op
         .optional()?;
     let Some((id, digest)) = known else { return Ok(None) };
     if digest != request.digest {
-        return Err(Error::new(
-            Kind::Exists,
-            format!(
-                "`request_id`: {} was sent before with another specification, which became the job {id}; send a new id for \
-                 a new job",
-                request.id
-            ),
-        )
-        .into());
+        return Err(known_request(&request.id, &id).into());
     }
     Ok(Some(job(tx, &id)?.ok_or_else(|| unknown_job(&id))?))
 }
