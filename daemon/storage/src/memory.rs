@@ -62,6 +62,7 @@ impl Memory {
     /// Does all of it or nothing: what is changed is a copy, which then takes the place of the records. Wakes who
     /// watches these topics.
     fn write<T>(&self, topics: &[Topic], write: impl FnOnce(&mut Records) -> Result<T>) -> Result<T> {
+        let writing = self.watchers.begin(topics);
         let written = {
             let mut records = lock(&self.records);
             let mut copy = records.clone();
@@ -69,7 +70,7 @@ impl Memory {
             *records = copy;
             written
         };
-        topics.iter().for_each(|topic| self.watchers.wake(topic));
+        writing.done();
         Ok(written)
     }
 }
