@@ -1,7 +1,7 @@
 //! The checkpoint folder: the whole interface between training and serving, in Hugging Face layout.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
@@ -14,7 +14,7 @@ use super::parameters::Parameters;
 use super::weights_file::{Contents, Weights};
 use hone_base::digest;
 use hone_base::error::{Error, Result};
-use hone_base::file;
+use hone_base::file::Durable;
 use hone_base::model_file;
 pub use hone_base::model_file::index::WEIGHTS;
 
@@ -138,9 +138,9 @@ pub fn serialize(tensors: Vec<(String, Tensor)>) -> Result<Vec<u8>> {
 /// Writes a file and waits until it is on the disk.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || {
-        let mut file = File::create(path)?;
-        file::write_all(&mut file, bytes)?;
-        file.sync_all()
+        let mut file = Durable::create(path)?;
+        file.write_all(bytes)?;
+        file.finish()
     };
     write().map_err(|error| Error::io("write", path, &error))
 }

@@ -6,7 +6,7 @@
 //! all the same is recognised, and the one before taken.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ use crate::spec::Spec;
 use hone_base::cancel::{Cancel, Reason};
 use hone_base::digest::{self, Hasher};
 use hone_base::error::{Error, Kind, Result};
-use hone_base::file;
+use hone_base::file::{self, Durable};
 use hone_engine::model::checkpoint::{WEIGHTS, write_file};
 
 const FOLDER: &str = "state";
@@ -182,9 +182,9 @@ impl Positions {
 /// Writes the tensors, waits until they are on the disk, and returns the digest of the file.
 fn write_tensors(path: &Path, snapshot: &Snapshot, cancel: &Cancel) -> Result<String> {
     let write = || {
-        let mut file = Digesting { file: File::create(path)?, hasher: Hasher::default(), cancel };
+        let mut file = Digesting { file: Durable::create(path)?, hasher: Hasher::default(), cancel };
         snapshot.write_tensors(&mut file)?;
-        file.file.sync_all()?;
+        file.file.finish()?;
         Ok(file.hasher.finish())
     };
     write().map_err(|error| Error::io("write", path, &error))
@@ -192,7 +192,7 @@ fn write_tensors(path: &Path, snapshot: &Snapshot, cancel: &Cancel) -> Result<St
 
 /// A file whose digest is taken while it is written. A job that was cancelled does not wait for the end.
 struct Digesting<'a> {
-    file: File,
+    file: Durable,
     hasher: Hasher,
     cancel: &'a Cancel,
 }
