@@ -12,6 +12,8 @@ pub struct Buffer {
     values: Vec<f32>,
     /// The first value that lies at a line's begin.
     first: usize,
+    /// Values that it ever held at once: whole lines.
+    held: usize,
     length: usize,
 }
 
@@ -23,21 +25,30 @@ impl Buffer {
         buffer
     }
 
-    /// Makes it hold `length` values. What they are is not said: old ones, or 0.
+    /// Makes it hold `length` values. The places that it had before hold what was written there last, new ones 0.
     pub fn reserve(&mut self, length: usize) -> &mut [f32] {
-        if self.first + length > self.values.len() {
-            // The old ones go first. The system gives zeros, so that nobody needs to write any.
-            self.values = Vec::new();
-            self.values = vec![0.0; length.next_multiple_of(LINE) + LINE - 1];
-            self.first = self.values.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE - 1);
+        let lines = length.next_multiple_of(LINE);
+        if self.first + lines > self.values.len() {
+            self.grow(lines);
         }
+        self.held = self.held.max(lines);
         self.length = length;
         self
     }
 
+    fn grow(&mut self, lines: usize) {
+        // Twice as many, so that growing row by row copies little. The system gives zeros, which take no memory before they
+        // are written.
+        let room = lines.max(2 * self.held) + LINE - 1;
+        let mut values = vec![0.0; room];
+        let first = values.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE - 1);
+        values[first..][..self.held].copy_from_slice(&self.values[self.first..][..self.held]);
+        (self.values, self.first) = (values, first);
+    }
+
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
-        self.values.len() * size_of::<f32>()
+        self.held * size_of::<f32>()
     }
 }
 
@@ -153,5 +164,17 @@ mod tests {
             assert_eq!((copy.as_ptr().addr() % 64, &*copy), (0, &*buffer));
         }
         assert!(Buffer::zeros(1 << 20).iter().all(|&value| value == 0.0));
+    }
+
+    #[test]
+    fn what_was_written_stays_when_a_buffer_grows_and_new_places_hold_zeros() {
+        let mut buffer = Buffer::default();
+        for length in 1..200 {
+            buffer.reserve(length)[length - 1] = length as f32;
+            assert!(buffer.iter().zip(1..).all(|(&value, place)| value == place as f32));
+        }
+        buffer.reserve(3);
+        assert_eq!((buffer.reserve(300)[198], buffer[199], buffer[299]), (199.0, 0.0, 0.0));
+        assert_eq!(buffer.bytes(), 304 * size_of::<f32>());
     }
 }
