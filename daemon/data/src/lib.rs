@@ -38,6 +38,7 @@ pub use dialect::Dialect;
 pub use limits::{Limits, in_words};
 pub use measure::Measure;
 pub use missing::MissingLabel;
+pub use source::unpacked_size;
 pub use truncation::Truncation;
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! A file's bytes: unpacked, recognised by their head, and decoded to UTF-8.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, ErrorKind, Read};
+use std::io::{BufRead, BufReader, Cursor, ErrorKind, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,33 @@ use super::limits::Limits;
 use hone_base::error::{Error, Result};
 
 const BUFFER_BYTES: usize = 256 << 10;
-const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// Bytes of a packed file at least: its head and its end (RFC 1952).
+const PACKED_AT_LEAST: u64 = 18;
+
+/// About how many bytes a file has when it is unpacked, without unpacking it: of a packed one that is what its end says, which
+/// is too little beyond 4 GiB and where it has several parts. 0 if it cannot be known.
+pub fn unpacked_size(path: &Path) -> u64 {
+    let read = || {
+        let metadata = std::fs::metadata(path)?;
+        let size = metadata.len();
+        let mut head = [0; GZIP_MAGIC.len()];
+        if !metadata.is_file() || size < PACKED_AT_LEAST {
+            return Ok(size);
+        }
+        let mut file = File::open(path)?;
+        file.read_exact(&mut head)?;
+        if head != GZIP_MAGIC {
+            return Ok(size);
+        }
+        let mut end = [0; 4];
+        file.seek(SeekFrom::End(-4))?;
+        file.read_exact(&mut end)?;
+        Ok::<_, std::io::Error>(size.max(u32::from_le_bytes(end).into()))
+    };
+    read().unwrap_or(0)
+}
 
 /// A file of text, at its start.
 pub(super) struct Source {
@@ -39,7 +65,7 @@ impl Source {
     pub(super) fn open(path: &Path, name: &str, encoding: Option<Encoding>, limits: &Limits) -> Result<Self> {
         let failed = |error| Error::io("read", path, &error);
         let mut plain = BufReader::with_capacity(BUFFER_BYTES, File::open(path).map_err(failed)?);
-        let is_gzip = plain.fill_buf().map_err(failed)?.starts_with(GZIP_MAGIC);
+        let is_gzip = plain.fill_buf().map_err(failed)?.starts_with(&GZIP_MAGIC);
         let unpacked = Arc::new(AtomicU64::new(0));
         let counted: Box<dyn Read> = match is_gzip {
             true => Box::new(Counted::new(MultiGzDecoder::new(plain), limits, &unpacked)),
@@ -177,5 +203,29 @@ trait ConsumeAll {
 impl ConsumeAll for Box<dyn BufRead> {
     fn consume_all(&mut self, bytes: usize) -> std::io::Result<()> {
         std::io::copy(&mut self.take(bytes as u64), &mut std::io::sink()).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn the_size_of_a_file_is_known_without_unpacking_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let of = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            unpacked_size(&path)
+        };
+        let text = "many a word ".repeat(10_000);
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        packer.write_all(text.as_bytes()).unwrap();
+        let packed = packer.finish().unwrap();
+        assert!(packed.len() < 1000);
+        assert_eq!((of(&packed), of(text.as_bytes()), of(b"a")), (120_000, 120_000, 1));
+        assert_eq!(unpacked_size(&folder.path().join("none")), 0);
     }
 }

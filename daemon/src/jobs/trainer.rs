@@ -12,6 +12,7 @@ use crate::lanes::Lanes;
 use hone_base::cancel::Cancel;
 use hone_base::error::{Error, Kind, Result};
 use hone_data::dataset::Keep;
+use hone_data::unpacked_size;
 use hone_engine::kernels::lane::aside;
 use hone_engine::model::checkpoint::Checkpoint;
 use hone_hub as hub;
@@ -103,13 +104,14 @@ impl Trainer for DeviceTrainer {
                 let check = |keep: Keep| {
                     admission::check(spec.clone(), &folder, &path_of, &self.device, &self.room, keep, cancel)
                 };
-                if let Some(reading) = self.turns.is_free().then(|| self.ahead.begin()).flatten() {
+                let keeps = self.turns.is_free() && self.has_room(paths.values());
+                if let Some(reading) = keeps.then(|| self.ahead.begin()).flatten() {
                     match check(Keep::Texts) {
                         Ok(plan) => {
                             reading.keep(plan);
                             return Ok(());
                         }
-                        // Where the texts have no room, less is kept, which tells what would have.
+                        // Where the texts have no room after all, less is kept, which tells what would have.
                         Err(error) if error.kind() == Kind::Exhausted => {}
                         Err(error) => return Err(error),
                     }
@@ -195,6 +197,12 @@ impl DeviceTrainer {
         // Events are logged on this thread: the database's lock is not for a thread of the lowest priority.
         let training = &self.lanes.training;
         training.run_asking(|ask| train::run(plan, &self.device, workspace, control.clone(), ask), emit)
+    }
+
+    /// Whether the texts of files surely have room in memory. Rows of a few words take several times their bytes.
+    fn has_room<'a>(&self, files: impl Iterator<Item = &'a PathBuf>) -> bool {
+        let bytes: u64 = files.map(|file| unpacked_size(file)).fold(0, u64::saturating_add);
+        bytes.saturating_mul(8) <= self.room.host.available() / 2
     }
 
     fn plan(&self, spec: &Spec, encoder: &Path, data: &dyn Blobs, cancel: &Cancel) -> Result<Plan> {
