@@ -199,10 +199,10 @@ impl DeviceTrainer {
         training.run_asking(|ask| train::run(plan, &self.device, workspace, control.clone(), ask), emit)
     }
 
-    /// Whether the texts of files surely have room in memory. Rows of a few words take several times their bytes.
+    /// Whether the texts of files may be kept before their job begins, as far as can be known before they are read.
     fn has_room<'a>(&self, files: impl Iterator<Item = &'a PathBuf>) -> bool {
         let bytes: u64 = files.map(|file| unpacked_size(file)).fold(0, u64::saturating_add);
-        bytes.saturating_mul(8) <= self.room.host.available() / 2
+        bytes <= self.room.limits_ahead().memory
     }
 
     fn plan(&self, spec: &Spec, encoder: &Path, data: &dyn Blobs, cancel: &Cancel) -> Result<Plan> {

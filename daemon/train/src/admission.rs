@@ -35,7 +35,7 @@ pub fn check(
     keep: Keep,
     cancel: &Cancel,
 ) -> Result<Plan> {
-    let limits = if keep == Keep::Texts { room.limits_with_texts() } else { room.limits() };
+    let limits = if keep == Keep::Texts { room.limits_ahead() } else { room.limits() };
     let reading = Reading { keep, limits, cancel: cancel.clone(), ..Reading::default() };
     let (plan, measured) = Plan::read(spec, encoder, path_of, &reading)?;
     let config = checkpoint::check(encoder).map_err(Error::of_named)?;

@@ -134,6 +134,12 @@ impl Room {
         self.files.with_memory(self.host.available() / Self::AT_ONCE)
     }
 
+    /// For the files of a job that may begin at once, whose texts are kept from its start on. If they do not fit into this,
+    /// the start keeps labels after all; what was taken in vain must leave room for that.
+    pub fn limits_ahead(&self) -> Limits {
+        self.files.with_memory(self.host.available() / 16)
+    }
+
     /// For the files of the one job or dry run, whose texts are kept until they are tokens.
     pub fn limits_with_texts(&self) -> Limits {
         self.files.with_memory(self.host.available() / 2)
