@@ -21,11 +21,12 @@ use hone_data::tokenize::{Tokenizer, Tokens};
 use hone_engine::batch::{Batch, by_tokens};
 use hone_engine::kernels::{Compute, Isa};
 use hone_engine::model::architecture::Architecture;
-use hone_engine::model::backend::{self, Start};
+use hone_engine::model::backend::{self, Backend, Start};
 use hone_engine::model::checkpoint::Checkpoint;
 use hone_engine::model::classifier::{Setup, Trainable};
 use hone_engine::model::declaration::Declaration;
 use hone_engine::model::noise::{Mode, Noise};
+use hone_engine::model::parameters::Parameters;
 use hone_train::event::TrainEvent;
 use hone_train::spec::{self, Hyperparameters, Source, Spec};
 use hone_train::{Control, Outcome, Plan, run};
@@ -422,12 +423,12 @@ fn evaluate(
     let tokenizer = Tokenizer::from_folder(&common.model, max_length as usize)?;
     let rows = tokenizer.encode_examples(&dataset.examples, &Cancel::default())?;
     let lengths: Vec<usize> = rows.iter().map(|tokens| tokens.ids.len()).collect();
-    let mut model = model(common)?;
+    let (mut backend, _) = backend(common)?;
     let mut seconds = Vec::new();
     for pass in 0..=passes {
         let begin = Instant::now();
         for group in by_tokens(&lengths, 4096) {
-            model.evaluate(&Batch::pack(group.iter().map(|&row| &rows[row])))?;
+            backend.evaluate(&Batch::pack(group.iter().map(|&row| &rows[row])))?;
         }
         if pass > 0 {
             seconds.push(begin.elapsed().as_secs_f64());
@@ -439,15 +440,20 @@ fn evaluate(
     }))
 }
 
-/// As the serving daemon computes: with weights that are prepared once.
-fn classify(common: &Common, batch: u32, length: u32, passes: usize) -> Result<Value> {
+/// What computes in the serving daemon, with weights that are prepared once and without what training needs.
+fn backend(common: &Common) -> Result<(Box<dyn Backend>, Architecture)> {
     let (device, compute) = common.open()?;
-    let mut model = model(common)?;
-    let architecture = model.config.architecture.clone();
-    let declaration = Declaration::new(&architecture, 2).into();
-    let start = Start { declaration, parameters: model.parameters()?.clone(), compute, learning: None };
-    let mut backend = backend::on(&device)?.open(start)?;
-    drop(model);
+    let checkpoint = Checkpoint::open(&common.model)?;
+    let architecture = checkpoint.config().architecture.clone();
+    let declaration = Declaration::new(&architecture, 2);
+    let parameters = Parameters::build(&declaration, &mut |_, name| checkpoint.tensor(name), 42)?;
+    let start = Start { declaration: declaration.into(), parameters, compute, learning: None };
+    Ok((backend::on(&device)?.open(start)?, architecture))
+}
+
+/// As the serving daemon computes.
+fn classify(common: &Common, batch: u32, length: u32, passes: usize) -> Result<Value> {
+    let (mut backend, architecture) = backend(common)?;
     let mut seconds = Vec::new();
     for pass in 0..passes + 2 {
         let packed = sequences(&architecture, batch, length, pass as u32);

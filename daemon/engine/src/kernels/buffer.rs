@@ -3,8 +3,13 @@
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
+use rayon::prelude::*;
+
 /// Values of a cache line.
 const LINE: usize = 16;
+
+/// Values whose memory one task takes.
+const TAKEN: usize = 1 << 14;
 
 /// Float32 values aligned to a cache line. It grows when it must and never shrinks.
 #[derive(Default)]
@@ -23,6 +28,13 @@ impl Buffer {
         let mut buffer = Self::default();
         buffer.reserve(length);
         buffer
+    }
+
+    /// The same zeros, whose memory the threads of the current rayon pool take now, together, and no step later.
+    #[must_use]
+    pub fn taken(mut self) -> Self {
+        self.par_chunks_mut(TAKEN).for_each(|values| values.fill(0.0));
+        self
     }
 
     /// Makes it hold `length` values. The places that it had before hold what was written there last, new ones 0.

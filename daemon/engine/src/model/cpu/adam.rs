@@ -60,8 +60,8 @@ impl Adam {
             list: parameters.list().clone(),
             tokens,
             layers: declaration.architecture.own_layers(),
-            m: Buffer::zeros(parameters.values().len()),
-            v: Buffer::zeros(parameters.values().len()),
+            m: Buffer::zeros(parameters.values().len()).taken(),
+            v: Buffer::zeros(parameters.values().len()).taken(),
             step: 0,
             lag: Lag { updates: Vec::new(), start: 0, seen: vec![0; rows], width },
         }

@@ -56,7 +56,7 @@ impl Gradients {
         Self {
             tokens_id,
             tokens,
-            rest: Buffer::zeros(end.saturating_sub(start)),
+            rest: Buffer::zeros(end.saturating_sub(start)).taken(),
             list: list.clone(),
             learning,
             start,
