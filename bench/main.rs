@@ -464,7 +464,7 @@ fn classify(common: &Common, batch: u32, length: u32, passes: usize) -> Result<V
         }
     }
     let gflop = flop(&architecture, f64::from(batch), f64::from(length)) / 3e9;
-    let gpu_bytes = device.is_cuda().then(|| backend.memory().total());
+    let gpu_bytes = common.open()?.0.is_cuda().then(|| backend.memory().total());
     Ok(json!({
         "what": "classify", "batch": batch, "length": length,
         "seconds_median": median(&seconds), "samples_per_second": f64::from(batch) / median(&seconds),
