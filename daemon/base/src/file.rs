@@ -11,7 +11,7 @@ use std::path::Path;
 const PIECE: usize = 256 << 10;
 
 /// Bytes that are written before the disk has them.
-const UNSYNCED: usize = 8 << 20;
+const UNSYNCED: usize = 32 << 20;
 
 /// The content of a file.
 ///
