@@ -60,8 +60,8 @@ def main():
                 show = lambda what: print(f"{what:24} {memory(daemon)[0]:9.0f} {memory(daemon)[1]:9.0f}", flush=True)
                 show("started")
                 client = [args.client, "--daemon", address]
-                run = [*client, "train", str(file), "--dry-run", "--train-limit", str(args.limit)]
-                start = [*client, "train", str(file), "--detach"]
+                run = [*client, "train", "--train", str(file), "--dry-run", "--train-limit", str(args.limit)]
+                start = [*client, "train", "--train", str(file), "--detach", "--train-limit", str(args.limit)]
                 steps = [
                     ("uploaded", [[*client, "datasets", "upload", str(file)]]),
                     ("dry run", [run]),
