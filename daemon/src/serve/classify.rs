@@ -116,7 +116,7 @@ impl Serving {
             )
         })?;
         let version = self.models.resolve(reference).await?;
-        let (mut worker, ready) = self.models.ready(&version).await?;
+        let (mut worker, ready) = self.models.cache.ready(&version).await?;
         let tokenizing = Instant::now();
         let mut tokens = self.tokenize(ready.clone(), inputs).await?;
         let tokenize = tokenizing.elapsed();
@@ -131,7 +131,7 @@ impl Serving {
                 // Unloaded to make room since this request came: load it again.
                 Err(Refused::Closed(back)) => tokens = back,
             }
-            (worker, _) = self.models.ready(&version).await?;
+            (worker, _) = self.models.cache.ready(&version).await?;
         };
         let (scores, began, done) = collect(answers, facts.len()).await?;
         let predictions = scores.into_iter().zip(facts).map(|(scores, (tokens, truncated))| {

@@ -1,8 +1,9 @@
 //! Serving: a request is admitted, turned into tokens, queued, computed in a batch and answered.
 //!
-//! The policy of batching is pure (`queue`); a thread owns each loaded model (`worker`); names lead to versions and
-//! versions to workers (`registry`); what computes stands behind a seam (`engine`).
+//! The policy of batching is pure (`queue`); a thread owns each loaded model (`worker`); names lead to versions
+//! (`registry`), versions to workers (`cache`); what computes stands behind a seam (`engine`).
 
+pub mod cache;
 pub mod classify;
 pub mod download;
 pub mod engine;

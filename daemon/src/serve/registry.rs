@@ -1,46 +1,25 @@
-//! Names to versions, and versions to the threads that have them loaded.
+//! Names to versions.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
+use super::cache::{Cache, folder};
 use super::engine::Engine;
-use super::permits::Permits;
 use super::reference::{At, Reference, check_alias};
-use super::worker::{Ready, Worker};
 use crate::lanes::Lanes;
-use hone_base::digest::FileDigest;
-use hone_base::error::{Error, Kind, Result, quoted};
+use hone_base::error::{Error, Result, quoted};
 use hone_base::nearest::{few, nearest};
 use hone_base::panic::lock;
 use hone_storage::{Blobs, Catalog, Changes, LATEST, Listing, Model, RecordKind, Topic, Unreadable, Version};
-
-/// Loaded models at most; the one that was not used for longest is unloaded first.
-const MAX_LOADED: usize = 4;
-
-/// Threads of models at most: those that answer, and those that wait for their turn to load or still answer what waited
-/// when they were unloaded.
-const MAX_THREADS: usize = 4 * MAX_LOADED;
 
 /// All models.
 pub struct Models {
     blobs: Arc<dyn Blobs>,
     store: Arc<dyn Catalog>,
-    engine: Arc<dyn Engine>,
-    lanes: Lanes,
     /// What was read last, and what was written since.
     snapshot: Mutex<Option<(Changes, Arc<Listing<Model>>)>>,
-    cache: Mutex<Cache>,
-    /// One is held while a model is loaded.
-    loading: Arc<Permits>,
-}
-
-#[derive(Default)]
-struct Cache {
-    /// The one that was used last stands last.
-    loaded: Vec<(Arc<Version>, Arc<Worker>)>,
-    threads: Vec<JoinHandle<()>>,
-    closed: bool,
+    /// Those that are loaded.
+    pub(super) cache: Cache,
 }
 
 impl Models {
@@ -51,15 +30,8 @@ impl Models {
         engine: Arc<dyn Engine>,
         lanes: Lanes,
     ) -> Self {
-        Self {
-            blobs,
-            store,
-            engine,
-            lanes,
-            snapshot: Mutex::default(),
-            cache: Mutex::default(),
-            loading: Arc::new(Permits::new(MAX_LOADED)),
-        }
+        let cache = Cache::new(blobs.clone(), engine, lanes.serving);
+        Self { blobs, store, snapshot: Mutex::default(), cache }
     }
 
     /// Every model, by name. Blocks only after a change.
@@ -159,7 +131,7 @@ impl Models {
                 self.store.delete_model(&name)?
             }
         };
-        self.unload(|version| version.name == name && versions.contains(&version.version));
+        self.cache.unload(|version| version.name == name && versions.contains(&version.version));
         for version in versions {
             self.blobs.remove_folder(&name, version)?;
         }
@@ -176,92 +148,10 @@ impl Models {
         folder(&*self.blobs, version)
     }
 
-    /// The thread that has a version loaded, or now loads it.
-    pub fn worker(&self, version: &Arc<Version>) -> Result<Arc<Worker>> {
-        let mut cache = lock(&self.cache);
-        if cache.closed {
-            return Err(Error::new(Kind::Unavailable, "the daemon is going down; try again when it is back"));
-        }
-        let same = |other: &Version| (&other.name, other.version) == (&version.name, version.version);
-        if let Some(place) = cache.loaded.iter().position(|(other, _)| same(other)) {
-            let entry = cache.loaded.remove(place);
-            if !entry.1.has_failed() {
-                let worker = entry.1.clone();
-                cache.loaded.push(entry);
-                return Ok(worker);
-            }
-        }
-        let name = format!("{}@{}", version.name, version.version);
-        cache.threads.retain(|thread| !thread.is_finished());
-        if cache.threads.len() >= MAX_THREADS {
-            let why = "as many models are being loaded as can be; try again, or call fewer models at once";
-            return Err(Error::new(Kind::Exhausted, format!("the model {name} cannot be loaded now: {why}")));
-        }
-        let (engine, blobs, wanted) = (self.engine.clone(), self.blobs.clone(), version.clone());
-        let (worker, thread) = Worker::start(
-            &name.clone(),
-            engine.limits(),
-            self.lanes.serving.clone(),
-            self.loading.clone(),
-            move || {
-                folder(&*blobs, &wanted)
-                    .and_then(|folder| check_files(&folder, &wanted.files).map(|()| folder))
-                    .and_then(|folder| engine.load(&folder))
-                    .map_err(|error| unloadable(&error).within(format!("the model {name} cannot be loaded")))
-            },
-        )?;
-        cache.threads.push(thread);
-        cache.loaded.push((version.clone(), worker.clone()));
-        if cache.loaded.len() > MAX_LOADED {
-            cache.loaded.remove(0).1.close();
-        }
-        Ok(worker)
-    }
-
-    /// A version that is loaded, as soon as it is, with the thread that has it.
-    pub async fn ready(&self, version: &Arc<Version>) -> Result<(Arc<Worker>, Arc<Ready>)> {
-        loop {
-            let worker = self.worker(version)?;
-            // It may have been unloaded to make room before it was loaded.
-            if let Some(ready) = worker.ready().await? {
-                return Ok((worker, ready));
-            }
-        }
-    }
-
-    fn unload(&self, which: impl Fn(&Version) -> bool) {
-        lock(&self.cache).loaded.retain(|(version, worker)| {
-            let goes = which(version);
-            if goes {
-                worker.close();
-            }
-            !goes
-        });
-    }
-
     /// Unloads everything and waits for the threads. Blocking.
     pub fn shut_down(&self) {
-        let threads = {
-            let mut cache = lock(&self.cache);
-            cache.closed = true;
-            for (_, worker) in cache.loaded.drain(..) {
-                worker.abort();
-            }
-            std::mem::take(&mut cache.threads)
-        };
-        for thread in threads {
-            if thread.join().is_err() {
-                tracing::error!("a model's thread panicked");
-            }
-        }
+        self.cache.shut_down();
     }
-}
-
-fn folder(blobs: &dyn Blobs, version: &Version) -> Result<PathBuf> {
-    blobs.folder(&version.name, version.version).map_err(|error| match error.kind() {
-        Kind::NotFound => Error::corrupt(format!("{}; restore it or delete the version", error.message())),
-        _ => error,
-    })
 }
 
 fn find(listing: &Listing<Model>, reference: &str) -> Result<Arc<Version>> {
@@ -346,44 +236,11 @@ fn existing(models: &[Model]) -> String {
     format!("this daemon has {}", few(models.iter().map(|model| &model.name)))
 }
 
-/// Checks that every file of a checkpoint is there and as long as when it was published.
-fn check_files(folder: &Path, files: &[FileDigest]) -> Result<()> {
-    for file in files {
-        let path = folder.join(&file.name);
-        let size = std::fs::metadata(&path).map(|metadata| metadata.len());
-        match size {
-            Ok(size) if size == file.size => {}
-            Ok(size) => {
-                return Err(Error::corrupt(format!(
-                    "{} has {size} bytes instead of {}; restore the file or delete the version",
-                    path.display(),
-                    file.size
-                )));
-            }
-            Err(error) => {
-                return Err(Error::corrupt(format!(
-                    "{} cannot be read ({error}); restore the file or delete the version",
-                    path.display()
-                )));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The caller asked for a model that exists: what is wrong with its files is not the caller's fault.
-fn unloadable(error: &Error) -> Error {
-    let kind = match error.kind() {
-        Kind::Invalid | Kind::NotFound | Kind::Exists => Kind::Precondition,
-        kind => kind,
-    };
-    Error::new(kind, error.message())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::serve::testing::Bench;
+    use hone_base::error::Kind;
 
     #[test]
     fn a_reference_leads_to_a_version() {
@@ -429,28 +286,6 @@ mod tests {
         assert!(many.ends_with(" and 38 more"), "{many}");
     }
 
-    #[tokio::test]
-    async fn a_model_that_is_deleted_leaves_nothing_loaded() {
-        let bench = Bench::new();
-        let mut workers = Vec::new();
-        for _ in 0..22 {
-            let version = bench.publish("reviews");
-            let worker = bench.models.worker(&version).unwrap();
-            let ready = worker.ready().await.unwrap().unwrap();
-            workers.push(Arc::downgrade(&ready));
-        }
-        bench.models.delete("reviews").unwrap();
-        assert!(lock(&bench.models.cache).loaded.is_empty());
-        let threads = std::mem::take(&mut lock(&bench.models.cache).threads);
-        for thread in threads {
-            thread.join().unwrap();
-        }
-        assert!(
-            workers.iter().all(|ready| ready.upgrade().is_none()),
-            "what a thread had loaded goes with it"
-        );
-    }
-
     #[test]
     fn a_version_whose_record_is_damaged_is_named_with_those_that_can_be_used_and_can_be_deleted() {
         let bench = Bench::new();
@@ -492,56 +327,5 @@ mod tests {
         bench.models.delete("reviews").unwrap();
         assert!(bench.models.list().unwrap().records.is_empty());
         assert_eq!(bench.models.delete("reviews").unwrap_err().kind(), Kind::NotFound);
-    }
-
-    #[tokio::test]
-    async fn a_damaged_model_is_named_and_the_others_go_on() {
-        let bench = Bench::new();
-        let (damaged, fine) = (bench.publish("reviews"), bench.publish("topics"));
-        let file = bench.data.version("reviews", 1).join("model.safetensors");
-        std::fs::write(&file, "short").unwrap();
-        let error = bench.models.worker(&damaged).unwrap().ready().await.err().unwrap();
-        assert_eq!(error.kind(), Kind::Corrupt);
-        assert!(error.message().contains("model.safetensors has 5 bytes"), "{error}");
-        bench.models.worker(&fine).unwrap().ready().await.unwrap();
-        std::fs::write(&file, "weights").unwrap();
-        bench.models.worker(&damaged).unwrap().ready().await.unwrap();
-        bench.models.shut_down();
-        assert_eq!(bench.models.worker(&fine).err().unwrap().kind(), Kind::Unavailable);
-    }
-
-    #[tokio::test]
-    async fn the_model_that_was_not_used_for_longest_is_unloaded() {
-        let bench = Bench::new();
-        let versions: Vec<_> = (0..6).map(|_| bench.publish("reviews")).collect();
-        for version in &versions {
-            bench.models.worker(version).unwrap().ready().await.unwrap();
-            bench.models.worker(&versions[0]).unwrap();
-        }
-        let loaded: Vec<u32> = lock(&bench.models.cache).loaded.iter().map(|(v, _)| v.version).collect();
-        assert_eq!(loaded, [4, 5, 6, 1]);
-        bench.models.shut_down();
-    }
-
-    #[tokio::test]
-    async fn only_so_many_models_are_loaded_at_once_and_only_so_many_wait() {
-        let bench = Bench::new();
-        let versions: Vec<_> = (0..=MAX_THREADS).map(|_| bench.publish("reviews")).collect();
-        let workers: Vec<_> = {
-            let _loading: Vec<_> = (0..MAX_LOADED).map(|_| bench.models.loading.take()).collect();
-            let mut workers: Vec<_> = versions.iter().map(|version| bench.models.worker(version)).collect();
-            let refused = workers.pop().unwrap().err().unwrap();
-            assert_eq!(refused.kind(), Kind::Exhausted);
-            assert!(refused.message().contains("as many models are being loaded as can be"), "{refused}");
-            workers.into_iter().map(Result::unwrap).collect()
-        };
-        let (gone, there) = workers.split_at(MAX_THREADS - MAX_LOADED);
-        for worker in there {
-            assert!(worker.ready().await.unwrap().is_some());
-        }
-        for worker in gone {
-            assert!(worker.ready().await.unwrap().is_none());
-        }
-        bench.models.shut_down();
     }
 }
