@@ -1,7 +1,6 @@
 //! The one thread that has the device: takes the next job, trains it, publishes what it made.
 
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -10,7 +9,7 @@ use super::trainer::Trainer;
 use hone_base::cancel::{Cancel, Reason};
 use hone_base::digest;
 use hone_base::error::{Error, Result};
-use hone_base::panic::words;
+use hone_base::panic::guarded;
 use hone_engine::kernels::lane::aside;
 use hone_engine::model::checkpoint::WEIGHTS;
 use hone_storage::data_dir::{self, DataDir, Lock};
@@ -55,9 +54,7 @@ impl Runner {
 
     fn run(&self, job: &Job, cancel: &Cancel) {
         tracing::info!(job = %job.id, model = %job.spec.name, "job started");
-        let result = catch_unwind(AssertUnwindSafe(|| self.train(job, cancel))).unwrap_or_else(|panic| {
-            Err(Error::internal(format!("internal error: {}; this is a bug in Hone", words(&*panic))))
-        });
+        let result = guarded(|| self.train(job, cancel));
         let end = match &result {
             Ok(Ending::Published(version)) => {
                 tracing::info!(job = %job.id, model = %version.name, version = version.version, "job succeeded");
