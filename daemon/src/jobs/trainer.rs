@@ -214,7 +214,6 @@ impl DeviceTrainer {
 
 /// Where the files of a job can be read. One that is stored elsewhere comes to this machine first.
 fn paths(spec: &Spec, data: &dyn Blobs) -> Result<HashMap<String, PathBuf>> {
-    let sources = [Some(&spec.train), spec.validation.as_ref(), spec.test.as_ref()].into_iter().flatten();
     let path = |source: &Source| Ok((source.dataset.clone(), data.file(&source.dataset)?));
-    sources.map(path).collect()
+    spec.sources().map(path).collect()
 }

@@ -3,7 +3,7 @@
 use hone_base::error::Error;
 use hone_data::Columns;
 use hone_data::dataset::{Format, Summary};
-use hone_train::spec::{Source, Spec};
+use hone_train::spec::Source;
 use serde::{Deserialize, Serialize};
 
 use crate::Time;
@@ -38,11 +38,6 @@ pub(crate) fn needed_dataset(source: &Source, job: &str) -> Error {
         "the data set {} ({}) is needed by job {job}; cancel the job or wait for its end",
         source.name, source.dataset
     ))
-}
-
-/// The data sets that a job needs.
-pub(crate) fn sources(spec: &Spec) -> impl Iterator<Item = &Source> {
-    [Some(&spec.train), spec.validation.as_ref(), spec.test.as_ref()].into_iter().flatten()
 }
 
 /// The error for a data set whose record is damaged: the same file, sent again, makes a new one.

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::catalog::{Catalog, DatasetCatalog, DatasetRow, JobCatalog, LogCatalog, ModelCatalog, ResultsOf};
 use crate::changes::{Changes, Topic, Watchers};
-use crate::dataset::{needed_dataset, sources, unknown_dataset};
+use crate::dataset::{needed_dataset, unknown_dataset};
 use crate::job::{full_queue, known_job, known_request, open_job, unknown_job};
 use crate::model::{aliased_version, known_version, unknown_version};
 use crate::record::{decode, encode};
@@ -99,7 +99,7 @@ impl Records {
         if self.ids_in(State::Queued).len() >= bound {
             return Err(full_queue(bound));
         }
-        if let Some(source) = sources(spec).find(|source| !self.datasets.contains_key(&source.dataset)) {
+        if let Some(source) = spec.sources().find(|source| !self.datasets.contains_key(&source.dataset)) {
             return Err(unknown_dataset(&source.dataset));
         }
         if self.jobs.contains_key(id) {
@@ -337,7 +337,7 @@ impl DatasetCatalog for Memory {
         self.write(&[], |records| {
             records.datasets.remove(id).ok_or_else(|| unknown_dataset(id))?;
             for LoggedJob { job, .. } in records.jobs.values().filter(|logged| !logged.job.state.is_final()) {
-                if let Some(source) = sources(&job.spec).find(|source| source.dataset == id) {
+                if let Some(source) = job.spec.sources().find(|source| source.dataset == id) {
                     return Err(needed_dataset(source, &job.id));
                 }
             }

@@ -41,6 +41,13 @@ pub struct Spec {
     pub hyperparameters: Hyperparameters,
 }
 
+impl Spec {
+    /// The data sets that the job needs.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        std::iter::once(&self.train).chain(&self.validation).chain(&self.test)
+    }
+}
+
 /// A stored data set under the name that the user knows it by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {

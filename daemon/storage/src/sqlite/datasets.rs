@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension as _, Transaction, params};
 use super::fault::Fault;
 use super::{Store, pages, text_of};
 use crate::catalog::DatasetCatalog;
-use crate::dataset::{needed_dataset, sources, unknown_dataset, unreadable_dataset};
+use crate::dataset::{needed_dataset, unknown_dataset, unreadable_dataset};
 use crate::record::{decode, encode};
 use crate::{DatasetRecord, DatasetRow, Listing, RecordKind, State, Time, Unreadable};
 
@@ -70,7 +70,7 @@ impl DatasetCatalog for Store {
             }
             for state in State::ALL.into_iter().filter(|state| !state.is_final()) {
                 for job in super::jobs::jobs_in(tx, state)?.records {
-                    if let Some(source) = sources(&job.spec).find(|source| source.dataset == id) {
+                    if let Some(source) = job.spec.sources().find(|source| source.dataset == id) {
                         return Err(needed_dataset(source, &job.id).into());
                     }
                 }

@@ -10,7 +10,6 @@ use super::events::append;
 use super::fault::Fault;
 use super::{Store, pages, requests, text_of, unsigned};
 use crate::catalog::JobCatalog;
-use crate::dataset::sources;
 use crate::job::{full_queue, known_job, open_job, unknown_job, unreadable_job};
 use crate::record::{decode, encode};
 use crate::{Job, JobEvent, Line, Listing, RecordKind, StartRequest, State, Time, Topic, Unreadable};
@@ -97,7 +96,7 @@ pub(super) fn insert(tx: &Transaction<'_>, id: &str, spec: &Spec, bound: usize) 
     if ids_in(tx, State::Queued)?.len() >= bound {
         return Err(full_queue(bound).into());
     }
-    for source in sources(spec) {
+    for source in spec.sources() {
         super::datasets::require(tx, &source.dataset)?;
     }
     if tx.prepare_cached("SELECT 1 FROM jobs WHERE id = ?1")?.exists([id])? {
