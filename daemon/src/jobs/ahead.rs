@@ -2,7 +2,6 @@
 //! them as the check has read them. Files of a job that must wait are read again when its turn comes, so that a queue
 //! holds no texts.
 
-use std::path::Path;
 use std::sync::Mutex;
 
 use hone_base::panic::lock;
@@ -40,10 +39,10 @@ impl Ahead {
     }
 
     /// The plan of a job that begins, if it is there. Nobody else's stays.
-    pub fn take(&self, spec: &Spec, encoder: &Path) -> Option<Plan> {
+    pub fn take(&self, spec: &Spec) -> Option<Plan> {
         let mut state = lock(&self.0);
         match std::mem::take(&mut *state) {
-            State::Ready(plan) => Some(*plan).filter(|plan| plan.spec == *spec && plan.encoder == encoder),
+            State::Ready(plan) => Some(*plan).filter(|plan| plan.spec == *spec),
             other => {
                 *state = other;
                 None

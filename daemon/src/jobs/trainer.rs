@@ -34,7 +34,8 @@ pub trait Trainer: Send + Sync + 'static {
     /// Checks the encoder that the daemon was started with.
     fn check_encoder(&self, name: &str) -> Result<()>;
 
-    /// Checks what can be checked of a job without the device and without a download.
+    /// Checks what can be checked of a job without the device and without a download. What was read may be kept for the
+    /// next job to begin.
     ///
     /// # Errors
     /// Fails for whatever would fail the job, and with [`Kind::Cancelled`] when `cancel` is asked.
@@ -172,6 +173,8 @@ impl DeviceTrainer {
         emit: &mut Emit<'_>,
     ) -> Result<Outcome> {
         let Control { cancel, seen, .. } = &control;
+        // Taken at once: also a job that ends before its files are needed leaves no texts behind.
+        let ahead = self.ahead.take(spec);
         let name = EncoderName::parse(&spec.encoder)?;
         // Whether to go on, after a notice that the log need not have yet.
         let tell = |message: String, emit: &mut Emit<'_>| match seen.has_notice(&message) {
@@ -185,7 +188,7 @@ impl DeviceTrainer {
             return Ok(Outcome::Stopped);
         }
         let _turn = self.turns.take();
-        let plan = match self.ahead.take(spec, &encoder) {
+        let plan = match ahead.filter(|plan| plan.encoder == encoder) {
             Some(plan) => plan,
             None => aside(|| self.plan(spec, &encoder, data, cancel))?,
         };
