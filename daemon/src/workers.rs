@@ -50,8 +50,8 @@ impl Workers {
             thread.map_err(|error| Error::internal(format!("cannot start {threads} threads: {error}")))
         };
         let handles = (0..threads.get()).map(start).collect::<Result<_>>()?;
-        let threads_and_work = Threads { work: Some(work), handles };
-        Ok(Self { threads: Arc::new(threads_and_work), free: Arc::new(Semaphore::new(threads.get())) })
+        let free = Arc::new(Semaphore::new(threads.get()));
+        Ok(Self { threads: Arc::new(Threads { work: Some(work), handles }), free })
     }
 
     /// Waits until a thread is free, and begins the work on it; its result comes by [`Work::result`].

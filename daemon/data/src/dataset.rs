@@ -66,7 +66,7 @@ pub enum Keep {
     /// Texts and labels.
     #[default]
     Texts,
-    /// Labels; the texts are empty, and [`Dataset::measure`] has the length of each.
+    /// Labels; the texts are empty. [`Dataset::measure`] has the length of each, as it has where texts are kept.
     Labels,
     /// No row, only what [`Dataset::summary`] tells.
     Summary,

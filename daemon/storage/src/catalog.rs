@@ -29,9 +29,9 @@ pub trait Catalog: JobCatalog + LogCatalog + DatasetCatalog + ModelCatalog {
     /// A view of what is written to a topic from now on. Does not block.
     ///
     /// Whoever reads after this and then waits misses nothing, and what is kept of a topic is out of date
-    /// ([`Changes::has_changed`]) before anybody can know of a write through this catalog. A write that fails because of what stores (a full disk,
-    /// a lost connection) wakes the readers of that log with the error; it is told to readers that come later too,
-    /// until something is written to the log again.
+    /// ([`Changes::has_changed`]) before anybody can know of a write through this catalog. A write that fails because of
+    /// what stores (a full disk, a lost connection) wakes the readers of that log with the error; it is told to readers
+    /// that come later too, until something is written to the log again.
     fn watch(&self, topic: Topic) -> Changes;
 }
 

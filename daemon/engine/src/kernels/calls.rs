@@ -38,7 +38,7 @@ struct Shared {
 #[derive(Debug)]
 struct Clock {
     start: Instant,
-    /// When the last call ended, if none runs.
+    /// When a call ended last, since the stretch was looked at.
     ended: AtomicU64,
     /// When the stretch began, or work last went on beside it.
     since: AtomicU64,
