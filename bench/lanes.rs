@@ -220,7 +220,7 @@ async fn call_in_a_loop(
         let text =
             |place: usize| TEXTS.get((number + place) % TEXTS.len()).copied().unwrap_or_default().to_owned();
         let inputs = (0..texts).map(|place| Input { text: text(place), text_pair: None }).collect();
-        let request = ClassifyRequest { model: format!("{SERVED}@1"), inputs };
+        let request = ClassifyRequest { model: format!("{SERVED}@1"), inputs, ..Default::default() };
         let begin = Instant::now();
         let timings = client.classify(request).await?.into_inner().timings.unwrap_or_default();
         let call = Call {

@@ -32,6 +32,11 @@ pub(super) fn split(text: &str) -> Result<f64, String> {
     number_that(text, |value| value > 0.0 && value < 1.0, "between 0 and 1, for example 0.2")
 }
 
+/// A score.
+pub(super) fn share(text: &str) -> Result<f32, String> {
+    number_that(text, |value| (0.0..=1.0).contains(&value), "from 0 to 1").map(|value| value as f32)
+}
+
 pub(super) fn positive_u64(text: &str) -> Result<u64, String> {
     let text = text.trim();
     if let Ok(value) = text.parse() {

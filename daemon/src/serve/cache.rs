@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use super::engine::Engine;
+use super::options::RETRY;
 use super::permits::Permits;
 use super::worker::{Ready, Worker};
 use hone_base::digest::FileDigest;
@@ -48,7 +49,8 @@ impl Cache {
     pub fn worker(&self, version: &Arc<Version>) -> Result<Arc<Worker>> {
         let mut state = lock(&self.state);
         if state.closed {
-            return Err(Error::new(Kind::Unavailable, "the daemon is going down; try again when it is back"));
+            let why = "the daemon is going down; try again when it is back";
+            return Err(Error::new(Kind::Unavailable, why).retry_after(RETRY));
         }
         let same = |other: &Version| (&other.name, other.version) == (&version.name, version.version);
         if let Some(place) = state.loaded.iter().position(|(other, _)| same(other)) {
@@ -63,7 +65,7 @@ impl Cache {
         state.threads.retain(|thread| !thread.is_finished());
         if state.threads.len() >= MAX_THREADS {
             let why = "as many models are being loaded as can be; try again, or call fewer models at once";
-            return Err(Error::new(Kind::Exhausted, format!("the model {name} cannot be loaded now: {why}")));
+            return Err(Error::busy(RETRY, format!("the model {name} cannot be loaded now: {why}")));
         }
         let (engine, blobs, wanted) = (self.engine.clone(), self.blobs.clone(), version.clone());
         let (worker, thread) = Worker::start(

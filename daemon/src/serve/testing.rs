@@ -13,6 +13,7 @@ use hone_base::digest;
 use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::lock;
 use hone_data::tokenize::Tokens;
+use hone_data::{Cut, Truncation};
 use hone_engine::batch::Batch;
 use hone_storage::testing::{Home, spec, version};
 use hone_storage::{Catalog, DataDir, Version, data_dir};
@@ -22,6 +23,9 @@ use hone_storage::{Catalog, DataDir, Version, data_dir};
 pub(crate) struct FakeEngine {
     seen: Arc<Mutex<Vec<String>>>,
 }
+
+/// Tokens of a text at most.
+pub(crate) const MAX_LENGTH: usize = 12;
 
 const WORDS: [&str; 6] = ["", "good", "fail", "panic", "slow", "gone"];
 
@@ -40,10 +44,24 @@ impl Engine for FakeEngine {
 struct Words;
 
 impl Tokenize for Words {
-    fn encode(&self, text: &str, _: Option<&str>) -> Result<Tokens> {
+    fn cut(&self) -> Cut {
+        Cut { max_length: MAX_LENGTH, truncation: Truncation::Head }
+    }
+
+    fn special_tokens(&self) -> usize {
+        0
+    }
+
+    fn encode(&self, text: &str, pair: Option<&str>, cut: Cut) -> Result<Tokens> {
         let id = |word: &str| WORDS.iter().position(|known| *known == word).unwrap_or(0) as u32;
-        let ids: Vec<u32> = text.split(' ').map(id).collect();
-        Ok(Tokens { types: vec![0; ids.len()], full_length: ids.len(), ids })
+        let words = text.split(' ').chain(pair.into_iter().flat_map(|pair| pair.split(' ')));
+        let mut ids: Vec<u32> = words.map(id).collect();
+        let full_length = ids.len();
+        match cut.truncation {
+            Truncation::Tail => drop(ids.drain(..full_length.saturating_sub(cut.max_length))),
+            _ => ids.truncate(cut.max_length),
+        }
+        Ok(Tokens { types: vec![0; ids.len()], full_length, ids })
     }
 }
 
@@ -61,7 +79,7 @@ impl Score for Model {
         None
     }
 
-    fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+    fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
         let firsts: Vec<&str> =
             batch.offsets[..batch.len()].iter().map(|&at| WORDS[batch.ids[at as usize] as usize]).collect();
         lock(&self.seen).extend(firsts.iter().map(|word| (*word).to_owned()));
@@ -72,7 +90,7 @@ impl Score for Model {
         if firsts.contains(&"fail") {
             return Err(Error::new(Kind::Exhausted, "out of memory"));
         }
-        Ok(firsts.iter().map(|&word| if word == "good" { vec![0.2, 0.8] } else { vec![0.7, 0.3] }).collect())
+        Ok(firsts.iter().flat_map(|&word| if word == "good" { [-1.0, 1.0] } else { [1.0, -0.5] }).collect())
     }
 }
 

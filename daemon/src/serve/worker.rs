@@ -7,9 +7,10 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 
 use super::engine::{Loaded, Score, Tokenize};
+use super::options::RETRY;
 use super::permits::Permits;
 use super::queue::{Limits, Queue};
-use hone_base::error::{Error, Kind, Result};
+use hone_base::error::{Error, Result};
 use hone_base::panic::{guarded, lock};
 use hone_data::tokenize::Tokens;
 use hone_engine::batch::Batch;
@@ -50,7 +51,7 @@ pub struct Ready {
     pub thresholds: Option<Vec<f32>>,
 }
 
-/// A sequence that waits for its scores.
+/// A sequence that waits for its logits.
 struct Waiting {
     tokens: Tokens,
     place: usize,
@@ -64,8 +65,8 @@ struct Waiting {
 pub struct Answer {
     /// The sequence's place in the request.
     pub place: usize,
-    /// The probability of each label.
-    pub scores: Result<Vec<f32>>,
+    /// The logit of each label.
+    pub logits: Result<Vec<f32>>,
     /// When its batch began.
     pub began: Instant,
     /// When its batch was done.
@@ -132,8 +133,8 @@ impl Worker {
             (tokens.ids.len(), Waiting { tokens, place, reply: reply.clone(), _call: call.clone() })
         };
         state.queue.push_all(sequences.into_iter().enumerate().map(waiting).collect()).map_err(|full| {
-            Refused::Full(Error::new(
-                Kind::Exhausted,
+            Refused::Full(Error::busy(
+                RETRY,
                 format!(
                     "the model's queue is full ({} texts wait, at most {CAPACITY}); try again",
                     full.waiting
@@ -216,24 +217,33 @@ impl Worker {
 fn answer(model: &Mutex<Box<dyn Score>>, batch: &[Waiting], lane: &Lane) {
     let compute = |members: &[Waiting]| {
         let packed = Batch::pack(members.iter().map(|member| &member.tokens));
-        let scores = guarded(|| lane.run(|| lock(model).scores(&packed)))?;
-        if scores.len() == members.len() {
-            return Ok(scores);
+        let (logits, labels) = guarded(|| {
+            lane.run(|| {
+                let model = lock(model);
+                Ok((model.logits(&packed)?, model.labels().len()))
+            })
+        })?;
+        if logits.len() == members.len() * labels {
+            return Ok(logits.chunks(labels.max(1)).map(<[f32]>::to_vec).collect());
         }
-        Err(Error::internal(format!("{} answers came for {} texts", scores.len(), members.len())))
+        Err(Error::internal(format!(
+            "{} logits of {labels} labels came for {} texts",
+            logits.len(),
+            members.len()
+        )))
     };
     let began = Instant::now();
     let mut together = compute(batch).map(Vec::into_iter);
     for member in batch {
-        let scores = match &mut together {
-            Ok(scores) => scores.next().ok_or_else(|| Error::internal("an answer is missing")),
+        let logits = match &mut together {
+            Ok(logits) => logits.next().ok_or_else(|| Error::internal("an answer is missing")),
             Err(error) if batch.len() == 1 => Err(error.clone()),
             Err(_) => {
-                compute(std::slice::from_ref(member)).map(|mut scores| scores.pop().unwrap_or_default())
+                compute(std::slice::from_ref(member)).map(|mut logits| logits.pop().unwrap_or_default())
             }
         };
         // The channel has room for every answer; an error means that the caller went away.
-        let answer = Answer { place: member.place, scores, began, done: Instant::now() };
+        let answer = Answer { place: member.place, logits, began, done: Instant::now() };
         let _ = member.reply.try_send(answer);
     }
 }
