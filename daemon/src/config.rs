@@ -3,11 +3,13 @@
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use candle_core::Device;
 use clap::Parser;
 
 use crate::jobs::restart::ResumeJobs;
+use crate::serve::queue::Policy;
 use hone_base::error::{Error, Result};
 use hone_data::Limits;
 use hone_train::host::{HostMemory, MemoryLimit, Room};
@@ -89,6 +91,18 @@ pub struct Config {
     /// Seconds after which a request, an upload or a download that does not go on is given up
     #[arg(long, env = "HONE_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "60")]
     pub idle_timeout: NonZeroU32,
+
+    /// Milliseconds that a text waits at most before it is computed; calls that would wait longer are refused
+    #[arg(long, env = "HONE_MAX_QUEUE_MS", value_name = "MS", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=600_000))]
+    pub max_queue_ms: u32,
+
+    /// Milliseconds that a batch which is not full waits for more, while batches follow one another
+    #[arg(long, env = "HONE_MAX_BATCH_DELAY", value_name = "MS", default_value = "0", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub max_batch_delay: u32,
+
+    /// Memory for answers to texts that come again, in bytes or with K, M or G [default: none is kept]
+    #[arg(long, env = "HONE_ANSWER_CACHE", value_name = "SIZE")]
+    pub answer_cache: Option<Size>,
 
     /// What to log: error, warn, info, debug or trace, or a filter such as `info,hone_daemon=debug`
     #[arg(long, env = "HONE_LOG", value_name = "FILTER", default_value = "info")]
@@ -177,6 +191,12 @@ fn memory_limit(text: &str) -> std::result::Result<MemoryLimit, String> {
 }
 
 impl Config {
+    /// How long requests may wait.
+    pub fn queue_policy(&self) -> Policy {
+        let ms = |of: u32| Duration::from_millis(of.into());
+        Policy { max_wait: ms(self.max_queue_ms), max_batch_delay: ms(self.max_batch_delay) }
+    }
+
     /// What reading a file and training may take.
     pub fn room(&self) -> Room {
         let files = Limits { unpacked: self.max_unpacked.0, rows: self.max_rows.get(), ..Limits::default() };
@@ -225,6 +245,8 @@ mod tests {
             ["--max-rows", "0"],
             ["--memory-limit", "some"],
             ["--idle-timeout", "0"],
+            ["--max-queue-ms", "0"],
+            ["--max-batch-delay", "1001"],
         ] {
             assert_eq!(parse(&bad).unwrap_err().exit_code(), 2, "{bad:?}");
         }

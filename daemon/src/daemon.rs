@@ -21,6 +21,7 @@ use crate::rpc::health::Health;
 use crate::rpc::stopping::Stopping;
 use crate::rpc::{Bounds, HoneRouter, Services, router};
 use crate::serve::classify::Serving;
+use crate::serve::dispatcher::Dispatcher;
 use crate::serve::engine::{DeviceEngine, Engine};
 use crate::serve::registry::Models;
 use hone_base::error::{Error, Result};
@@ -123,7 +124,8 @@ impl Daemon {
         let parts = tokio::task::spawn_blocking(move || Parts::open(&root, policy));
         let Parts { data, lock, store, jobs } = parts.await.map_err(crashed)??;
         let blobs: Arc<dyn Blobs> = Arc::new(data.clone());
-        let models = Arc::new(Models::new(blobs.clone(), store.clone(), engine, lanes.clone()));
+        let dispatcher = Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), config.queue_policy()));
+        let models = Arc::new(Models::new(blobs.clone(), store.clone(), engine, dispatcher.clone()));
         let (health, stopping) = (Health::new().await, Stopping::default());
         let idle = Duration::from_secs(config.idle_timeout.get().into());
         let services = Services {
@@ -136,7 +138,8 @@ impl Daemon {
                 config.room(),
             )),
             models: models.clone(),
-            serving: Serving::new(models.clone(), lanes),
+            serving: Serving::new(models.clone(), dispatcher, lanes)
+                .keeping(config.answer_cache.map_or(0, |size| size.0)),
             trainer: trainer.clone(),
             blobs: blobs.clone(),
             encoder: config.model.clone(),

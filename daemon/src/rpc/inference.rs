@@ -32,7 +32,7 @@ impl InferenceService for Inference {
         request: Request<ClassifyRequest>,
     ) -> Result<Response<ClassifyResponse>, Status> {
         let deadline = deadline::of(request.extensions());
-        Ok(Response::new(classify(&self.serving, request.into_inner(), deadline).await?))
+        Ok(Response::new(classify(&self.serving, request.into_inner(), deadline, false).await?))
     }
 
     type ClassifyStreamStream = Pin<Box<dyn Stream<Item = Result<ClassifyResponse, Status>> + Send>>;
@@ -56,7 +56,7 @@ impl InferenceService for Inference {
                         error: Some((&error).wire()),
                         ..ClassifyResponse::default()
                     };
-                    Ok(classify(&serving, request, None).await.unwrap_or_else(failed))
+                    Ok(classify(&serving, request, None, true).await.unwrap_or_else(failed))
                 }
             })
             .buffered(IN_FLIGHT);
@@ -71,9 +71,10 @@ async fn classify(
     serving: &Serving,
     request: ClassifyRequest,
     deadline: Option<Instant>,
+    waits: bool,
 ) -> HoneResult<ClassifyResponse> {
     let Question { model, inputs, options, shown } = request.parsed()?;
-    let answer = serving.classify(&model, inputs, &Options { deadline, ..options }).await?;
+    let answer = serving.classify(&model, inputs, &Options { deadline, waits, ..options }).await?;
     Ok(response(answer, shown))
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::dispatcher::Scored;
 use super::options::MinScore;
 use super::worker::Ready;
 use hone_base::error::{Error, Result};
@@ -63,13 +64,8 @@ impl Prediction {
     ///
     /// # Errors
     /// `Internal` when they are not numbers, one for each label.
-    pub(super) fn new(
-        ready: &Ready,
-        logits: Vec<f32>,
-        min_score: Option<MinScore>,
-        tokens: usize,
-        truncated: bool,
-    ) -> Result<Self> {
+    pub(super) fn new(ready: &Ready, scored: &Scored, min_score: Option<MinScore>) -> Result<Self> {
+        let Scored { logits, tokens, truncated } = scored.clone();
         let thresholds = ready.thresholds.as_deref();
         let probabilities = probabilities(&logits, thresholds.is_some());
         if logits.len() != ready.labels.len() || probabilities.iter().any(|score| !score.is_finite()) {

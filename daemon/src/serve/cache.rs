@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use super::dispatcher::Dispatcher;
 use super::engine::Engine;
 use super::options::RETRY;
 use super::permits::Permits;
@@ -11,21 +12,19 @@ use super::worker::{Ready, Worker};
 use hone_base::digest::FileDigest;
 use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::lock;
-use hone_engine::kernels::lane::Lane;
 use hone_storage::{Blobs, Version};
 
 /// Loaded models at most; the one that was not used for longest is unloaded first.
 const MAX_LOADED: usize = 4;
 
-/// Threads of models at most: those that answer, and those that wait for their turn to load or still answer what waited
-/// when they were unloaded.
+/// Threads of models at most: those that load one, and those that wait for their turn.
 const MAX_THREADS: usize = 4 * MAX_LOADED;
 
 /// The models that are loaded.
 pub struct Cache {
     blobs: Arc<dyn Blobs>,
     engine: Arc<dyn Engine>,
-    lane: Arc<Lane>,
+    dispatcher: Arc<Dispatcher>,
     /// One is held while a model is loaded.
     loading: Arc<Permits>,
     state: Mutex<State>,
@@ -40,9 +39,15 @@ struct State {
 }
 
 impl Cache {
-    /// None is loaded before it is asked for. The lane is the one that answers.
-    pub fn new(blobs: Arc<dyn Blobs>, engine: Arc<dyn Engine>, lane: Arc<Lane>) -> Self {
-        Self { blobs, engine, lane, loading: Arc::new(Permits::new(MAX_LOADED)), state: Mutex::default() }
+    /// None is loaded before it is asked for. The dispatcher has them computed.
+    pub fn new(blobs: Arc<dyn Blobs>, engine: Arc<dyn Engine>, dispatcher: Arc<Dispatcher>) -> Self {
+        Self {
+            blobs,
+            engine,
+            dispatcher,
+            loading: Arc::new(Permits::new(MAX_LOADED)),
+            state: Mutex::default(),
+        }
     }
 
     /// The thread that has a version loaded, or now loads it.
@@ -68,18 +73,13 @@ impl Cache {
             return Err(Error::busy(RETRY, format!("the model {name} cannot be loaded now: {why}")));
         }
         let (engine, blobs, wanted) = (self.engine.clone(), self.blobs.clone(), version.clone());
-        let (worker, thread) = Worker::start(
-            &name.clone(),
-            engine.limits(),
-            self.lane.clone(),
-            self.loading.clone(),
-            move || {
+        let (worker, thread) =
+            Worker::start(&name.clone(), self.dispatcher.clone(), self.loading.clone(), move || {
                 folder(&*blobs, &wanted)
                     .and_then(|folder| check_files(&folder, &wanted.files).map(|()| folder))
                     .and_then(|folder| engine.load(&folder))
                     .map_err(|error| unloadable(&error).within(format!("the model {name} cannot be loaded")))
-            },
-        )?;
+            })?;
         state.threads.push(thread);
         state.loaded.push((version.clone(), worker.clone()));
         if state.loaded.len() > MAX_LOADED {
@@ -88,13 +88,13 @@ impl Cache {
         Ok(worker)
     }
 
-    /// A version that is loaded, as soon as it is, with the thread that has it.
-    pub async fn ready(&self, version: &Arc<Version>) -> Result<(Arc<Worker>, Arc<Ready>)> {
+    /// A version that is loaded, as soon as it is.
+    pub async fn ready(&self, version: &Arc<Version>) -> Result<Arc<Ready>> {
         loop {
             let worker = self.worker(version)?;
             // It may have been unloaded to make room before it was loaded.
             if let Some(ready) = worker.ready().await? {
-                return Ok((worker, ready));
+                return Ok(ready);
             }
         }
     }
@@ -116,7 +116,7 @@ impl Cache {
             let mut state = lock(&self.state);
             state.closed = true;
             for (_, worker) in state.loaded.drain(..) {
-                worker.abort();
+                worker.close();
             }
             std::mem::take(&mut state.threads)
         };
@@ -125,6 +125,7 @@ impl Cache {
                 tracing::error!("a model's thread panicked");
             }
         }
+        self.dispatcher.shut_down();
     }
 }
 

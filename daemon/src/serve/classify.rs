@@ -7,13 +7,16 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 
 use super::answer::{Classified, Prediction, Timings};
+use super::answer_cache::{AnswerCache, Key};
+use super::dispatcher::{Answer, Content, Dispatcher, Order, Scored};
+use super::input::{Input, encode, is_small, pieces};
 use super::options::{Fit, Options, RETRY};
 use super::registry::Models;
-use super::worker::{Answer, Ready, Refused};
+use super::worker::Ready;
 use crate::lanes::Lanes;
 use crate::workers::Workers;
 use hone_base::error::{Error, Kind, Result};
-use hone_data::tokenize::{MAX_TEXT_BYTES, Tokens};
+use hone_data::tokenize::Tokens;
 use hone_engine::kernels::calls::Calls;
 
 /// Texts of a request at most.
@@ -22,40 +25,48 @@ pub const MAX_INPUTS: usize = 1024;
 /// Text of all requests together, in KiB, that the daemon holds at most.
 const ADMITTED_KIB: usize = 256 << 10;
 
-/// Texts that one task turns into tokens at most.
-const PIECE_TEXTS: usize = 16;
-
-/// Bytes of texts from which on a task takes no further text.
-const PIECE_BYTES: usize = 64 << 10;
-
 /// Answers requests.
 #[derive(Clone)]
 pub struct Serving {
     models: Arc<Models>,
+    dispatcher: Arc<Dispatcher>,
     calls: Calls,
     room: Arc<Semaphore>,
     /// Turn texts into tokens.
     tokens: Workers,
+    /// Answers that were given before, if they are kept.
+    known: Option<Arc<AnswerCache>>,
 }
 
-/// A text or pair.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Input {
-    /// The text.
-    pub text: String,
-    /// The second text of a pair.
-    pub text_pair: Option<String>,
+/// An input of a request: its answer is known, or will be kept under this key.
+enum Member {
+    Known(Arc<Scored>),
+    Asked(Option<Key>),
+}
+
+/// What was computed for the inputs of a request, and when.
+struct Computed {
+    scored: Vec<Result<Scored>>,
+    timings: Timings,
 }
 
 impl Serving {
     /// Answers with these models, on these threads.
-    pub fn new(models: Arc<Models>, lanes: Lanes) -> Self {
+    pub fn new(models: Arc<Models>, dispatcher: Arc<Dispatcher>, lanes: Lanes) -> Self {
         Self {
             models,
+            dispatcher,
             room: Arc::new(Semaphore::new(ADMITTED_KIB)),
             tokens: lanes.tokens,
             calls: lanes.calls,
+            known: None,
         }
+    }
+
+    /// Keeps answers to texts that come again in so many bytes of memory; 0 keeps none.
+    #[must_use]
+    pub fn keeping(self, bytes: u64) -> Self {
+        Self { known: (bytes > 0).then(|| Arc::new(AnswerCache::new(bytes))), ..self }
     }
 
     /// Classifies the inputs of one request. When the future is dropped, or the deadline passes, what waits is not computed.
@@ -91,83 +102,129 @@ impl Serving {
             )
         })?;
         let version = self.models.resolve(reference).await?;
-        let (mut worker, ready) = self.models.cache.ready(&version).await?;
+        let ready = self.models.cache.ready(&version).await?;
         let fit = options.fit(&*ready.tokenizer)?;
         if options.min_score.is_some() && ready.thresholds.is_some() {
             let why = "`min_score` is for models whose texts have one label; each label of this one has its own threshold";
             return Err(Error::invalid_field("min_score", why));
         }
-        let tokenizing = Instant::now();
-        let members = self.tokenize(ready.clone(), fit, inputs).await?;
-        let tokenize = tokenizing.elapsed();
-        let all_or_nothing = options.all_or_nothing || count == 1;
-        if all_or_nothing {
-            fail_as_one(&members)?;
-        }
-
-        let queued = Instant::now();
-        let mut sequences = Vec::with_capacity(count);
-        // Of each input: how many tokens it has, and whether it was cut.
-        let members: Vec<Result<(usize, bool)>> = members
+        let together = options.all_or_nothing || count == 1;
+        let (members, asked) = self.look_up(&ready, fit, inputs);
+        let Computed { scored, timings } = self.compute(&ready, fit, asked, options, together).await?;
+        let mut scored = scored.into_iter();
+        let predictions: Vec<Result<Prediction>> = members
             .into_iter()
-            .map(|tokens| {
-                let tokens = tokens?;
-                let fact = (tokens.ids.len(), tokens.full_length > tokens.ids.len());
-                sequences.push(tokens);
-                Ok(fact)
+            .map(|member| {
+                let scored = match member {
+                    Member::Known(scored) => scored,
+                    Member::Asked(key) => {
+                        let next = scored.next().ok_or_else(|| Error::internal("an answer is missing"))?;
+                        let scored = Arc::new(next?);
+                        if let Some((known, key)) = self.known.as_ref().zip(key) {
+                            known.keep(key, scored.clone());
+                        }
+                        scored
+                    }
+                };
+                Prediction::new(&ready, &scored, options.min_score)
             })
             .collect();
-        let waiting = sequences.len();
-        let (logits, began, done) = match waiting {
-            0 => (Vec::new(), queued, queued),
-            _ => loop {
-                match worker.submit(sequences, self.calls.enter()) {
-                    Ok(answers) => break collect(answers, waiting).await?,
-                    Err(Refused::Full(error)) => return Err(error),
-                    // Unloaded to make room since this request came: load it again.
-                    Err(Refused::Closed(back)) => sequences = back,
-                }
-                (worker, _) = self.models.cache.ready(&version).await?;
-            },
-        };
-        let mut logits = logits.into_iter();
-        let predict = |member: Result<(usize, bool)>| {
-            let (tokens, truncated) = member?;
-            let logits = logits.next().ok_or_else(|| Error::internal("an answer is missing"))??;
-            Prediction::new(&ready, logits, options.min_score, tokens, truncated)
-        };
-        let predictions: Vec<Result<Prediction>> = members.into_iter().map(predict).collect();
-        if all_or_nothing {
-            fail_as_one(&predictions)?;
+        if together {
+            fail_as_one(predictions.iter().enumerate())?;
         }
-        Ok(Classified {
-            predictions,
-            version,
-            ready,
-            timings: Timings {
-                tokenize,
-                queue: began.saturating_duration_since(queued),
-                compute: done.saturating_duration_since(began),
-                total: start.elapsed(),
-            },
-        })
+        let timings = Timings { total: start.elapsed(), ..timings };
+        Ok(Classified { predictions, version, ready, timings })
     }
 
-    /// The tokens of all inputs, in order. A request with many takes a thread for a piece of it at a time, in turn with
+    /// What is known of the inputs, and those that have to be computed, with their places.
+    fn look_up(&self, ready: &Ready, fit: Fit, inputs: Vec<Input>) -> (Vec<Member>, Vec<(usize, Input)>) {
+        let mut asked = Vec::with_capacity(inputs.len());
+        let member = |(place, input): (usize, Input)| {
+            let known = self.known.as_ref().filter(|_| !fit.refuses());
+            let key = known
+                .map(|_| Key::new(ready.served.id(), fit.cut(), &input.text, input.text_pair.as_deref()));
+            match known.zip(key).and_then(|(known, key)| known.get(&key)) {
+                Some(scored) => Member::Known(scored),
+                None => {
+                    asked.push((place, input));
+                    Member::Asked(key)
+                }
+            }
+        };
+        (inputs.into_iter().enumerate().map(member).collect(), asked)
+    }
+
+    /// What the model says of each input.
+    async fn compute(
+        &self,
+        ready: &Arc<Ready>,
+        fit: Fit,
+        inputs: Vec<(usize, Input)>,
+        options: &Options,
+        together: bool,
+    ) -> Result<Computed> {
+        if inputs.is_empty() {
+            return Ok(Computed { scored: Vec::new(), timings: Timings::default() });
+        }
+        let bytes: Vec<usize> = inputs.iter().map(|(_, input)| input.bytes()).collect();
+        let order = Order { priority: options.priority.get().into(), deadline: options.deadline };
+        let admitted = match options.waits {
+            true => self.dispatcher.admit_patiently(&ready.served, order, &bytes).await?,
+            false => self.dispatcher.admit(&ready.served, order, &bytes)?,
+        };
+        let call = self.calls.enter();
+        let tokenizing = Instant::now();
+        let contents: Vec<Result<Content>> = if is_small(&bytes) {
+            let text = |((place, input), bytes): ((usize, Input), usize)| {
+                let ready = ready.clone();
+                Ok(Content::Text(bytes, Box::new(move || encode(&ready, fit, &input, place))))
+            };
+            inputs.into_iter().zip(bytes).map(text).collect()
+        } else {
+            let places: Vec<usize> = inputs.iter().map(|(place, _)| *place).collect();
+            let tokens = self.tokenize(ready.clone(), fit, inputs).await?;
+            if together {
+                fail_as_one(places.into_iter().zip(&tokens))?;
+            }
+            tokens.into_iter().map(|tokens| tokens.map(Content::Tokens)).collect()
+        };
+        let queued = Instant::now();
+        let mut sequences = Vec::with_capacity(contents.len());
+        let failed: Vec<Result<()>> =
+            contents.into_iter().map(|content| content.map(|content| sequences.push(content))).collect();
+        let count = sequences.len();
+        let (scored, began, done) = match count {
+            0 => (Vec::new(), queued, queued),
+            _ => collect(admitted.queue(sequences, call), count).await?,
+        };
+        let mut scored = scored.into_iter();
+        let missing = || Error::internal("an answer is missing");
+        let scored = failed.into_iter().map(|of| of.and_then(|()| scored.next().ok_or_else(missing)?));
+        let timings = Timings {
+            tokenize: queued - tokenizing,
+            queue: began.saturating_duration_since(queued),
+            compute: done.saturating_duration_since(began),
+            ..Timings::default()
+        };
+        Ok(Computed { scored: scored.collect(), timings })
+    }
+
+    /// The tokens of inputs, in order. A request with many takes a thread for a piece of it at a time, in turn with
     /// other requests.
-    async fn tokenize(&self, ready: Arc<Ready>, fit: Fit, inputs: Vec<Input>) -> Result<Vec<Result<Tokens>>> {
+    async fn tokenize(
+        &self,
+        ready: Arc<Ready>,
+        fit: Fit,
+        inputs: Vec<(usize, Input)>,
+    ) -> Result<Vec<Result<Tokens>>> {
         let mut tokens = Vec::with_capacity(inputs.len());
-        let (mut begun, mut first) = (Vec::new(), 0);
+        let mut begun = Vec::new();
         let call = Arc::new(self.calls.enter());
         for piece in pieces(inputs) {
-            let (ready, call, place) = (ready.clone(), call.clone(), first);
-            first += piece.len();
+            let (ready, call) = (ready.clone(), call.clone());
             let encode = move || {
                 let _call = call;
-                Ok((place..)
-                    .zip(&piece)
-                    .map(|(place, input)| encode(&ready, fit, input, place))
-                    .collect::<Vec<_>>())
+                Ok(piece.iter().map(|(place, input)| encode(&ready, fit, input, *place)).collect::<Vec<_>>())
             };
             begun.push(self.tokens.start(encode).await?);
         }
@@ -178,79 +235,41 @@ impl Serving {
     }
 }
 
-impl Input {
-    fn bytes(&self) -> usize {
-        self.text.len() + self.text_pair.as_ref().map_or(0, String::len)
-    }
-}
-
-/// The inputs in order, a piece for each task.
-fn pieces(inputs: Vec<Input>) -> Vec<Vec<Input>> {
-    let mut pieces: Vec<Vec<Input>> = Vec::new();
-    let mut bytes = 0;
-    for input in inputs {
-        let size = input.bytes();
-        match pieces.last_mut().filter(|piece| piece.len() < PIECE_TEXTS && bytes < PIECE_BYTES) {
-            Some(piece) => piece.push(input),
-            None => {
-                bytes = 0;
-                pieces.push(vec![input]);
-            }
-        }
-        bytes += size;
-    }
-    pieces
-}
-
-/// The tokens of the input that has this place in its request.
-fn encode(ready: &Ready, fit: Fit, input: &Input, place: usize) -> Result<Tokens> {
-    for (field, text) in [("text", Some(&input.text)), ("text_pair", input.text_pair.as_ref())] {
-        let length = text.map_or(0, String::len);
-        if length > MAX_TEXT_BYTES {
-            let why = format!("it has {length} bytes; a text has at most {MAX_TEXT_BYTES}");
-            return Err(Error::invalid_field(format!("inputs[{place}].{field}"), why));
-        }
-    }
-    let tokens = fit.encode(&*ready.tokenizer, &input.text, input.text_pair.as_deref());
-    tokens.map_err(|error| match (error.kind(), &input.text_pair) {
-        (Kind::Invalid, None) => error.of_field(format!("inputs[{place}].text")),
-        (Kind::Invalid, Some(_)) => error.of_field(format!("inputs[{place}]")),
-        _ => error,
-    })
-}
-
-/// Fails with the first error of the inputs, which names its input.
-fn fail_as_one<T>(members: &[Result<T>]) -> Result<()> {
-    let failed = members.iter().enumerate().find_map(|(place, member)| Some((place, member.as_ref().err()?)));
+/// Fails with the first error of the inputs, each with its place in the request, and names its input.
+fn fail_as_one<'a, T: 'a>(members: impl IntoIterator<Item = (usize, &'a Result<T>)>) -> Result<()> {
+    let mut members = members.into_iter();
+    let failed = members.find_map(|(place, member)| Some((place, member.as_ref().err()?)));
     let Some((place, error)) = failed else { return Ok(()) };
     let error = error.clone();
     Err(match error.wrong_field().map(str::to_owned) {
         Some(field) => error.within(field),
-        None if members.len() > 1 => error.within(format!("inputs[{place}]")),
+        None if place > 0 || members.next().is_some() => error.within(format!("inputs[{place}]")),
         None => error,
     })
 }
 
-/// The logits of all sequences in order, when the first batch began, and when the last answer was there.
+/// What was said of all sequences in order, when the first batch began, and when the last answer was there.
 async fn collect(
     mut answers: tokio::sync::mpsc::Receiver<Answer>,
     count: usize,
-) -> Result<(Vec<Result<Vec<f32>>>, Instant, Instant)> {
-    let mut logits = vec![Ok(Vec::new()); count];
+) -> Result<(Vec<Result<Scored>>, Instant, Instant)> {
+    let mut scored: Vec<Option<Result<Scored>>> = Vec::new();
+    scored.resize_with(count, || None);
     let mut span: Option<(Instant, Instant)> = None;
     for _ in 0..count {
         let Some(answer) = answers.recv().await else {
-            let why = "the model was unloaded before it answered; try again";
+            let why = "the daemon is going down before it answered; try again when it is back";
             return Err(Error::new(Kind::Unavailable, why).retry_after(RETRY));
         };
-        if let Some(place) = logits.get_mut(answer.place) {
-            *place = answer.logits;
+        if let Some(place) = scored.get_mut(answer.place) {
+            *place = Some(answer.scored);
         }
         let (began, done) = span.unwrap_or((answer.began, answer.done));
         span = Some((began.min(answer.began), done.max(answer.done)));
     }
+    let missing = || Err(Error::internal("an answer is missing"));
     let (began, done) = span.ok_or_else(|| Error::internal("a request without inputs was queued"))?;
-    Ok((logits, began, done))
+    Ok((scored.into_iter().map(|scored| scored.unwrap_or_else(missing)).collect(), began, done))
 }
 
 #[cfg(test)]
@@ -259,7 +278,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::serve::options::{MinScore, Side};
+    use crate::serve::options::{MinScore, Priority, Side};
+    use crate::serve::queue::Policy;
     use crate::serve::testing::{Bench, MAX_LENGTH, input};
 
     async fn ask(serving: &Serving, reference: &str, inputs: Vec<Input>) -> Result<Classified> {
@@ -410,6 +430,102 @@ mod tests {
         bench.models.shut_down();
     }
 
+    /// A daemon whose model is busy with one text, while `count` texts wait that take longer than the queue's bound.
+    async fn overloaded(
+        bench: &Bench,
+        serving: &Serving,
+        count: usize,
+    ) -> [tokio::task::JoinHandle<usize>; 2] {
+        ask(serving, "", vec![input("good")]).await.unwrap();
+        let begin = |inputs: Vec<Input>| {
+            let serving = serving.clone();
+            tokio::spawn(async move { ask(&serving, "", inputs).await.unwrap().predictions.len() })
+        };
+        let slow = begin(vec![input("slow")]);
+        while !bench.seen().contains(&"slow".to_owned()) {
+            tokio::task::yield_now().await;
+        }
+        let waiting = begin(vec![input("good good good"); count]);
+        while bench.waiting() < count {
+            tokio::task::yield_now().await;
+        }
+        [slow, waiting]
+    }
+
+    #[tokio::test]
+    async fn a_call_that_would_wait_too_long_is_refused_at_once_and_says_when_to_come_again() {
+        let policy = Policy { max_wait: Duration::from_millis(1), ..Policy::default() };
+        let bench = Bench::with_policy(policy);
+        bench.publish("reviews");
+        let serving = bench.serving();
+        let [slow, waiting] = overloaded(&bench, &serving, 40).await;
+        let error = ask(&serving, "", vec![input("gone gone gone"); 40]).await.err().unwrap();
+        assert_eq!(error.kind(), Kind::Exhausted);
+        assert!(error.message().contains("none shall wait longer than 1 ms (--max-queue-ms)"), "{error}");
+        assert!(error.retry().unwrap() >= Duration::from_millis(50));
+        assert_eq!((slow.await.unwrap(), waiting.await.unwrap()), (1, 40));
+        ask(&serving, "", vec![input("good")]).await.unwrap();
+        assert!(!bench.seen().contains(&"gone".to_owned()));
+        bench.models.shut_down();
+    }
+
+    #[tokio::test]
+    async fn a_call_of_higher_priority_is_not_refused_for_those_that_wait_and_goes_before_them() {
+        let policy = Policy { max_wait: Duration::from_millis(10), ..Policy::default() };
+        let bench = Bench::with_policy(policy);
+        bench.publish("reviews");
+        let serving = bench.serving();
+        let [slow, waiting] = overloaded(&bench, &serving, 60).await;
+        let urgent = Options { priority: Priority::new(9).unwrap(), ..Options::default() };
+        let urgent = serving.classify("", vec![input("gone")], &urgent).await.unwrap();
+        assert_eq!(urgent.predictions.len(), 1);
+        assert_eq!((slow.await.unwrap(), waiting.await.unwrap()), (1, 60));
+        let place = |word: &str| bench.seen().iter().position(|seen| seen == word).unwrap();
+        assert_eq!(place("gone"), place("slow") + 1);
+        bench.models.shut_down();
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_sends_no_more_meanwhile_waits_for_room() {
+        let policy = Policy { max_wait: Duration::from_millis(250), ..Policy::default() };
+        let bench = Bench::with_policy(policy);
+        bench.publish("reviews");
+        let serving = bench.serving();
+        let [slow, waiting] = overloaded(&bench, &serving, 1000).await;
+        let same = || vec![input("good good good"); 1000];
+        let patient = Options { waits: true, ..Options::default() };
+        let (refused, patient) =
+            tokio::join!(ask(&serving, "", same()), serving.classify("", same(), &patient));
+        assert_eq!(refused.err().unwrap().kind(), Kind::Exhausted);
+        assert_eq!(patient.unwrap().predictions.len(), 1000);
+        assert_eq!((slow.await.unwrap(), waiting.await.unwrap()), (1, 1000));
+        bench.models.shut_down();
+    }
+
+    #[tokio::test]
+    async fn a_text_that_comes_again_is_answered_from_memory_by_the_same_version_alone() {
+        let bench = Bench::new();
+        bench.publish("reviews");
+        let serving = bench.serving().keeping(1 << 16);
+        let first = ask(&serving, "reviews", vec![input("good"), input("dull")]).await.unwrap();
+        let again =
+            ask(&serving, "reviews", vec![input("dull"), input("slow"), input("good")]).await.unwrap();
+        let of = |answer: &Classified, place: usize| answer.predictions[place].clone().unwrap();
+        assert_eq!((of(&again, 0), of(&again, 2)), (of(&first, 1), of(&first, 0)));
+        assert_eq!(bench.seen(), ["good", "", "slow"]);
+        let shorter = Options { max_length: NonZeroUsize::new(1), ..Options::default() };
+        serving.classify("reviews", vec![input("good")], &shorter).await.unwrap();
+        bench.publish("reviews");
+        ask(&serving, "reviews", vec![input("good")]).await.unwrap();
+        assert_eq!(bench.seen().len(), 5);
+        // A text that shall not be cut is looked at.
+        let whole = Options { side: Side::Refuse, ..Options::default() };
+        let long = vec![input(&"good ".repeat(20))];
+        ask(&serving, "reviews", long.clone()).await.unwrap();
+        assert_eq!(serving.classify("reviews", long, &whole).await.err().unwrap().kind(), Kind::Invalid);
+        bench.models.shut_down();
+    }
+
     #[tokio::test]
     async fn a_caller_that_went_away_costs_no_computation() {
         let bench = Bench::new();
@@ -427,16 +543,6 @@ mod tests {
         ask(&serving, "", vec![input("good")]).await.unwrap();
         assert!(!bench.seen().contains(&"gone".to_owned()));
         bench.models.shut_down();
-    }
-
-    #[test]
-    fn a_request_is_cut_into_pieces_of_few_texts_and_few_bytes() {
-        let sizes = |texts: Vec<Input>| pieces(texts).iter().map(Vec::len).collect::<Vec<_>>();
-        assert_eq!(sizes(vec![input("good"); 35]), [16, 16, 3]);
-        let long = input(&"x".repeat(PIECE_BYTES / 2));
-        assert_eq!(sizes(vec![long; 5]), [2, 2, 1]);
-        let pair = Input { text_pair: Some("x".repeat(PIECE_BYTES)), ..input("good") };
-        assert_eq!(sizes(vec![pair, input("good")]), [1, 1]);
     }
 
     #[tokio::test]

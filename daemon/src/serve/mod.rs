@@ -1,17 +1,21 @@
 //! Serving: a request is admitted, turned into tokens, queued, computed in a batch and answered.
 //!
-//! The policy of batching is pure (`queue`); a thread owns each loaded model (`worker`); names lead to versions
-//! (`registry`), versions to workers (`cache`); what computes stands behind a seam (`engine`). What a caller may ask for is in
-//! `options`, what it gets in `answer`.
+//! The policy of batching is pure (`queue`, with times that were measured by `rate`); one loop has the batches of all models
+//! computed (`dispatcher`); a version is loaded by a thread of its own (`worker`); names lead to versions (`registry`),
+//! versions to workers (`cache`); what computes stands behind a seam (`engine`). What a caller may ask for is in `options`, what it gets in `answer`.
 
 pub mod answer;
+pub mod answer_cache;
 pub mod cache;
 pub mod classify;
+pub mod dispatcher;
 pub mod download;
 pub mod engine;
+pub mod input;
 pub mod options;
 pub mod permits;
 pub mod queue;
+pub mod rate;
 pub mod reference;
 pub mod registry;
 #[cfg(test)]

@@ -31,6 +31,9 @@ pub struct Options {
     pub routing_key: Option<Box<str>>,
     /// When the caller gives the request up.
     pub deadline: Option<Instant>,
+    /// The request waits for room in the queue, as long as it may wait there, instead of being refused at once: the caller
+    /// sends no more meanwhile.
+    pub waits: bool,
 }
 
 /// What becomes of a text that is too long.
@@ -139,6 +142,16 @@ impl Options {
 }
 
 impl Fit {
+    /// How texts are cut.
+    pub(super) fn cut(self) -> Cut {
+        self.cut
+    }
+
+    /// Whether a text that would be cut is an error.
+    pub(super) fn refuses(self) -> bool {
+        self.refuses
+    }
+
     /// The tokens of a text or pair.
     ///
     /// # Errors

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::cache::{Cache, folder};
+use super::dispatcher::Dispatcher;
 use super::engine::Engine;
 use super::reference::{At, Reference, check_alias};
-use crate::lanes::Lanes;
 use hone_base::error::{Error, Result, quoted};
 use hone_base::nearest::{few, nearest};
 use hone_base::panic::lock;
@@ -28,9 +28,9 @@ impl Models {
         blobs: Arc<dyn Blobs>,
         store: Arc<dyn Catalog>,
         engine: Arc<dyn Engine>,
-        lanes: Lanes,
+        dispatcher: Arc<Dispatcher>,
     ) -> Self {
-        let cache = Cache::new(blobs.clone(), engine, lanes.serving);
+        let cache = Cache::new(blobs.clone(), engine, dispatcher);
         Self { blobs, store, snapshot: Mutex::default(), cache }
     }
 

@@ -4,9 +4,11 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::classify::{Input, Serving};
+use super::classify::Serving;
+use super::dispatcher::Dispatcher;
 use super::engine::{Engine, Loaded, Score, Tokenize};
-use super::queue::Limits;
+use super::input::Input;
+use super::queue::{Limits, Policy};
 use super::registry::Models;
 use crate::lanes::Lanes;
 use hone_base::digest;
@@ -101,18 +103,25 @@ pub(crate) struct Bench {
     store: Arc<dyn Catalog>,
     engine: FakeEngine,
     lanes: Lanes,
+    dispatcher: Arc<Dispatcher>,
     _home: Home,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
+        Self::with_policy(Policy::default())
+    }
+
+    pub(crate) fn with_policy(policy: Policy) -> Self {
         let home = Home::new();
         let (data, store, engine) = (home.data(), home.store(), FakeEngine::default());
         let lanes = Lanes::new(const { NonZeroUsize::new(2).unwrap() }).unwrap();
         let blobs = Arc::new(data.clone());
-        let models = Arc::new(Models::new(blobs, store.clone(), Arc::new(engine.clone()), lanes.clone()));
+        let dispatcher = Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), policy));
+        let engine_of = Arc::new(engine.clone());
+        let models = Arc::new(Models::new(blobs, store.clone(), engine_of, dispatcher.clone()));
         store.insert_job("01a", &spec("reviews"), 8).unwrap();
-        Self { models, data, store, engine, lanes, _home: home }
+        Self { models, data, store, engine, lanes, dispatcher, _home: home }
     }
 
     pub(crate) fn publish(&self, name: &str) -> Arc<Version> {
@@ -127,7 +136,12 @@ impl Bench {
     }
 
     pub(crate) fn serving(&self) -> Serving {
-        Serving::new(self.models.clone(), self.lanes.clone())
+        Serving::new(self.models.clone(), self.dispatcher.clone(), self.lanes.clone())
+    }
+
+    /// How many texts wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.dispatcher.waiting()
     }
 
     /// The first words of everything that was computed.

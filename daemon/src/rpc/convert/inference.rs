@@ -7,7 +7,7 @@ use hone::v1;
 
 use super::{Convert, Parse, Wire as _};
 use crate::serve::answer::{Classified, Prediction, Timings};
-use crate::serve::classify::Input;
+use crate::serve::input::Input;
 use crate::serve::options::{MAX_KEY, MinScore, Options, Priority, Side};
 use hone_base::error::{Error, Result, quoted};
 use hone_base::status;
@@ -56,7 +56,7 @@ impl Parse<v1::ClassifyRequest> for Question {
             all_or_nothing: request.all_or_nothing,
             priority: Priority::new(request.priority.into())?,
             routing_key: key("routing_key", request.routing_key)?.map(String::into_boxed_str),
-            deadline: None,
+            ..Options::default()
         };
         let shown = Shown {
             top_k: NonZeroUsize::new(request.top_k as usize),
