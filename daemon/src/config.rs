@@ -90,6 +90,10 @@ pub struct Config {
     #[arg(long, env = "HONE_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "60")]
     pub idle_timeout: NonZeroU32,
 
+    /// Address at which Prometheus reads the metrics (`/metrics`, plain HTTP) [default: none]
+    #[arg(long, env = "HONE_METRICS_LISTEN", value_name = "HOST:PORT")]
+    pub metrics_listen: Option<String>,
+
     /// What to log: error, warn, info, debug or trace, or a filter such as `info,hone_daemon=debug`
     #[arg(long, env = "HONE_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,

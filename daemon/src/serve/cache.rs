@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use super::engine::Engine;
 use super::permits::Permits;
 use super::worker::{Ready, Worker};
+use crate::metrics::Metrics;
 use hone_base::digest::FileDigest;
 use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::lock;
@@ -28,6 +29,7 @@ pub struct Cache {
     /// One is held while a model is loaded.
     loading: Arc<Permits>,
     state: Mutex<State>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
@@ -40,8 +42,14 @@ struct State {
 
 impl Cache {
     /// None is loaded before it is asked for. The lane is the one that answers.
-    pub fn new(blobs: Arc<dyn Blobs>, engine: Arc<dyn Engine>, lane: Arc<Lane>) -> Self {
-        Self { blobs, engine, lane, loading: Arc::new(Permits::new(MAX_LOADED)), state: Mutex::default() }
+    pub fn new(
+        blobs: Arc<dyn Blobs>,
+        engine: Arc<dyn Engine>,
+        lane: Arc<Lane>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let loading = Arc::new(Permits::new(MAX_LOADED));
+        Self { blobs, engine, lane, loading, state: Mutex::default(), metrics }
     }
 
     /// The thread that has a version loaded, or now loads it.
@@ -71,6 +79,7 @@ impl Cache {
             engine.limits(),
             self.lane.clone(),
             self.loading.clone(),
+            (self.metrics.models.model(&version.name), version.size()),
             move || {
                 folder(&*blobs, &wanted)
                     .and_then(|folder| check_files(&folder, &wanted.files).map(|()| folder))

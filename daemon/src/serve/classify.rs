@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use super::registry::Models;
 use super::worker::{Answer, Ready, Refused};
 use crate::lanes::Lanes;
+use crate::metrics::{Classification, Stage};
 use crate::workers::Workers;
 use hone_base::error::{Error, Kind, Result};
 use hone_data::tokenize::{MAX_TEXT_BYTES, Tokens};
@@ -107,6 +108,17 @@ impl Serving {
 
     /// Classifies the inputs of one request. When the future is dropped, what waits is not computed.
     pub async fn classify(&self, reference: &str, inputs: Vec<Input>) -> Result<Classified> {
+        let mut observed = self.models.metrics.models.classification();
+        let answer = self.answer(reference, inputs, &mut observed).await;
+        observed.ended(answer)
+    }
+
+    async fn answer(
+        &self,
+        reference: &str,
+        inputs: Vec<Input>,
+        observed: &mut Classification<'_>,
+    ) -> Result<Classified> {
         let start = Instant::now();
         let bytes = check(&inputs)?;
         let _room = self.room.try_acquire_many((bytes / 1024 + inputs.len()) as u32).map_err(|_| {
@@ -116,10 +128,14 @@ impl Serving {
             )
         })?;
         let version = self.models.resolve(reference).await?;
+        observed.found(&version.name);
+        let loading = Instant::now();
         let (mut worker, ready) = self.models.cache.ready(&version).await?;
+        observed.stage(Stage::Load, loading, Instant::now());
         let tokenizing = Instant::now();
         let mut tokens = self.tokenize(ready.clone(), inputs).await?;
         let tokenize = tokenizing.elapsed();
+        observed.stage(Stage::Tokenize, tokenizing, Instant::now());
         let facts: Vec<(usize, bool)> =
             tokens.iter().map(|tokens| (tokens.ids.len(), tokens.full_length > tokens.ids.len())).collect();
 
@@ -134,6 +150,9 @@ impl Serving {
             (worker, _) = self.models.cache.ready(&version).await?;
         };
         let (scores, began, done) = collect(answers, facts.len()).await?;
+        observed.stage(Stage::Queue, queued, began);
+        observed.stage(Stage::Compute, began, done);
+        observed.answered(facts.len(), facts.iter().map(|(tokens, _)| tokens).sum());
         let predictions = scores.into_iter().zip(facts).map(|(scores, (tokens, truncated))| {
             let scores = ranked(&ready, &scores)?;
             Ok(Prediction { labels: set(&scores), scores, tokens, truncated })

@@ -9,6 +9,7 @@ use super::engine::{Engine, Loaded, Score, Tokenize};
 use super::queue::Limits;
 use super::registry::Models;
 use crate::lanes::Lanes;
+use crate::metrics::Metrics;
 use hone_base::digest;
 use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::lock;
@@ -92,7 +93,9 @@ impl Bench {
         let (data, store, engine) = (home.data(), home.store(), FakeEngine::default());
         let lanes = Lanes::new(const { NonZeroUsize::new(2).unwrap() }).unwrap();
         let blobs = Arc::new(data.clone());
-        let models = Arc::new(Models::new(blobs, store.clone(), Arc::new(engine.clone()), lanes.clone()));
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let models =
+            Arc::new(Models::new(blobs, store.clone(), Arc::new(engine.clone()), lanes.clone(), metrics));
         store.insert_job("01a", &spec("reviews"), 8).unwrap();
         Self { models, data, store, engine, lanes, _home: home }
     }

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::engine::{Loaded, Score, Tokenize};
 use super::permits::Permits;
 use super::queue::{Limits, Queue};
+use crate::metrics::{ModelMetrics, Queued};
 use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::{guarded, lock};
 use hone_data::tokenize::Tokens;
@@ -24,6 +25,7 @@ pub struct Worker {
     state: Mutex<State>,
     changed: Condvar,
     phase: watch::Sender<Phase>,
+    metrics: Arc<ModelMetrics>,
 }
 
 struct State {
@@ -55,6 +57,8 @@ struct Waiting {
     tokens: Tokens,
     place: usize,
     reply: mpsc::Sender<Answer>,
+    /// Until it is in a batch.
+    queued: Option<Queued>,
     /// Other work gives way until the last sequence of the request has its answer.
     _call: Arc<Call>,
 }
@@ -89,15 +93,16 @@ impl Worker {
         limits: Limits,
         lane: Arc<Lane>,
         loading: Arc<Permits>,
+        (metrics, bytes): (Arc<ModelMetrics>, u64),
         load: impl FnOnce() -> Result<Loaded> + Send + 'static,
     ) -> Result<(Arc<Self>, JoinHandle<()>)> {
         let state = Mutex::new(State { queue: Queue::new(CAPACITY), closed: false });
-        let worker =
-            Arc::new(Self { state, changed: Condvar::new(), phase: watch::channel(Phase::Loading).0 });
+        let phase = watch::channel(Phase::Loading).0;
+        let worker = Arc::new(Self { state, changed: Condvar::new(), phase, metrics });
         let (handle, name) = (worker.clone(), name.to_owned());
         let thread = std::thread::Builder::new()
             .name("model".into())
-            .spawn(move || handle.run(&name, limits, &lane, &loading, load))
+            .spawn(move || handle.run(&name, limits, &lane, &loading, bytes, load))
             .map_err(|error| Error::internal(format!("cannot start a thread for a model: {error}")))?;
         Ok((worker, thread))
     }
@@ -129,7 +134,8 @@ impl Worker {
             return Err(Refused::Closed(sequences));
         }
         let waiting = |(place, tokens): (usize, Tokens)| {
-            (tokens.ids.len(), Waiting { tokens, place, reply: reply.clone(), _call: call.clone() })
+            let queued = Some(self.metrics.queued(tokens.ids.len()));
+            (tokens.ids.len(), Waiting { tokens, place, reply: reply.clone(), queued, _call: call.clone() })
         };
         state.queue.push_all(sequences.into_iter().enumerate().map(waiting).collect()).map_err(|full| {
             Refused::Full(Error::new(
@@ -168,6 +174,7 @@ impl Worker {
         limits: Limits,
         lane: &Lane,
         loading: &Permits,
+        bytes: u64,
         load: impl FnOnce() -> Result<Loaded>,
     ) {
         let start = Instant::now();
@@ -175,6 +182,7 @@ impl Worker {
             self.phase.send_replace(Phase::Unloaded);
             return;
         };
+        self.metrics.load(loaded.is_ok(), start.elapsed());
         let model = match loaded {
             Ok(Loaded { tokenizer, model }) => {
                 tracing::info!(model = name, ms = start.elapsed().as_millis() as u64, "model loaded");
@@ -190,8 +198,9 @@ impl Worker {
                 return;
             }
         };
+        let _loaded = self.metrics.loaded(bytes);
         while let Some(batch) = self.next_batch(limits) {
-            answer(&model, &batch, lane);
+            answer(&model, &batch, lane, &self.metrics);
         }
         tracing::info!(model = name, "model unloaded");
     }
@@ -199,8 +208,9 @@ impl Worker {
     fn next_batch(&self, limits: Limits) -> Option<Vec<Waiting>> {
         let mut state = lock(&self.state);
         loop {
-            let batch = state.queue.next_batch(limits, |waiting| waiting.reply.is_closed());
+            let mut batch = state.queue.next_batch(limits, |waiting| waiting.reply.is_closed());
             if !batch.is_empty() {
+                batch.iter_mut().for_each(|waiting| drop(waiting.queued.take()));
                 return Some(batch);
             }
             if state.closed {
@@ -213,10 +223,12 @@ impl Worker {
 
 /// Computes a batch on the lane and answers its members. When it fails, each member is tried alone, so that one bad
 /// member fails no other.
-fn answer(model: &Mutex<Box<dyn Score>>, batch: &[Waiting], lane: &Lane) {
+fn answer(model: &Mutex<Box<dyn Score>>, batch: &[Waiting], lane: &Lane, metrics: &ModelMetrics) {
     let compute = |members: &[Waiting]| {
         let packed = Batch::pack(members.iter().map(|member| &member.tokens));
+        let start = Instant::now();
         let scores = guarded(|| lane.run(|| lock(model).scores(&packed)))?;
+        metrics.batch(packed.len(), packed.ids.len(), start.elapsed());
         if scores.len() == members.len() {
             return Ok(scores);
         }
