@@ -104,6 +104,10 @@ pub struct Config {
     #[arg(long, env = "HONE_ANSWER_CACHE", value_name = "SIZE")]
     pub answer_cache: Option<Size>,
 
+    /// Address at which Prometheus reads the metrics (`/metrics`, plain HTTP) [default: none]
+    #[arg(long, env = "HONE_METRICS_LISTEN", value_name = "HOST:PORT")]
+    pub metrics_listen: Option<String>,
+
     /// What to log: error, warn, info, debug or trace, or a filter such as `info,hone_daemon=debug`
     #[arg(long, env = "HONE_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,

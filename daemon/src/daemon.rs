@@ -1,5 +1,6 @@
 //! One daemon: what it owns, how it starts, how it stops.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -7,9 +8,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::connections::{self, Connections};
+use crate::jobs::count::count;
 use crate::jobs::datasets::{Datasets, READER, Reader};
 use crate::jobs::log::Log;
 use crate::jobs::registry::{Policy, Registry};
@@ -17,9 +20,11 @@ use crate::jobs::runner::Runner;
 use crate::jobs::sweep::sweep;
 use crate::jobs::trainer::{DeviceTrainer, Trainer};
 use crate::lanes::Lanes;
+use crate::metrics::Metrics;
 use crate::rpc::health::Health;
 use crate::rpc::stopping::Stopping;
 use crate::rpc::{Bounds, HoneRouter, Services, router};
+use crate::scrape::Scrape;
 use crate::serve::classify::Serving;
 use crate::serve::dispatcher::Dispatcher;
 use crate::serve::engine::{DeviceEngine, Engine};
@@ -42,6 +47,9 @@ pub struct Daemon {
     runner: JoinHandle<()>,
     /// Connections at once at most, and how long one may take to begin.
     connections: (usize, Duration),
+    metrics: Arc<Metrics>,
+    scrape: Option<Scrape>,
+    store: Arc<dyn Catalog>,
     /// Held by the runner's thread too.
     lock: Arc<Lock>,
 }
@@ -119,13 +127,19 @@ impl Daemon {
     /// The same with something that computes, and a configuration that is checked.
     pub async fn open_with(config: &Config, compute: Compute) -> Result<Self> {
         let Compute { trainer, engine, lanes, reader } = compute;
+        let metrics = Arc::new(Metrics::new()?);
+        let scrape = match &config.metrics_listen {
+            Some(address) => Some(Scrape::bind(address).await?),
+            None => None,
+        };
         let root = config.data_dir.clone();
         let policy = Policy { bound: config.max_jobs.get(), resume: config.resume_jobs };
         let parts = tokio::task::spawn_blocking(move || Parts::open(&root, policy));
         let Parts { data, lock, store, jobs } = parts.await.map_err(crashed)??;
         let blobs: Arc<dyn Blobs> = Arc::new(data.clone());
         let dispatcher = Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), config.queue_policy()));
-        let models = Arc::new(Models::new(blobs.clone(), store.clone(), engine, dispatcher.clone()));
+        let models =
+            Arc::new(Models::new(blobs.clone(), store.clone(), engine, dispatcher.clone(), metrics.clone()));
         let (health, stopping) = (Health::new().await, Stopping::default());
         let idle = Duration::from_secs(config.idle_timeout.get().into());
         let services = Services {
@@ -144,13 +158,27 @@ impl Daemon {
             blobs: blobs.clone(),
             encoder: config.model.clone(),
             stopping: stopping.clone(),
+            metrics: metrics.clone(),
             bounds: Bounds { idle, memory: config.room().host.available() },
         };
         let router = router(services, &health)?;
         let connections = (connections::room_for(config.max_connections as usize), idle);
         let lock = Arc::new(lock);
-        let runner = Runner { registry: jobs.clone(), store, data, blobs, trainer }.start(lock.clone())?;
-        Ok(Self { router, health, stopping, jobs, models, runner, connections, lock })
+        let runner = Runner {
+            registry: jobs.clone(),
+            store: store.clone(),
+            data,
+            blobs,
+            trainer,
+            metrics: metrics.clone(),
+        }
+        .start(lock.clone())?;
+        Ok(Self { router, health, stopping, jobs, models, runner, connections, metrics, scrape, store, lock })
+    }
+
+    /// Where the metrics are served, if they have an address of their own.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.scrape.as_ref().map(Scrape::address)
     }
 
     /// Serves until `shutdown`, then stops: running calls end, streams are cut off, the job stops at a step.
@@ -159,7 +187,26 @@ impl Daemon {
     /// stopped; and whoever has no more patience can end the process, which lets go of the folder and of the job at once
     /// and costs no more than the steps since the last saved position.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Self { router, health, stopping, jobs, models, runner, connections, lock } = self;
+        let Self {
+            router,
+            health,
+            stopping,
+            jobs,
+            models,
+            runner,
+            connections,
+            metrics,
+            scrape,
+            store,
+            lock,
+        } = self;
+        // They end with this function, so that going down is seen too.
+        let mut beside = JoinSet::new();
+        beside.spawn(count(store, metrics.clone()));
+        if let Some(scrape) = scrape {
+            tracing::info!(address = %scrape.address(), "metrics are served");
+            beside.spawn(scrape.serve(metrics));
+        }
         let (most, idle) = connections;
         let incoming = Connections::new(listener, most, idle);
         let mut server = pin!(router.serve_with_incoming_shutdown(incoming, stopping.begun()));

@@ -9,6 +9,7 @@ use super::engine::Engine;
 use super::options::RETRY;
 use super::permits::Permits;
 use super::worker::{Ready, Worker};
+use crate::metrics::Metrics;
 use hone_base::digest::FileDigest;
 use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::lock;
@@ -25,6 +26,7 @@ pub struct Cache {
     blobs: Arc<dyn Blobs>,
     engine: Arc<dyn Engine>,
     dispatcher: Arc<Dispatcher>,
+    metrics: Arc<Metrics>,
     /// One is held while a model is loaded.
     loading: Arc<Permits>,
     state: Mutex<State>,
@@ -40,14 +42,14 @@ struct State {
 
 impl Cache {
     /// None is loaded before it is asked for. The dispatcher has them computed.
-    pub fn new(blobs: Arc<dyn Blobs>, engine: Arc<dyn Engine>, dispatcher: Arc<Dispatcher>) -> Self {
-        Self {
-            blobs,
-            engine,
-            dispatcher,
-            loading: Arc::new(Permits::new(MAX_LOADED)),
-            state: Mutex::default(),
-        }
+    pub fn new(
+        blobs: Arc<dyn Blobs>,
+        engine: Arc<dyn Engine>,
+        dispatcher: Arc<Dispatcher>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let loading = Arc::new(Permits::new(MAX_LOADED));
+        Self { blobs, engine, dispatcher, metrics, loading, state: Mutex::default() }
     }
 
     /// The thread that has a version loaded, or now loads it.
@@ -73,13 +75,14 @@ impl Cache {
             return Err(Error::busy(RETRY, format!("the model {name} cannot be loaded now: {why}")));
         }
         let (engine, blobs, wanted) = (self.engine.clone(), self.blobs.clone(), version.clone());
-        let (worker, thread) =
-            Worker::start(&name.clone(), self.dispatcher.clone(), self.loading.clone(), move || {
-                folder(&*blobs, &wanted)
-                    .and_then(|folder| check_files(&folder, &wanted.files).map(|()| folder))
-                    .and_then(|folder| engine.load(&folder))
-                    .map_err(|error| unloadable(&error).within(format!("the model {name} cannot be loaded")))
-            })?;
+        let metrics = (self.metrics.models.model(&version.name), version.size());
+        let (dispatcher, loading) = (self.dispatcher.clone(), self.loading.clone());
+        let (worker, thread) = Worker::start(&name.clone(), dispatcher, loading, metrics, move || {
+            folder(&*blobs, &wanted)
+                .and_then(|folder| check_files(&folder, &wanted.files).map(|()| folder))
+                .and_then(|folder| engine.load(&folder))
+                .map_err(|error| unloadable(&error).within(format!("the model {name} cannot be loaded")))
+        })?;
         state.threads.push(thread);
         state.loaded.push((version.clone(), worker.clone()));
         if state.loaded.len() > MAX_LOADED {

@@ -14,6 +14,7 @@ use super::options::{Fit, Options, RETRY};
 use super::registry::Models;
 use super::worker::Ready;
 use crate::lanes::Lanes;
+use crate::metrics::{Classification, Stage};
 use crate::workers::Workers;
 use hone_base::error::{Error, Kind, Result};
 use hone_data::tokenize::Tokens;
@@ -80,14 +81,24 @@ impl Serving {
         inputs: Vec<Input>,
         options: &Options,
     ) -> Result<Classified> {
-        let answer = self.answer(reference, inputs, options);
-        let Some(deadline) = options.deadline else { return answer.await };
-        tokio::time::timeout_at(deadline.into(), answer).await.unwrap_or_else(|_| {
-            Err(Error::new(Kind::Deadline, "the request's deadline has passed before it was answered"))
-        })
+        let mut observed = self.models.metrics.models.classification();
+        let answer = self.answer(reference, inputs, options, &mut observed);
+        let answer = match options.deadline {
+            None => answer.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), answer).await.unwrap_or_else(|_| {
+                Err(Error::new(Kind::Deadline, "the request's deadline has passed before it was answered"))
+            }),
+        };
+        observed.ended(answer)
     }
 
-    async fn answer(&self, reference: &str, inputs: Vec<Input>, options: &Options) -> Result<Classified> {
+    async fn answer(
+        &self,
+        reference: &str,
+        inputs: Vec<Input>,
+        options: &Options,
+        observed: &mut Classification<'_>,
+    ) -> Result<Classified> {
         let start = Instant::now();
         let count = inputs.len();
         if count == 0 || count > MAX_INPUTS {
@@ -102,7 +113,10 @@ impl Serving {
             )
         })?;
         let version = self.models.resolve(reference).await?;
+        observed.found(&version.name);
+        let loading = Instant::now();
         let ready = self.models.cache.ready(&version).await?;
+        observed.stage(Stage::Load, loading, Instant::now());
         let fit = options.fit(&*ready.tokenizer)?;
         if options.min_score.is_some() && ready.thresholds.is_some() {
             let why = "`min_score` is for models whose texts have one label; each label of this one has its own threshold";
@@ -110,7 +124,8 @@ impl Serving {
         }
         let together = options.all_or_nothing || count == 1;
         let (members, asked) = self.look_up(&ready, fit, inputs);
-        let Computed { scored, timings } = self.compute(&ready, fit, asked, options, together).await?;
+        let Computed { scored, timings } =
+            self.compute(&ready, fit, asked, options, together, observed).await?;
         let mut scored = scored.into_iter();
         let predictions: Vec<Result<Prediction>> = members
             .into_iter()
@@ -132,6 +147,8 @@ impl Serving {
         if together {
             fail_as_one(predictions.iter().enumerate())?;
         }
+        let answered = predictions.iter().flatten();
+        observed.answered(answered.clone().count(), answered.map(|prediction| prediction.tokens).sum());
         let timings = Timings { total: start.elapsed(), ..timings };
         Ok(Classified { predictions, version, ready, timings })
     }
@@ -162,6 +179,7 @@ impl Serving {
         inputs: Vec<(usize, Input)>,
         options: &Options,
         together: bool,
+        observed: &mut Classification<'_>,
     ) -> Result<Computed> {
         if inputs.is_empty() {
             return Ok(Computed { scored: Vec::new(), timings: Timings::default() });
@@ -197,6 +215,9 @@ impl Serving {
             0 => (Vec::new(), queued, queued),
             _ => collect(admitted.queue(sequences, call), count).await?,
         };
+        observed.stage(Stage::Tokenize, tokenizing, queued);
+        observed.stage(Stage::Queue, queued, began);
+        observed.stage(Stage::Compute, began, done);
         let mut scored = scored.into_iter();
         let missing = || Error::internal("an answer is missing");
         let scored = failed.into_iter().map(|of| of.and_then(|()| scored.next().ok_or_else(missing)?));

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc};
 use super::engine::Score;
 use super::queue::{CAPACITY, Limits, ModelId, Place, Policy, Queue, Refused, Request, Sequence};
 use super::rate::Rate;
+use crate::metrics::{Loaded, ModelMetrics, Queued};
 use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::{guarded, lock};
 use hone_data::tokenize::Tokens;
@@ -54,6 +55,9 @@ pub struct Served {
     rate: Mutex<Rate>,
     /// Tokens of a sequence at most.
     max_length: usize,
+    metrics: Arc<ModelMetrics>,
+    /// Counts it as loaded.
+    _loaded: Loaded,
 }
 
 /// What a caller says of a request's place.
@@ -78,6 +82,8 @@ struct Waiting {
     served: Arc<Served>,
     content: Content,
     reply: Reply,
+    /// Counts it as one that waits.
+    _queued: Queued,
 }
 
 /// Where an answer goes.
@@ -130,10 +136,24 @@ impl Dispatcher {
         Self { shared, running, policy, models: AtomicU64::new(0) }
     }
 
-    /// Takes a model, whose sequences have at most `max_length` tokens.
-    pub fn serve(&self, model: Box<dyn Score>, max_length: usize) -> Arc<Served> {
+    /// Takes a model of so many bytes, whose sequences have at most `max_length` tokens.
+    pub fn serve(
+        &self,
+        model: Box<dyn Score>,
+        max_length: usize,
+        metrics: &Arc<ModelMetrics>,
+        bytes: u64,
+    ) -> Arc<Served> {
         let id = ModelId(self.models.fetch_add(1, Ordering::Relaxed));
-        Arc::new(Served { id, model: Mutex::new(model), rate: Mutex::default(), max_length })
+        let (metrics, _loaded) = (metrics.clone(), metrics.loaded(bytes));
+        Arc::new(Served {
+            id,
+            model: Mutex::new(model),
+            rate: Mutex::default(),
+            max_length,
+            metrics,
+            _loaded,
+        })
     }
 
     /// A place for a request whose texts have so many bytes.
@@ -257,7 +277,8 @@ impl Admitted {
                 Content::Text(bytes, _) => self.served.tokens(&rate, *bytes),
             };
             let reply = Reply { place, to: to.clone(), _call: call.clone() };
-            let of = Waiting { served: self.served.clone(), content, reply };
+            let _queued = self.served.metrics.queued(tokens);
+            let of = Waiting { served: self.served.clone(), content, reply, _queued };
             Sequence { tokens, cost: rate.cost(tokens), of }
         });
         if let Some(place) = self.place.take() {
@@ -325,7 +346,9 @@ fn answer(batch: Vec<Waiting>) {
     let members = tokenized(&served, batch, began);
     let compute = |members: &[Member]| {
         let packed = Batch::pack(members.iter().map(|member| &member.tokens));
+        let start = Instant::now();
         let logits = guarded(|| lock(&served.model).logits(&packed))?;
+        served.metrics.batch(packed.len(), packed.ids.len(), start.elapsed());
         match logits.len().checked_div(members.len()) {
             Some(labels) if labels > 0 && logits.len() == labels * members.len() => Ok((logits, labels)),
             _ => Err(Error::internal(format!("{} logits came for {} texts", logits.len(), members.len()))),

@@ -7,6 +7,7 @@ use super::cache::{Cache, folder};
 use super::dispatcher::Dispatcher;
 use super::engine::Engine;
 use super::reference::{At, Reference, check_alias};
+use crate::metrics::Metrics;
 use hone_base::error::{Error, Result, quoted};
 use hone_base::nearest::{few, nearest};
 use hone_base::panic::lock;
@@ -20,6 +21,7 @@ pub struct Models {
     snapshot: Mutex<Option<(Changes, Arc<Listing<Model>>)>>,
     /// Those that are loaded.
     pub(super) cache: Cache,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Models {
@@ -29,9 +31,10 @@ impl Models {
         store: Arc<dyn Catalog>,
         engine: Arc<dyn Engine>,
         dispatcher: Arc<Dispatcher>,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        let cache = Cache::new(blobs.clone(), engine, dispatcher);
-        Self { blobs, store, snapshot: Mutex::default(), cache }
+        let cache = Cache::new(blobs.clone(), engine, dispatcher, metrics.clone());
+        Self { blobs, store, snapshot: Mutex::default(), cache, metrics }
     }
 
     /// Every model, by name. Blocks only after a change.
@@ -134,6 +137,9 @@ impl Models {
         self.cache.unload(|version| version.name == name && versions.contains(&version.version));
         for version in versions {
             self.blobs.remove_folder(&name, version)?;
+        }
+        if !self.list()?.records.iter().any(|model| model.name == name) {
+            self.metrics.models.forget(&name);
         }
         tracing::info!(model = reference, "deleted");
         Ok(())

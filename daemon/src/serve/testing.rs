@@ -11,6 +11,7 @@ use super::input::Input;
 use super::queue::{Limits, Policy};
 use super::registry::Models;
 use crate::lanes::Lanes;
+use crate::metrics::Metrics;
 use hone_base::digest;
 use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::lock;
@@ -119,7 +120,8 @@ impl Bench {
         let blobs = Arc::new(data.clone());
         let dispatcher = Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), policy));
         let engine_of = Arc::new(engine.clone());
-        let models = Arc::new(Models::new(blobs, store.clone(), engine_of, dispatcher.clone()));
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let models = Arc::new(Models::new(blobs, store.clone(), engine_of, dispatcher.clone(), metrics));
         store.insert_job("01a", &spec("reviews"), 8).unwrap();
         Self { models, data, store, engine, lanes, dispatcher, _home: home }
     }

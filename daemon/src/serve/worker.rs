@@ -9,12 +9,14 @@ use tokio::sync::watch;
 use super::dispatcher::{Dispatcher, Served};
 use super::engine::{Loaded, Tokenize};
 use super::permits::Permits;
+use crate::metrics::ModelMetrics;
 use hone_base::error::{Error, Result};
 use hone_base::panic::guarded;
 
 /// A handle to the version.
 pub struct Worker {
     phase: watch::Sender<Phase>,
+    metrics: Arc<ModelMetrics>,
 }
 
 #[derive(Clone)]
@@ -43,13 +45,14 @@ impl Worker {
         name: &str,
         dispatcher: Arc<Dispatcher>,
         loading: Arc<Permits>,
+        (metrics, bytes): (Arc<ModelMetrics>, u64),
         load: impl FnOnce() -> Result<Loaded> + Send + 'static,
     ) -> Result<(Arc<Self>, JoinHandle<()>)> {
-        let worker = Arc::new(Self { phase: watch::channel(Phase::Loading).0 });
+        let worker = Arc::new(Self { phase: watch::channel(Phase::Loading).0, metrics });
         let (handle, name) = (worker.clone(), name.to_owned());
         let thread = std::thread::Builder::new()
             .name("model".into())
-            .spawn(move || handle.load(&name, &dispatcher, &loading, load))
+            .spawn(move || handle.load(&name, &dispatcher, &loading, bytes, load))
             .map_err(|error| Error::internal(format!("cannot start a thread for a model: {error}")))?;
         Ok((worker, thread))
     }
@@ -85,6 +88,7 @@ impl Worker {
         name: &str,
         dispatcher: &Dispatcher,
         loading: &Permits,
+        bytes: u64,
         load: impl FnOnce() -> Result<Loaded>,
     ) {
         let start = Instant::now();
@@ -92,11 +96,13 @@ impl Worker {
         if self.is_closed() {
             return;
         }
-        let phase = match guarded(load) {
+        let loaded = guarded(load);
+        self.metrics.load(loaded.is_ok(), start.elapsed());
+        let phase = match loaded {
             Ok(Loaded { tokenizer, model }) => {
                 tracing::info!(model = name, ms = start.elapsed().as_millis() as u64, "model loaded");
                 let (labels, thresholds) = (model.labels().to_vec(), model.thresholds().map(<[f32]>::to_vec));
-                let served = dispatcher.serve(model, tokenizer.cut().max_length);
+                let served = dispatcher.serve(model, tokenizer.cut().max_length, &self.metrics, bytes);
                 Phase::Ready(Arc::new(Ready { tokenizer: tokenizer.into(), labels, thresholds, served }))
             }
             Err(error) => {
