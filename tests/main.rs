@@ -15,6 +15,7 @@ mod messages;
 mod methods;
 mod observe;
 mod optimizer;
+mod overload;
 mod parity;
 mod resume;
 mod service;

@@ -135,7 +135,9 @@ fn what_nobody_wants_and_what_comes_too_late_costs_nothing() {
 fn a_place_that_is_held_counts_until_it_is_given_back() {
     let mut queue = Queue::<char>::new(policy(100));
     let place = queue.admit(request(200), NOW).unwrap();
-    assert_eq!(push(&mut queue, 0, request(1), 'a'), Err(Refused::Busy(ms(200))));
+    assert_eq!(push(&mut queue, 0, request(300), 'a'), Err(Refused::Busy(ms(200))));
+    let urgent = Request { priority: 10, ..request(1) };
+    push(&mut queue, 0, urgent, 'b').unwrap();
     queue.release(place);
     push(&mut queue, 0, request(1), 'a').unwrap();
 }
