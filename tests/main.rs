@@ -15,6 +15,7 @@ mod messages;
 mod methods;
 mod optimizer;
 mod parity;
+mod promotion_cases;
 mod resume;
 mod service;
 mod serving_cases;

@@ -4,16 +4,30 @@ use std::path::Path;
 
 use candle_core::Device;
 
+use super::precision::{Offer, Precision};
 use super::queue::Limits;
-use hone_base::error::Result;
+use hone_base::error::{Error, Result};
 use hone_data::tokenize::{Tokenizer, Tokens};
 use hone_engine::batch::Batch;
+use hone_engine::kernels;
+use hone_engine::model::backend;
 use hone_engine::model::classifier::Classifier;
 
 /// Loads checkpoint folders. Blocking.
 pub trait Engine: Send + Sync + 'static {
-    /// A checkpoint, ready to answer.
-    fn load(&self, folder: &Path) -> Result<Loaded>;
+    /// A checkpoint, ready to answer in a precision.
+    ///
+    /// # Errors
+    ///
+    /// When the files cannot be used, or the device does not compute such a model in this precision.
+    fn load(&self, folder: &Path, precision: Precision) -> Result<Loaded>;
+
+    /// What it computes in.
+    ///
+    /// # Errors
+    ///
+    /// When the process was told to use an instruction set that there is not.
+    fn offer(&self) -> Result<Offer>;
 
     /// How large batches shall be.
     fn limits(&self) -> Limits;
@@ -25,6 +39,8 @@ pub struct Loaded {
     pub tokenizer: Box<dyn Tokenize>,
     /// Tokens to probabilities; one thread.
     pub model: Box<dyn Score>,
+    /// Bytes of memory that it takes while it is loaded.
+    pub bytes: u64,
 }
 
 /// Text to tokens.
@@ -40,6 +56,9 @@ pub trait Score: Send {
 
     /// In class order: the score from which on a label is set, when a text may have several labels.
     fn thresholds(&self) -> Option<&[f32]>;
+
+    /// The logits of each sequence, in class order.
+    fn logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>>;
 
     /// The probability of each label for each sequence.
     fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>>;
@@ -58,10 +77,25 @@ impl DeviceEngine {
 }
 
 impl Engine for DeviceEngine {
-    fn load(&self, folder: &Path) -> Result<Loaded> {
-        let model = Classifier::load(folder, &self.device)?;
+    fn load(&self, folder: &Path, precision: Precision) -> Result<Loaded> {
+        let precision = match precision {
+            Precision::Fp32 => kernels::Precision::Fp32,
+            Precision::Bf16 => kernels::Precision::Bf16,
+            Precision::Int8 => return Err(Error::precondition("this device does not compute it")),
+        };
+        let model = Classifier::load_at(folder, &self.device, precision)?;
         let tokenizer = Tokenizer::from_folder(folder, model.max_length())?;
-        Ok(Loaded { tokenizer: Box::new(tokenizer), model: Box::new(model) })
+        let bytes = model.bytes();
+        Ok(Loaded { tokenizer: Box::new(tokenizer), model: Box::new(model), bytes })
+    }
+
+    fn offer(&self) -> Result<Offer> {
+        let of = |precision| match precision {
+            kernels::Precision::Fp32 => Precision::Fp32,
+            _ => Precision::Bf16,
+        };
+        let [training, inference] = backend::on(&self.device)?.fastest()?;
+        Ok(Offer { auto: of(inference), fast_bf16: of(training) == Precision::Bf16 })
     }
 
     fn limits(&self) -> Limits {
@@ -84,6 +118,11 @@ impl Score for Classifier {
 
     fn thresholds(&self) -> Option<&[f32]> {
         Classifier::thresholds(self)
+    }
+
+    fn logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+        let logits = Classifier::logits(self, batch)?;
+        Ok(logits.chunks(Classifier::labels(self).len()).map(<[f32]>::to_vec).collect())
     }
 
     fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 
 use super::engine::{Loaded, Score, Tokenize};
+use super::load::{Checked, Report};
 use super::permits::Permits;
 use super::queue::{Limits, Queue};
 use hone_base::error::{Error, Kind, Result};
@@ -48,6 +49,22 @@ pub struct Ready {
     pub labels: Vec<String>,
     /// In class order, when a text may have several labels.
     pub thresholds: Option<Vec<f32>>,
+    /// Bytes of memory that the model takes.
+    pub bytes: u64,
+    /// What it computes in, and how it was checked.
+    pub report: Report,
+}
+
+/// How far a model is.
+pub enum Stage {
+    /// It is being loaded and checked.
+    Loading,
+    /// It answers.
+    Ready(Arc<Ready>),
+    /// It could not be loaded.
+    Failed(Error),
+    /// It was unloaded before it was loaded.
+    Unloaded,
 }
 
 /// A sequence that waits for its scores.
@@ -89,7 +106,7 @@ impl Worker {
         limits: Limits,
         lane: Arc<Lane>,
         loading: Arc<Permits>,
-        load: impl FnOnce() -> Result<Loaded> + Send + 'static,
+        load: impl FnOnce() -> Result<Checked> + Send + 'static,
     ) -> Result<(Arc<Self>, JoinHandle<()>)> {
         let state = Mutex::new(State { queue: Queue::new(CAPACITY), closed: false });
         let worker =
@@ -114,9 +131,23 @@ impl Worker {
         }
     }
 
-    /// Whether loading has failed.
-    pub fn has_failed(&self) -> bool {
-        matches!(*self.phase.borrow(), Phase::Failed(_))
+    /// How far the model is.
+    pub fn stage(&self) -> Stage {
+        match &*self.phase.borrow() {
+            Phase::Loading => Stage::Loading,
+            Phase::Ready(ready) => Stage::Ready(ready.clone()),
+            Phase::Failed(error) => Stage::Failed(error.clone()),
+            Phase::Unloaded => Stage::Unloaded,
+        }
+    }
+
+    /// Whether a call waits for the model, or holds what it needs of it until its last answer.
+    pub fn is_in_use(&self) -> bool {
+        match &*self.phase.borrow() {
+            Phase::Loading => self.phase.receiver_count() > 0,
+            Phase::Ready(ready) => Arc::strong_count(ready) > 1,
+            Phase::Failed(_) | Phase::Unloaded => false,
+        }
     }
 
     /// Queues all sequences of a request or none. As many answers come as there are sequences, in any order; the last
@@ -157,7 +188,7 @@ impl Worker {
     }
 
     /// The model, or `None` if nobody wants it any more.
-    fn load(&self, loading: &Permits, load: impl FnOnce() -> Result<Loaded>) -> Option<Result<Loaded>> {
+    fn load(&self, loading: &Permits, load: impl FnOnce() -> Result<Checked>) -> Option<Result<Checked>> {
         let _permit = loading.take();
         (!lock(&self.state).closed).then(|| guarded(load))
     }
@@ -168,7 +199,7 @@ impl Worker {
         limits: Limits,
         lane: &Lane,
         loading: &Permits,
-        load: impl FnOnce() -> Result<Loaded>,
+        load: impl FnOnce() -> Result<Checked>,
     ) {
         let start = Instant::now();
         let Some(loaded) = self.load(loading, load) else {
@@ -176,10 +207,11 @@ impl Worker {
             return;
         };
         let model = match loaded {
-            Ok(Loaded { tokenizer, model }) => {
-                tracing::info!(model = name, ms = start.elapsed().as_millis() as u64, "model loaded");
+            Ok(Checked { loaded: Loaded { tokenizer, model, bytes }, report }) => {
+                let (ms, precision) = (start.elapsed().as_millis() as u64, report.precision.name());
+                tracing::info!(model = name, ms, precision, bytes, "model loaded");
                 let thresholds = model.thresholds().map(<[f32]>::to_vec);
-                let ready = Ready { tokenizer, labels: model.labels().to_vec(), thresholds };
+                let ready = Ready { tokenizer, labels: model.labels().to_vec(), thresholds, bytes, report };
                 self.phase.send_replace(Phase::Ready(Arc::new(ready)));
                 Mutex::new(model)
             }
