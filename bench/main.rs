@@ -386,6 +386,7 @@ fn epoch(
         validation_limit: if validation.is_some() { None } else { std::num::NonZeroU64::new(2) },
         test_limit: None,
         hyperparameters,
+        promotion: None,
     };
     let plan = Plan::new(spec, &common.model, &|path| PathBuf::from(path), &Cancel::default())?;
     let workspace = tempfile::tempdir().map_err(|error| Error::internal(error.to_string()))?;

@@ -52,6 +52,7 @@ impl Job {
             validation_limit: None,
             test_limit: None,
             hyperparameters,
+            promotion: None,
         };
         change(&mut spec);
         Self { folder: folder.into(), spec, encoder: tiny_encoder().to_owned() }

@@ -7,11 +7,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 
 use crate::config::Config;
 use crate::connections::{self, Connections};
 use crate::jobs::datasets::{Datasets, READER, Reader};
 use crate::jobs::log::Log;
+use crate::jobs::promoter::Promoter;
 use crate::jobs::registry::{Policy, Registry};
 use crate::jobs::runner::Runner;
 use crate::jobs::sweep::sweep;
@@ -26,7 +28,7 @@ use crate::serve::registry::{Models, Settings};
 use hone_base::error::{Error, Result};
 use hone_engine::kernels::Isa;
 use hone_storage::data_dir::{DataDir, Lock};
-use hone_storage::{Blobs, Catalog, Store, Unreadable};
+use hone_storage::{Blobs, Catalog, Store, Unreadable, Version};
 
 /// How long calls may go on when the daemon stops, and how often it says that it waits for a job to stop.
 const GRACE: Duration = Duration::from_secs(30);
@@ -83,6 +85,18 @@ impl Compute {
             lanes,
             reader: READER,
         })
+    }
+}
+
+/// What makes a version ready that a job has made, for the one thread that runs jobs.
+struct Preparing {
+    models: Arc<Models>,
+    runtime: Handle,
+}
+
+impl Promoter for Preparing {
+    fn prepare(&self, version: &Arc<Version>) -> Result<()> {
+        self.runtime.block_on(self.models.prepare(version))
     }
 }
 
@@ -149,7 +163,9 @@ impl Daemon {
         let router = router(services, &health)?;
         let connections = (connections::room_for(config.max_connections as usize), idle);
         let lock = Arc::new(lock);
-        let runner = Runner { registry: jobs.clone(), store, data, blobs, trainer }.start(lock.clone())?;
+        let promoter = Arc::new(Preparing { models: models.clone(), runtime: Handle::current() });
+        let runner = Runner { registry: jobs.clone(), store, data, blobs, trainer, promoter };
+        let runner = runner.start(lock.clone())?;
         Ok(Self { router, health, stopping, jobs, models, runner, connections, lock })
     }
 

@@ -165,6 +165,16 @@ impl Loader {
         let thresholds = loaded.model.thresholds().map(<[f32]>::to_vec);
         let (loaded, logits) = self.compute(loaded, &rows)?;
         let figures = compare(&rows, &logits, thresholds.as_deref());
+        tracing::info!(
+            model = version.reference(),
+            precision = precision.name(),
+            recorded = ?sample.precision,
+            rows = figures.rows,
+            accuracy_loss = figures.accuracy_loss,
+            largest_change = figures.largest_change,
+            logit_change = figures.logit_change,
+            "model checked"
+        );
         match verdict(&figures) {
             Verdict::Different(why) => {
                 Err(Error::corrupt(format!("{why}; restore the files or delete the version")))

@@ -66,6 +66,15 @@ impl Models {
         self.point(version.await?, alias, Cause::RolledBack, by).await
     }
 
+    /// Loads and checks a version, which need not be recorded yet.
+    ///
+    /// # Errors
+    ///
+    /// Whatever fails the loading.
+    pub async fn prepare(&self, version: &Arc<Version>) -> Result<()> {
+        self.cache.ready(version).await.map(drop)
+    }
+
     async fn point(
         self: &Arc<Self>,
         version: Arc<Version>,

@@ -1,6 +1,8 @@
 //! A catalog in the memory of this process: a second implementation, of which tests see that neither they nor the
 //! catalog's contract lean on a database. Nothing outlives it, and what it keeps is never damaged.
 
+mod versions;
+
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
@@ -19,11 +21,12 @@ use crate::model::{
     aliased_version, deletion_of, known_version, publication_by, unknown_model, unknown_version,
 };
 use crate::record::{decode, encode};
-use crate::settings::MAX_MOVES;
 use crate::{
     Alias, AliasMove, Cause, DatasetRecord, Entry, EventKind, Job, JobEvent, LATEST, Line, Listing, Model,
     ModelSettings, Mover, Page, StartRequest, State, Time, Unreadable, Version,
 };
+
+use versions::Versions;
 
 /// A catalog in memory.
 #[derive(Debug, Default)]
@@ -46,47 +49,6 @@ struct LoggedJob {
     job: Job,
     log: Vec<Entry>,
     request: Option<StartRequest>,
-}
-
-/// What is called by the name of one model. It stays when the model is deleted, so that no number is given twice.
-#[derive(Clone, Debug, Default)]
-struct Versions {
-    newest: u32,
-    versions: BTreeMap<u32, Arc<Version>>,
-    aliases: BTreeMap<String, u32>,
-    /// The newest last.
-    moves: Vec<AliasMove>,
-    settings: ModelSettings,
-}
-
-impl Versions {
-    /// Points an alias at a version and writes the move down, if it is one. Returns where it pointed.
-    fn point(&mut self, alias: &str, version: u32, mover: Mover<'_>) -> Result<Option<u32>> {
-        let from = self.aliases.insert(alias.to_owned(), version);
-        if from != Some(version) {
-            let (alias, by) = (alias.to_owned(), mover.by.to_owned());
-            let (time, cause) = (Time::now(), mover.cause);
-            self.write_down(&AliasMove { time, alias, from, to: version, cause, by })?;
-        }
-        Ok(from)
-    }
-
-    fn write_down(&mut self, moved: &AliasMove) -> Result<()> {
-        self.moves.push(kept(moved)?);
-        let old = self.moves.len().saturating_sub(MAX_MOVES);
-        self.moves.drain(..old);
-        Ok(())
-    }
-
-    fn promote(&mut self, alias: &str, version: u32, mover: Mover<'_>) -> Result<Option<u32>> {
-        self.settings.forget_alias(alias);
-        self.point(alias, version, mover)
-    }
-
-    /// Forgets everything but the numbers that were given.
-    fn forget(&mut self) -> BTreeMap<u32, Arc<Version>> {
-        std::mem::replace(self, Self { newest: self.newest, ..Self::default() }).versions
-    }
 }
 
 impl Memory {

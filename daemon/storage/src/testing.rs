@@ -116,6 +116,7 @@ pub fn spec(name: &str) -> Spec {
         validation_limit: None,
         test_limit: None,
         hyperparameters: Hyperparameters { epochs: NonZeroU32::MIN, ..Hyperparameters::default() },
+        promotion: None,
     }
 }
 
