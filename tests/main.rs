@@ -13,6 +13,7 @@ mod lane_cases;
 mod lasting;
 mod messages;
 mod methods;
+mod observe;
 mod optimizer;
 mod parity;
 mod promotion_cases;

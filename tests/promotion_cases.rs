@@ -16,7 +16,7 @@ const TEXTS: [&str; 3] = ["a splendid thing", "the dreadful thing it was", "trul
 
 async fn classify(calls: &Calls, model: &str) -> Result<ClassifyResponse, Status> {
     let inputs = TEXTS.iter().map(|text| Input { text: (*text).into(), text_pair: None }).collect();
-    let request = ClassifyRequest { model: model.into(), inputs };
+    let request = ClassifyRequest { model: model.into(), inputs, ..Default::default() };
     Ok(calls.inference().classify(request).await?.into_inner())
 }
 

@@ -62,7 +62,8 @@ async fn an_answer_names_the_model_and_is_alike_alone_and_in_a_batch() {
             texts.iter().map(|text| hone::v1::Input { text: (*text).into(), text_pair: None }).collect();
         let mut inference = daemon.inference();
         async move {
-            let request = hone::v1::ClassifyRequest { model: "toy@latest".into(), inputs };
+            let request =
+                hone::v1::ClassifyRequest { model: "toy@latest".into(), inputs, ..Default::default() };
             inference.classify(request).await.expect("answers").into_inner()
         }
     };
@@ -97,6 +98,7 @@ async fn a_stream_of_requests_is_answered_in_order() {
         .map(|index| hone::v1::ClassifyRequest {
             model: "toy".into(),
             inputs: vec![hone::v1::Input { text: texts[index % texts.len()].into(), text_pair: None }],
+            ..Default::default()
         })
         .collect();
     let mut answers = daemon

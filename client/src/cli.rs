@@ -2,6 +2,7 @@
 
 mod checkpoint_every;
 mod class_weights;
+mod classify;
 mod settings;
 mod train;
 mod values;
@@ -14,6 +15,7 @@ use clap_complete::Shell;
 use hone::text_file::Encoding;
 use hone::v1;
 
+pub(crate) use classify::Wishes;
 pub(crate) use train::TrainArgs;
 
 use crate::error::EXIT_CODES;
@@ -135,7 +137,7 @@ pub(crate) struct CompareArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 With --file or '-', each line is one text and gives one answer, in order, so that the output can be pasted \
-beside the input. A line that cannot be classified (empty, no UTF-8, longer than 1 MiB) keeps its place: its label is \
+beside the input. A line that cannot be classified (empty, no UTF-8, longer than 1 MiB, refused by the daemon) keeps its place: its label is \
 '-' (with --json: null, and \"error\" says why), the rest goes on, and the exit code is 5 at the end. \
 A text may contain the model's own special tokens: \"[SEP]\" (or \"</s>\") in it separates, as in the Python library. \
 Into a pipe each answer is LABEL, SCORE and TEXT with tabs between them; a model that was trained with --multi-label \
@@ -157,6 +159,8 @@ pub(crate) struct ClassifyArgs {
     /// The second text of the pair, for a model that was trained on pairs; takes exactly one TEXT.
     #[arg(long, value_name = "TEXT", conflicts_with = "file")]
     pub(crate) text_pair: Option<String>,
+    #[command(flatten)]
+    pub(crate) wishes: Wishes,
 }
 
 #[derive(Debug, Args)]
@@ -204,7 +208,7 @@ pub(crate) enum ModelsCommand {
         alias: Option<String>,
         /// The alias stays, and the version answers this share of its callers; 0 ends that. A caller with a routing key
         /// always gets the same version.
-        #[arg(long, value_name = "SHARE", value_parser = values::share, allow_negative_numbers = true,
+        #[arg(long, value_name = "SHARE", value_parser = values::part_of_callers, allow_negative_numbers = true,
             conflicts_with = "shadow")]
         canary: Option<f64>,
         /// The alias stays, and the version answers beside it, for comparison alone; `off` ends that.
@@ -468,6 +472,10 @@ mod tests {
             ("models promote a@1 --canary 5% --shadow", "cannot be used with"),
             ("models promote a@1 live --alias live", "cannot be used with"),
             ("models set a --precision fp16", "possible values: default, auto, fp32, bf16, int8"),
+            ("classify --truncation middle a", "possible values: right, left, none"),
+            ("classify --min-score 1.5 a", "from 0 to 1"),
+            ("classify --priority 101 a", "101 is not in -100..=100"),
+            ("classify --top-k 0 a", "0 is not in 1.."),
             ("compare one", "2 values required"),
             ("--timeout 0 jobs", "at least 1 ms"),
             ("--timeout soon jobs", "not a time"),

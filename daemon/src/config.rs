@@ -3,12 +3,14 @@
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use candle_core::Device;
 use clap::Parser;
 
 use crate::jobs::restart::ResumeJobs;
-use crate::serve::load::Policy;
+use crate::serve::load;
+use crate::serve::queue::Policy;
 use hone_base::error::{Error, Result};
 use hone_data::Limits;
 use hone_storage::ServePrecision;
@@ -107,6 +109,22 @@ pub struct Config {
     #[arg(long, env = "HONE_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "60")]
     pub idle_timeout: NonZeroU32,
 
+    /// Milliseconds that a text waits at most before it is computed; calls that would wait longer are refused
+    #[arg(long, env = "HONE_MAX_QUEUE_MS", value_name = "MS", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=600_000))]
+    pub max_queue_ms: u32,
+
+    /// Milliseconds that a batch which is not full waits for more, while batches follow one another
+    #[arg(long, env = "HONE_MAX_BATCH_DELAY", value_name = "MS", default_value = "0", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub max_batch_delay: u32,
+
+    /// Memory for answers to texts that come again, in bytes or with K, M or G [default: none is kept]
+    #[arg(long, env = "HONE_ANSWER_CACHE", value_name = "SIZE")]
+    pub answer_cache: Option<Size>,
+
+    /// Address at which Prometheus reads the metrics (`/metrics`, plain HTTP) [default: none]
+    #[arg(long, env = "HONE_METRICS_LISTEN", value_name = "HOST:PORT")]
+    pub metrics_listen: Option<String>,
+
     /// What to log: error, warn, info, debug or trace, or a filter such as `info,hone_daemon=debug`
     #[arg(long, env = "HONE_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -200,13 +218,19 @@ fn memory_limit(text: &str) -> std::result::Result<MemoryLimit, String> {
 
 impl Config {
     /// In what models answer.
-    pub fn policy(&self) -> Policy {
-        Policy { precision: self.serve_precision, max_accuracy_loss: self.max_accuracy_loss }
+    pub fn precision_policy(&self) -> load::Policy {
+        load::Policy { precision: self.serve_precision, max_accuracy_loss: self.max_accuracy_loss }
     }
 
     /// Bytes that all loaded models together may take.
     pub fn model_memory(&self) -> u64 {
         self.model_memory.map_or_else(|| self.room().host.available() / 4, |size| size.0)
+    }
+
+    /// How long requests may wait.
+    pub fn queue_policy(&self) -> Policy {
+        let ms = |of: u32| Duration::from_millis(of.into());
+        Policy { max_wait: ms(self.max_queue_ms), max_batch_delay: ms(self.max_batch_delay) }
     }
 
     /// What reading a file and training may take.
@@ -261,6 +285,8 @@ mod tests {
             ["--serve-precision", "fp16"],
             ["--max-accuracy-loss", "-1"],
             ["--max-accuracy-loss", "nan"],
+            ["--max-queue-ms", "0"],
+            ["--max-batch-delay", "1001"],
         ] {
             assert_eq!(parse(&bad).unwrap_err().exit_code(), 2, "{bad:?}");
         }

@@ -1,5 +1,6 @@
 //! One daemon: what it owns, how it starts, how it stops.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -8,9 +9,11 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::connections::{self, Connections};
+use crate::jobs::count::count;
 use crate::jobs::datasets::{Datasets, READER, Reader};
 use crate::jobs::log::Log;
 use crate::jobs::promoter::Promoter;
@@ -19,10 +22,13 @@ use crate::jobs::runner::Runner;
 use crate::jobs::sweep::sweep;
 use crate::jobs::trainer::{DeviceTrainer, Trainer};
 use crate::lanes::Lanes;
+use crate::metrics::Metrics;
 use crate::rpc::health::Health;
 use crate::rpc::stopping::Stopping;
 use crate::rpc::{Bounds, HoneRouter, Services, router};
+use crate::scrape::Scrape;
 use crate::serve::classify::Serving;
+use crate::serve::dispatcher::Dispatcher;
 use crate::serve::engine::{DeviceEngine, Engine};
 use crate::serve::registry::{Models, Settings};
 use hone_base::error::{Error, Result};
@@ -43,6 +49,9 @@ pub struct Daemon {
     runner: JoinHandle<()>,
     /// Connections at once at most, and how long one may take to begin.
     connections: (usize, Duration),
+    metrics: Arc<Metrics>,
+    scrape: Option<Scrape>,
+    store: Arc<dyn Catalog>,
     /// Held by the runner's thread too.
     lock: Arc<Lock>,
 }
@@ -132,13 +141,21 @@ impl Daemon {
     /// The same with something that computes, and a configuration that is checked.
     pub async fn open_with(config: &Config, compute: Compute) -> Result<Self> {
         let Compute { trainer, engine, lanes, reader } = compute;
+        let metrics = Arc::new(Metrics::new()?);
+        let scrape = match &config.metrics_listen {
+            Some(address) => Some(Scrape::bind(address).await?),
+            None => None,
+        };
         let root = config.data_dir.clone();
         let policy = Policy { bound: config.max_jobs.get(), resume: config.resume_jobs };
         let parts = tokio::task::spawn_blocking(move || Parts::open(&root, policy));
         let Parts { data, lock, store, jobs } = parts.await.map_err(crashed)??;
         let blobs: Arc<dyn Blobs> = Arc::new(data.clone());
-        let settings = Settings { policy: config.policy(), memory: config.model_memory() };
-        let models = Arc::new(Models::new(blobs.clone(), store.clone(), engine, lanes.clone(), settings));
+        let dispatcher = Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), config.queue_policy()));
+        let settings = Settings { policy: config.precision_policy(), memory: config.model_memory() };
+        let (computes, checks) = ((engine, dispatcher.clone()), lanes.checks.clone());
+        let catalog = (blobs.clone(), store.clone());
+        let models = Arc::new(Models::new(catalog, computes, checks, settings, metrics.clone()));
         let recalling = models.clone();
         tokio::task::spawn_blocking(move || recalling.recall()).await.map_err(crashed)??;
         let (health, stopping) = (Health::new().await, Stopping::default());
@@ -153,20 +170,34 @@ impl Daemon {
                 config.room(),
             )),
             models: models.clone(),
-            serving: Serving::new(models.clone(), lanes),
+            serving: Serving::new(models.clone(), dispatcher, lanes)
+                .keeping(config.answer_cache.map_or(0, |size| size.0)),
             trainer: trainer.clone(),
             blobs: blobs.clone(),
             encoder: config.model.clone(),
             stopping: stopping.clone(),
+            metrics: metrics.clone(),
             bounds: Bounds { idle, memory: config.room().host.available() },
         };
         let router = router(services, &health)?;
         let connections = (connections::room_for(config.max_connections as usize), idle);
         let lock = Arc::new(lock);
-        let promoter = Arc::new(Preparing { models: models.clone(), runtime: Handle::current() });
-        let runner = Runner { registry: jobs.clone(), store, data, blobs, trainer, promoter };
-        let runner = runner.start(lock.clone())?;
-        Ok(Self { router, health, stopping, jobs, models, runner, connections, lock })
+        let runner = Runner {
+            registry: jobs.clone(),
+            store: store.clone(),
+            data,
+            blobs,
+            trainer,
+            promoter: Arc::new(Preparing { models: models.clone(), runtime: Handle::current() }),
+            metrics: metrics.clone(),
+        }
+        .start(lock.clone())?;
+        Ok(Self { router, health, stopping, jobs, models, runner, connections, metrics, scrape, store, lock })
+    }
+
+    /// Where the metrics are served, if they have an address of their own.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.scrape.as_ref().map(Scrape::address)
     }
 
     /// Serves until `shutdown`, then stops: running calls end, streams are cut off, the job stops at a step.
@@ -175,7 +206,26 @@ impl Daemon {
     /// stopped; and whoever has no more patience can end the process, which lets go of the folder and of the job at once
     /// and costs no more than the steps since the last saved position.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Self { router, health, stopping, jobs, models, runner, connections, lock } = self;
+        let Self {
+            router,
+            health,
+            stopping,
+            jobs,
+            models,
+            runner,
+            connections,
+            metrics,
+            scrape,
+            store,
+            lock,
+        } = self;
+        // They end with this function, so that going down is seen too.
+        let mut beside = JoinSet::new();
+        beside.spawn(count(store, metrics.clone()));
+        if let Some(scrape) = scrape {
+            tracing::info!(address = %scrape.address(), "metrics are served");
+            beside.spawn(scrape.serve(metrics));
+        }
         let (most, idle) = connections;
         let incoming = Connections::new(listener, most, idle);
         let mut server = pin!(router.serve_with_incoming_shutdown(incoming, stopping.begun()));

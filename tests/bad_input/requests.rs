@@ -92,7 +92,10 @@ async fn a_request_to_classify_outside_the_limits_is_refused_and_the_model_lives
     let before = Held::by(&daemon).await;
     let ask = |texts: Vec<String>| {
         let inputs = texts.into_iter().map(|text| Input { text, text_pair: None }).collect();
-        let (request, mut inference) = (ClassifyRequest { model: "toy".into(), inputs }, daemon.inference());
+        let (request, mut inference) = (
+            ClassifyRequest { model: "toy".into(), inputs, all_or_nothing: true, ..Default::default() },
+            daemon.inference(),
+        );
         async move { inference.classify(request).await.map(drop) }
     };
     let long = vec!["short".to_owned(), "x".repeat(10 << 20)];

@@ -1,5 +1,6 @@
 //! A real daemon in this process, on a free loopback port, with a data folder of its own.
 
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,7 @@ pub(crate) struct Daemon {
     data: PathBuf,
     shutdown: oneshot::Sender<()>,
     task: JoinHandle<hone_base::error::Result<()>>,
+    metrics: Option<SocketAddr>,
 }
 
 impl Deref for Daemon {
@@ -58,15 +60,16 @@ impl Daemon {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
         let (shutdown, stopped) = oneshot::channel();
-        let task = tokio::spawn(hone_daemon::run(config, listener, async move {
+        let daemon = hone_daemon::daemon::Daemon::open(&config).await.expect("a daemon");
+        let metrics = daemon.metrics_address();
+        let task = tokio::spawn(daemon.serve(listener, async move {
             let _ = stopped.await;
         }));
         let calls = Calls::to(address);
-        // Answered once the daemon is open; refused when it could not be opened.
         if let Err(status) = calls.training().list(ListJobsRequest::default()).await {
             panic!("the daemon does not answer: {status}; {:?}", task.await);
         }
-        Self { calls, data: data.to_owned(), shutdown, task }
+        Self { calls, data: data.to_owned(), shutdown, task, metrics }
     }
 
     /// Stops the daemon as a signal would, and waits for it.
@@ -74,6 +77,11 @@ impl Daemon {
         let _ = self.shutdown.send(());
         drop(self.calls);
         self.task.await.expect("no panic").expect("a clean end");
+    }
+
+    /// Where its metrics are, if they have an address of their own.
+    pub(crate) fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// The data folder.
@@ -191,7 +199,7 @@ impl Calls {
     /// The labels of some texts.
     pub(crate) async fn classify(&self, model: &str, texts: &[&str]) -> Result<Vec<String>, Status> {
         let inputs = texts.iter().map(|text| Input { text: (*text).into(), text_pair: None }).collect();
-        let request = ClassifyRequest { model: model.into(), inputs };
+        let request = ClassifyRequest { model: model.into(), inputs, ..Default::default() };
         let response = self.inference().classify(request).await?.into_inner();
         Ok(response.predictions.into_iter().map(|prediction| prediction.label).collect())
     }

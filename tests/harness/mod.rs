@@ -4,6 +4,7 @@ pub(crate) mod daemon;
 pub(crate) mod encoder;
 pub(crate) mod model;
 pub(crate) mod process;
+pub(crate) mod scrape;
 
 use hone_base::random::{Purpose, Stream};
 

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_health::server::HealthReporter;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -213,7 +213,21 @@ fn classify(request: &v1::ClassifyRequest) -> Result<v1::ClassifyResponse, Statu
         return Err(Status::not_found("there is no model \"absent\""));
     }
     let threshold = (request.model == "several").then_some(0.4);
-    let predictions = request.inputs.iter().map(|input| v1::Prediction {
+    let refusal = |place: usize| v1::Error {
+        code: Code::InvalidArgument.into(),
+        message: "it has 9 tokens, and at most 7 are taken".into(),
+        field: format!("inputs[{place}].text"),
+        retry_after: None,
+    };
+    let refused = |input: &v1::Input| input.text == "refused" && request.truncation_side != 0;
+    if let [only] = request.inputs.as_slice()
+        && refused(only)
+    {
+        let error = Some(refusal(0));
+        return Ok(v1::ClassifyResponse { error, ..Default::default() });
+    }
+    let logit = request.return_logits.then_some(1.5);
+    let answer = |input: &v1::Input| v1::Prediction {
         labels: input
             .text
             .split(' ')
@@ -223,13 +237,19 @@ fn classify(request: &v1::ClassifyRequest) -> Result<v1::ClassifyResponse, Statu
         label: input.text.split(' ').next().unwrap_or_default().to_owned(),
         score: 0.98,
         scores: vec![
-            v1::Score { label: "positive".into(), score: 0.98, threshold },
-            v1::Score { label: "negative".into(), score: 0.02, threshold },
+            v1::Score { label: "positive".into(), score: 0.98, threshold, logit },
+            v1::Score { label: "negative".into(), score: 0.02, threshold, logit },
         ],
         tokens: 7,
         truncated: input.text.contains("endless"),
+        error: None,
+    };
+    let predictions = request.inputs.iter().enumerate().map(|(place, input)| match refused(input) {
+        true => v1::Prediction { error: Some(refusal(place)), ..Default::default() },
+        false => answer(input),
     });
     Ok(v1::ClassifyResponse {
+        request_id: request.request_id.clone(),
         predictions: predictions.collect(),
         model: "reviews".into(),
         version: 3,

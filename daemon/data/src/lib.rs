@@ -40,7 +40,7 @@ pub use limits::{Limits, in_words};
 pub use measure::Measure;
 pub use missing::MissingLabel;
 pub use source::unpacked_size;
-pub use truncation::Truncation;
+pub use truncation::{Cut, Truncation};
 
 use std::sync::Arc;
 

@@ -3,6 +3,7 @@
 //! has the device (`device`), what was read for the job that comes next (`ahead`), and the one thread that runs jobs (`runner`), which trains through the seam in `trainer`.
 
 pub mod ahead;
+pub mod count;
 pub mod datasets;
 pub mod device;
 pub mod lifecycle;

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use super::promoter::{self, Promoter};
 use super::registry::{End, Publication, Registry};
 use super::trainer::Trainer;
+use crate::metrics::Metrics;
 use hone_base::cancel::{Cancel, Reason};
 use hone_base::digest;
 use hone_base::error::{Error, Result};
@@ -32,6 +33,8 @@ pub struct Runner {
     pub trainer: Arc<dyn Trainer>,
     /// What makes a version ready that an alias is to point at.
     pub promoter: Arc<dyn Promoter>,
+    /// Where the running job is told of.
+    pub metrics: Arc<Metrics>,
 }
 
 /// How a run of a job ended that did not fail.
@@ -83,18 +86,17 @@ impl Runner {
         let workspace = self.data.workspace(&job.id);
         data_dir::create(&workspace)?;
         let mut unlogged = None;
+        let seen = self.registry.log().seen(&job.id)?;
+        let mut running = self.metrics.jobs.running(&job.spec.name, seen.step());
         let mut emit = |event: TrainEvent| {
+            running.told(&event);
             if let Err(error) = self.registry.log().append(&job.id, &[event.into()]) {
                 unlogged.get_or_insert(error);
                 return ControlFlow::Break(());
             }
             if cancel.is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let control = Control {
-            cancel: cancel.clone(),
-            seen: self.registry.log().seen(&job.id)?,
-            ..Control::default()
-        };
+        let control = Control { cancel: cancel.clone(), seen, ..Control::default() };
         let outcome = self.trainer.train(&job.spec, &*self.blobs, &workspace, control, &mut emit);
         if let Some(error) = unlogged {
             return Err(error.within("the job's log cannot be written"));
@@ -190,6 +192,7 @@ mod tests {
                 blobs: Arc::new(data.clone()),
                 trainer: Arc::new(FakeTrainer),
                 promoter: Arc::new(FakePromoter),
+                metrics: Arc::new(Metrics::new().unwrap()),
             };
             Self { registry, store, data, thread: Some(runner.start(Arc::new(lock)).unwrap()), home }
         }

@@ -8,6 +8,7 @@ pub mod health;
 pub mod inference;
 pub mod lists;
 pub mod models;
+pub mod observe;
 pub mod stopping;
 pub mod training;
 pub mod turns;
@@ -28,6 +29,7 @@ use tower_layer::Stack;
 use crate::jobs::datasets::Datasets;
 use crate::jobs::registry::Registry;
 use crate::jobs::trainer::Trainer;
+use crate::metrics::Metrics;
 use crate::serve::classify::Serving;
 use crate::serve::registry::Models;
 use admission::AdmissionLayer;
@@ -35,6 +37,7 @@ use deadline::DeadlineLayer;
 use health::Health;
 use hone_base::error::{Error, Result};
 use hone_storage::Blobs;
+use observe::ObserveLayer;
 use stopping::Stopping;
 use turns::Turns;
 
@@ -83,6 +86,8 @@ pub struct Services {
     pub encoder: String,
     /// Whether the daemon is going down.
     pub stopping: Stopping,
+    /// Where calls are counted.
+    pub metrics: Arc<Metrics>,
     /// What a call may take.
     pub bounds: Bounds,
 }
@@ -104,11 +109,13 @@ impl Bounds {
 }
 
 /// The services, ready to be served.
-pub type HoneRouter = Router<Stack<AdmissionLayer, Stack<DeadlineLayer, tower_layer::Identity>>>;
+pub type HoneRouter =
+    Router<Stack<AdmissionLayer, Stack<DeadlineLayer, Stack<ObserveLayer, tower_layer::Identity>>>>;
 
 /// Puts all services, health and reflection together.
 pub fn router(services: Services, health: &Health) -> Result<HoneRouter> {
-    let Services { jobs, datasets, models, serving, trainer, blobs, encoder, stopping, bounds } = services;
+    let Services { jobs, datasets, models, serving, trainer, blobs, encoder, stopping, metrics, bounds } =
+        services;
     let reading = Turns::new("files to read", READING.0, READING.1);
     let training = training::Training {
         jobs,
@@ -150,7 +157,14 @@ pub fn router(services: Services, health: &Health) -> Result<HoneRouter> {
     let failed = |error| Error::internal(format!("the reflection service cannot be built: {error}"));
     routes = routes.add_service(reflection().build_v1().map_err(failed)?);
     routes = routes.add_service(reflection().build_v1alpha().map_err(failed)?);
+    let descriptors = [
+        hone::DESCRIPTORS,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
     Ok(Server::builder()
+        .layer(ObserveLayer::new(metrics, &descriptors)?)
         .layer(DeadlineLayer)
         .layer(AdmissionLayer::new(bounds.messages(), MAX_CLASSIFY_MESSAGE, bounds.idle))
         .initial_connection_window_size(WINDOW)

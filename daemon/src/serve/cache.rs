@@ -5,32 +5,31 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
+use super::dispatcher::Dispatcher;
 use super::load::Loader;
 use super::memory::{Held, leaving};
+use super::options::RETRY;
 use super::permits::Permits;
 use super::worker::{Ready, Stage, Worker};
+use crate::metrics::Metrics;
 use hone_base::digest::FileDigest;
 use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::lock;
 use hone_data::in_words;
-use hone_engine::kernels::lane::Lane;
 use hone_storage::{Blobs, ServePrecision, Version};
-
-/// Loaded models at most, whatever memory there is: each has a thread.
-const MAX_LOADED: usize = 64;
 
 /// Models that are loaded at the same time.
 const LOADING: usize = 4;
 
-/// Threads of models at most: those that answer, and those that wait for their turn to load or still answer what waited
-/// when they were unloaded.
-const MAX_THREADS: usize = MAX_LOADED + 16;
+/// Threads of models at most: those that load one, and those that wait for their turn.
+const MAX_THREADS: usize = 4 * LOADING;
 
 /// The models that are loaded.
 pub struct Cache {
     blobs: Arc<dyn Blobs>,
     loader: Arc<Loader>,
-    lane: Arc<Lane>,
+    dispatcher: Arc<Dispatcher>,
+    metrics: Arc<Metrics>,
     /// One is held while a model is loaded.
     loading: Arc<Permits>,
     /// Bytes of all models together.
@@ -104,11 +103,17 @@ impl State {
 }
 
 impl Cache {
-    /// None is loaded before it is asked for. The lane is the one that answers; all models together take at most `budget`
+    /// None is loaded before it is asked for. The dispatcher has them computed; all models together take at most `budget`
     /// bytes.
-    pub fn new(blobs: Arc<dyn Blobs>, loader: Loader, lane: Arc<Lane>, budget: u64) -> Self {
+    pub fn new(
+        blobs: Arc<dyn Blobs>,
+        loader: Loader,
+        dispatcher: Arc<Dispatcher>,
+        metrics: Arc<Metrics>,
+        budget: u64,
+    ) -> Self {
         let (loader, loading) = (Arc::new(loader), Arc::new(Permits::new(LOADING)));
-        Self { blobs, loader, lane, loading, budget, state: Mutex::default() }
+        Self { blobs, loader, dispatcher, metrics, loading, budget, state: Mutex::default() }
     }
 
     /// The thread that has a version loaded, or now loads it.
@@ -119,7 +124,8 @@ impl Cache {
     pub fn worker(&self, version: &Arc<Version>) -> Result<Arc<Worker>> {
         let mut state = lock(&self.state);
         if state.closed {
-            return Err(Error::new(Kind::Unavailable, "the daemon is going down; try again when it is back"));
+            let why = "the daemon is going down; try again when it is back";
+            return Err(Error::new(Kind::Unavailable, why).retry_after(RETRY));
         }
         if let Some(place) = state.loaded.iter().position(|entry| entry.is(version)) {
             let entry = state.loaded.remove(place);
@@ -140,18 +146,16 @@ impl Cache {
     fn make_room(&self, state: &mut MutexGuard<'_, State>, version: &Version) -> Result<()> {
         let wanted = version.size();
         let budget = self.budget.saturating_sub(state.beside);
-        let Some(leaving) = leaving(&state.held(), wanted, budget, MAX_LOADED) else {
-            return Err(Error::new(
-                Kind::Exhausted,
-                format!(
-                    "there is no room for the model {}, which takes {}, among {} for all models (--model-memory): {}; try \
-                     again, unload one, or give models more memory",
-                    version.reference(),
-                    in_words(wanted),
-                    in_words(budget),
-                    state.in_words()
-                ),
-            ));
+        let Some(leaving) = leaving(&state.held(), wanted, budget) else {
+            let why = format!(
+                "there is no room for the model {}, which takes {}, among {} for all models (--model-memory): {}; try again, \
+                 unload one, or give models more memory",
+                version.reference(),
+                in_words(wanted),
+                in_words(budget),
+                state.in_words()
+            );
+            return Err(Error::busy(RETRY, why));
         };
         for place in leaving.into_iter().rev() {
             state.loaded.remove(place).worker.close();
@@ -164,34 +168,29 @@ impl Cache {
         let name = version.reference();
         let asked = state.precisions.get(&version.name).copied();
         let (loader, blobs, wanted) = (self.loader.clone(), self.blobs.clone(), version.clone());
-        let (worker, thread) = Worker::start(
-            &name.clone(),
-            self.loader.engine().limits(),
-            self.lane.clone(),
-            self.loading.clone(),
-            move || {
-                folder(&*blobs, &wanted)
-                    .and_then(|folder| check_files(&folder, &wanted.files).map(|()| folder))
-                    .and_then(|folder| loader.load(&folder, &wanted, asked))
-                    .map_err(|error| unloadable(&error).within(format!("the model {name} cannot be loaded")))
-            },
-        )?;
+        let metrics = self.metrics.models.model(&version.name);
+        let (dispatcher, loading) = (self.dispatcher.clone(), self.loading.clone());
+        let (worker, thread) = Worker::start(&name.clone(), dispatcher, loading, metrics, move || {
+            folder(&*blobs, &wanted)
+                .and_then(|folder| check_files(&folder, &wanted.files).map(|()| folder))
+                .and_then(|folder| loader.load(&folder, &wanted, asked))
+                .map_err(|error| unloadable(&error).within(format!("the model {name} cannot be loaded")))
+        })?;
         state.threads.push(thread);
         Ok(worker)
     }
 
-    /// A version that is loaded, as soon as it is, with the thread that has it. It stays loaded as long as what is
-    /// returned is held.
+    /// A version that is loaded, as soon as it is. It stays loaded as long as what is returned is held.
     ///
     /// # Errors
     ///
     /// As [`Cache::worker`], and whatever failed the loading.
-    pub async fn ready(&self, version: &Arc<Version>) -> Result<(Arc<Worker>, Arc<Ready>)> {
+    pub async fn ready(&self, version: &Arc<Version>) -> Result<Arc<Ready>> {
         loop {
             let worker = self.worker(version)?;
             // It may have been unloaded to make room before it was loaded.
             if let Some(ready) = worker.ready().await? {
-                return Ok((worker, ready));
+                return Ok(ready);
             }
         }
     }
@@ -276,7 +275,7 @@ impl Cache {
             let mut state = lock(&self.state);
             state.closed = true;
             for entry in state.loaded.drain(..) {
-                entry.worker.abort();
+                entry.worker.close();
             }
             std::mem::take(&mut state.threads)
         };
@@ -285,6 +284,7 @@ impl Cache {
                 tracing::error!("a model's thread panicked");
             }
         }
+        self.dispatcher.shut_down();
     }
 }
 
@@ -295,7 +295,7 @@ fn check_threads(state: &mut State, version: &Version) -> Result<()> {
         return Ok(());
     }
     let why = "as many models are being loaded as can be; try again, or call fewer models at once";
-    Err(Error::new(Kind::Exhausted, format!("the model {} cannot be loaded now: {why}", version.reference())))
+    Err(Error::busy(RETRY, format!("the model {} cannot be loaded now: {why}", version.reference())))
 }
 
 /// Where a version's files can be read. Blocking.
@@ -437,12 +437,8 @@ mod tests {
             assert!(refused.message().contains("as many models are being loaded as can be"), "{refused}");
             workers.into_iter().map(Result::unwrap).collect()
         };
-        let (gone, there) = workers.split_at(MAX_THREADS - MAX_LOADED);
-        for worker in there {
+        for worker in workers {
             assert!(worker.ready().await.unwrap().is_some());
-        }
-        for worker in gone {
-            assert!(worker.ready().await.unwrap().is_none());
         }
         bench.models.cache.shut_down();
     }

@@ -7,6 +7,7 @@ use candle_core::Device;
 use super::precision::{Offer, Precision};
 use super::queue::Limits;
 use hone_base::error::{Error, Result};
+use hone_data::Cut;
 use hone_data::tokenize::{Tokenizer, Tokens};
 use hone_engine::batch::Batch;
 use hone_engine::kernels;
@@ -37,7 +38,7 @@ pub trait Engine: Send + Sync + 'static {
 pub struct Loaded {
     /// Text to tokens; any thread.
     pub tokenizer: Box<dyn Tokenize>,
-    /// Tokens to probabilities; one thread.
+    /// Tokens to logits; one thread.
     pub model: Box<dyn Score>,
     /// Bytes of memory that it takes while it is loaded.
     pub bytes: u64,
@@ -45,11 +46,17 @@ pub struct Loaded {
 
 /// Text to tokens.
 pub trait Tokenize: Send + Sync {
-    /// The tokens of a text or pair, cut to the model's length.
-    fn encode(&self, text: &str, pair: Option<&str>) -> Result<Tokens>;
+    /// How texts are cut unless their callers say otherwise; the longest that the model takes.
+    fn cut(&self) -> Cut;
+
+    /// Special tokens that are added to one text.
+    fn special_tokens(&self) -> usize;
+
+    /// The tokens of a text or pair, cut in this way.
+    fn encode(&self, text: &str, pair: Option<&str>, cut: Cut) -> Result<Tokens>;
 }
 
-/// Tokens to probabilities.
+/// Tokens to logits.
 pub trait Score: Send {
     /// In class order.
     fn labels(&self) -> &[String];
@@ -57,11 +64,8 @@ pub trait Score: Send {
     /// In class order: the score from which on a label is set, when a text may have several labels.
     fn thresholds(&self) -> Option<&[f32]>;
 
-    /// The logits of each sequence, in class order.
-    fn logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>>;
-
-    /// The probability of each label for each sequence.
-    fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>>;
+    /// The logits of each sequence, `[B, labels]` row by row.
+    fn logits(&self, batch: &Batch) -> Result<Vec<f32>>;
 }
 
 /// The engine of this crate: one device.
@@ -106,8 +110,16 @@ impl Engine for DeviceEngine {
 }
 
 impl Tokenize for Tokenizer {
-    fn encode(&self, text: &str, pair: Option<&str>) -> Result<Tokens> {
-        Tokenizer::encode(self, text, pair)
+    fn cut(&self) -> Cut {
+        Tokenizer::cut(self)
+    }
+
+    fn special_tokens(&self) -> usize {
+        self.special_tokens_count()
+    }
+
+    fn encode(&self, text: &str, pair: Option<&str>, cut: Cut) -> Result<Tokens> {
+        self.encode_cut(text, pair, cut)
     }
 }
 
@@ -120,12 +132,7 @@ impl Score for Classifier {
         Classifier::thresholds(self)
     }
 
-    fn logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
-        let logits = Classifier::logits(self, batch)?;
-        Ok(logits.chunks(Classifier::labels(self).len()).map(<[f32]>::to_vec).collect())
-    }
-
-    fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
-        Classifier::scores(self, batch)
+    fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
+        Classifier::logits(self, batch)
     }
 }

@@ -215,7 +215,8 @@ fn logits_of(
     model: Mutex<Box<dyn Score>>,
     rows: &[&SampleRow],
 ) -> Result<(Box<dyn Score>, Vec<Vec<f32>>)> {
-    let encode = |row: &&SampleRow| tokenizer.encode(&row.text, row.text_pair.as_deref());
+    let cut = tokenizer.cut();
+    let encode = |row: &&SampleRow| tokenizer.encode(&row.text, row.text_pair.as_deref(), cut);
     let tokens: Vec<Tokens> = guarded(|| lane.run(|| rows.iter().map(encode).collect::<Result<_>>()))?;
     let lengths: Vec<usize> = tokens.iter().map(|tokens| tokens.ids.len()).collect();
     let mut logits = vec![Vec::new(); rows.len()];
@@ -227,6 +228,8 @@ fn logits_of(
                 lock(&model).logits(&batch)
             })
         })?;
+        let labels = lock(&model).labels().len().max(1);
+        let computed: Vec<Vec<f32>> = computed.chunks(labels).map(<[f32]>::to_vec).collect();
         if computed.len() != group.len() {
             return Err(Error::internal(format!(
                 "{} answers came for {} texts",

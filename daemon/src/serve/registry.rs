@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use super::cache::{Cache, folder};
 use super::canary::Callers;
+use super::dispatcher::Dispatcher;
 use super::engine::Engine;
 use super::load::{Loader, Policy};
 use super::promotion::NamedShadow;
 use super::reference::{At, Reference};
 use super::worker::Stage;
-use crate::lanes::Lanes;
+use crate::metrics::Metrics;
 use hone_base::error::{Error, Result, quoted};
 use hone_base::nearest::{few, nearest};
 use hone_base::panic::lock;
@@ -38,22 +39,22 @@ pub struct Models {
     pub(super) shadows: Mutex<Vec<NamedShadow>>,
     pub(super) checks: Arc<Lane>,
     pub(super) callers: Callers,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Models {
     /// The models in a data folder. None is loaded before it is asked for.
     pub fn new(
-        blobs: Arc<dyn Blobs>,
-        store: Arc<dyn Catalog>,
-        engine: Arc<dyn Engine>,
-        lanes: Lanes,
+        (blobs, store): (Arc<dyn Blobs>, Arc<dyn Catalog>),
+        (engine, dispatcher): (Arc<dyn Engine>, Arc<Dispatcher>),
+        checks: Arc<Lane>,
         settings: Settings,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        let checks = lanes.checks;
         let loader = Loader::new(engine, checks.clone(), settings.policy);
-        let cache = Cache::new(blobs.clone(), loader, lanes.serving, settings.memory);
+        let cache = Cache::new(blobs.clone(), loader, dispatcher, metrics.clone(), settings.memory);
         let (shadows, callers) = (Mutex::default(), Callers::default());
-        Self { blobs, store, snapshot: Mutex::default(), cache, shadows, checks, callers }
+        Self { blobs, store, snapshot: Mutex::default(), cache, shadows, checks, callers, metrics }
     }
 
     /// Every model, by name. Blocks only after a change.
@@ -152,6 +153,9 @@ impl Models {
         self.end_orphans(&name);
         for version in versions {
             self.blobs.remove_folder(&name, version)?;
+        }
+        if !self.list()?.records.iter().any(|model| model.name == name) {
+            self.metrics.models.forget(&name);
         }
         tracing::info!(model = reference, "deleted");
         Ok(())

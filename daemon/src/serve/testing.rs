@@ -4,22 +4,26 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::classify::{Input, Serving};
+use super::classify::Serving;
+use super::dispatcher::Dispatcher;
 use super::engine::{Engine, Loaded, Score, Tokenize};
-use super::load::Policy;
+use super::input::Input;
+use super::load;
 use super::precision::{Offer, Precision};
-use super::queue::Limits;
+use super::queue::{Limits, Policy};
 use super::registry::{Models, Settings};
 use crate::lanes::Lanes;
+use crate::metrics::Metrics;
 use hone_base::digest;
 use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::lock;
 use hone_data::sample::{Recorded, SAMPLE, Sample, SampleRow};
 use hone_data::tokenize::Tokens;
+use hone_data::{Cut, Truncation};
 use hone_engine::batch::Batch;
 use hone_engine::model::checkpoint::WEIGHTS;
 use hone_storage::testing::{Home, PROMOTED, spec, version};
-use hone_storage::{Catalog, DataDir, Version, data_dir};
+use hone_storage::{Blobs, Catalog, DataDir, Version, data_dir};
 
 /// Each word becomes a token; what the first word of a text is decides what happens. Weights that name a precision, or
 /// `damaged`, take one label for the other.
@@ -28,6 +32,9 @@ pub(crate) struct FakeEngine {
     seen: Arc<Mutex<Vec<String>>>,
     loads: Arc<Mutex<Vec<Precision>>>,
 }
+
+/// Tokens of a text at most.
+pub(crate) const MAX_LENGTH: usize = 12;
 
 const WORDS: [&str; 6] = ["", "good", "fail", "panic", "slow", "gone"];
 
@@ -54,10 +61,24 @@ impl Engine for FakeEngine {
 struct Words;
 
 impl Tokenize for Words {
-    fn encode(&self, text: &str, _: Option<&str>) -> Result<Tokens> {
+    fn cut(&self) -> Cut {
+        Cut { max_length: MAX_LENGTH, truncation: Truncation::Head }
+    }
+
+    fn special_tokens(&self) -> usize {
+        0
+    }
+
+    fn encode(&self, text: &str, pair: Option<&str>, cut: Cut) -> Result<Tokens> {
         let id = |word: &str| WORDS.iter().position(|known| *known == word).unwrap_or(0) as u32;
-        let ids: Vec<u32> = text.split(' ').map(id).collect();
-        Ok(Tokens { types: vec![0; ids.len()], full_length: ids.len(), ids })
+        let words = text.split(' ').chain(pair.into_iter().flat_map(|pair| pair.split(' ')));
+        let mut ids: Vec<u32> = words.map(id).collect();
+        let full_length = ids.len();
+        match cut.truncation {
+            Truncation::Tail => drop(ids.drain(..full_length.saturating_sub(cut.max_length))),
+            _ => ids.truncate(cut.max_length),
+        }
+        Ok(Tokens { types: vec![0; ids.len()], full_length, ids })
     }
 }
 
@@ -76,12 +97,7 @@ impl Score for Model {
         None
     }
 
-    fn logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
-        let scores = self.scores(batch)?;
-        Ok(scores.into_iter().map(|row| row.into_iter().map(f32::ln).collect()).collect())
-    }
-
-    fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+    fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
         let firsts: Vec<&str> =
             batch.offsets[..batch.len()].iter().map(|&at| WORDS[batch.ids[at as usize] as usize]).collect();
         lock(&self.seen).extend(firsts.iter().map(|word| (*word).to_owned()));
@@ -92,11 +108,11 @@ impl Score for Model {
         if firsts.contains(&"fail") {
             return Err(Error::new(Kind::Exhausted, "out of memory"));
         }
-        let scores = |word: &&str| match (*word == "good") != self.is_turned {
-            true => vec![0.2, 0.8],
-            false => vec![0.7, 0.3],
+        let logits = |word: &&str| match (*word == "good") != self.is_turned {
+            true => [-1.0, 1.0],
+            false => [1.0, -0.5],
         };
-        Ok(firsts.iter().map(scores).collect())
+        Ok(firsts.iter().flat_map(logits).collect())
     }
 }
 
@@ -107,29 +123,41 @@ pub(crate) struct Bench {
     store: Arc<dyn Catalog>,
     engine: FakeEngine,
     lanes: Lanes,
+    dispatcher: Arc<Dispatcher>,
     settings: Settings,
     _home: Home,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self::with_memory(u64::MAX)
+        Self::with_policy(Policy::default())
+    }
+
+    pub(crate) fn with_policy(policy: Policy) -> Self {
+        Self::with(policy, Settings { policy: load::Policy::default(), memory: u64::MAX })
     }
 
     /// With so many bytes for models.
     pub(crate) fn with_memory(memory: u64) -> Self {
-        Self::with_settings(Settings { policy: Policy::default(), memory })
+        Self::with_settings(Settings { policy: load::Policy::default(), memory })
     }
 
     pub(crate) fn with_settings(settings: Settings) -> Self {
+        Self::with(Policy::default(), settings)
+    }
+
+    fn with(policy: Policy, settings: Settings) -> Self {
         let home = Home::new();
         let (data, store, engine) = (home.data(), home.store(), FakeEngine::default());
         let lanes = Lanes::new(const { NonZeroUsize::new(2).unwrap() }).unwrap();
         let blobs = Arc::new(data.clone());
-        let computes = Arc::new(engine.clone());
-        let models = Arc::new(Models::new(blobs, store.clone(), computes, lanes.clone(), settings));
+        let dispatcher = Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), policy));
+        let computes = (Arc::new(engine.clone()) as Arc<dyn Engine>, dispatcher.clone());
+        let (catalog, checks) = ((blobs as Arc<dyn Blobs>, store.clone()), lanes.checks.clone());
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let models = Arc::new(Models::new(catalog, computes, checks, settings, metrics));
         store.insert_job("01a", &spec("reviews"), 8).unwrap();
-        Self { models, data, store, engine, lanes, settings, _home: home }
+        Self { models, data, store, engine, lanes, dispatcher, settings, _home: home }
     }
 
     pub(crate) fn publish(&self, name: &str) -> Arc<Version> {
@@ -148,9 +176,13 @@ impl Bench {
 
     /// The same models as a daemon that starts anew has them.
     pub(crate) fn started_again(&self) -> Arc<Models> {
-        let (blobs, computes) = (Arc::new(self.data.clone()), Arc::new(self.engine.clone()));
-        let (store, lanes) = (self.store.clone(), self.lanes.clone());
-        Arc::new(Models::new(blobs, store, computes, lanes, self.settings))
+        let lanes = Lanes::new(NonZeroUsize::MIN).unwrap();
+        let limits = self.engine.limits();
+        let dispatcher = Arc::new(Dispatcher::start(&lanes.serving, limits, Policy::default()));
+        let catalog = (Arc::new(self.data.clone()) as Arc<dyn Blobs>, self.store.clone());
+        let computes = (Arc::new(self.engine.clone()) as Arc<dyn Engine>, dispatcher);
+        let metrics = Arc::new(Metrics::new().unwrap());
+        Arc::new(Models::new(catalog, computes, lanes.checks, self.settings, metrics))
     }
 
     /// A version with these weights, and a sample of what right ones answer.
@@ -164,13 +196,13 @@ impl Bench {
         data_dir::create(&folder).unwrap();
         std::fs::write(folder.join(WEIGHTS), weights).unwrap();
         if sampled {
-            let row = |(text, class, scores): (&str, u32, [f32; 2])| SampleRow {
+            let row = |(text, class, logits): (&str, u32, [f32; 2])| SampleRow {
                 text: text.into(),
                 text_pair: None,
                 classes: vec![class],
-                logits: scores.map(f32::ln).to_vec(),
+                logits: logits.to_vec(),
             };
-            let rows = [("good", 1, [0.2, 0.8]), ("dull", 0, [0.7, 0.3])].map(row).to_vec();
+            let rows = [("good", 1, [-1.0, 1.0]), ("dull", 0, [1.0, -0.5])].map(row).to_vec();
             let sample = Sample { precision: Recorded::Fp32, rows };
             std::fs::write(folder.join(SAMPLE), sample.to_json().unwrap()).unwrap();
         }
@@ -187,7 +219,12 @@ impl Bench {
     }
 
     pub(crate) fn serving(&self) -> Serving {
-        Serving::new(self.models.clone(), self.lanes.clone())
+        Serving::new(self.models.clone(), self.dispatcher.clone(), self.lanes.clone())
+    }
+
+    /// How many texts wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.dispatcher.waiting()
     }
 
     /// What was loaded, in the order in which it was.

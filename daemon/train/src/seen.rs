@@ -49,6 +49,11 @@ impl Seen {
         }
     }
 
+    /// The last optimizer step that was told; 0 before the first.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
     /// Whether the log has a notice with these words.
     pub fn has_notice(&self, message: &str) -> bool {
         self.notices.contains(message)

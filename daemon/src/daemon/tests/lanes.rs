@@ -150,11 +150,7 @@ impl Score for CrowdingModel {
         self.model.thresholds()
     }
 
-    fn logits(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
-        self.model.logits(batch)
-    }
-
-    fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+    fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
         let others = rayon::current_num_threads() - 1;
         let busy = AtomicUsize::new(0);
         let Signals { crowded, blocked, .. } = &self.signals;
@@ -170,7 +166,7 @@ impl Score for CrowdingModel {
             }
             crowded.open();
         });
-        self.model.scores(batch)
+        self.model.logits(batch)
     }
 }
 
