@@ -260,7 +260,7 @@ mod tests {
     }
 
     async fn report(bench: &Bench, version: &Arc<Version>) -> Result<Report> {
-        Ok(bench.models.cache.ready(version).await?.1.report.clone())
+        Ok(bench.models.cache.ready(version).await?.report.clone())
     }
 
     #[tokio::test]
