@@ -1,5 +1,6 @@
 //! Tests of the whole: parity with the reference implementations, and real daemons over real sockets.
 
+mod answering;
 mod bad_input;
 mod cli;
 mod client_cases;

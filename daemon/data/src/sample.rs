@@ -19,6 +19,9 @@ pub const SAMPLE: &str = "hone_sample.json";
 /// Rows of a sample at most.
 const MAX_ROWS: usize = 1000;
 
+/// Logits of a sample at most: fewer rows where there are many labels.
+const MAX_LOGITS: usize = 200_000;
+
 /// Bytes of the texts of a sample at most, all together.
 const MAX_BYTES: usize = 1 << 20;
 
@@ -69,14 +72,15 @@ impl From<Precision> for Recorded {
 pub struct Chosen(Vec<(usize, SampleRow)>);
 
 impl Chosen {
-    /// Takes rows at even distances, so many that there are at most 1,000 and their texts take at most 1 MiB.
-    pub fn of(examples: &[Example], targets: &Targets) -> Self {
+    /// Takes rows at even distances, so many that there are at most 1,000, with 200,000 logits for so many labels, and their
+    /// texts take at most 1 MiB.
+    pub fn of(examples: &[Example], targets: &Targets, labels: usize) -> Self {
         let bytes = |row: usize| {
             examples
                 .get(row)
                 .map_or(0, |example| example.text.len() + example.text_pair.as_ref().map_or(0, String::len))
         };
-        let mut count = examples.len().min(MAX_ROWS);
+        let mut count = examples.len().min(MAX_ROWS).min(MAX_LOGITS / labels.max(1));
         let places = loop {
             let places: Vec<usize> = (0..count).map(|place| place * examples.len() / count).collect();
             let total: usize = places.iter().map(|&row| bytes(row)).sum();
@@ -166,7 +170,7 @@ mod tests {
     fn a_few_rows_are_all_taken_and_many_at_even_distances() {
         let of = |rows, bytes| {
             let (examples, targets) = examples(rows, bytes);
-            places(&Chosen::of(&examples, &targets))
+            places(&Chosen::of(&examples, &targets, 2))
         };
         assert_eq!(of(0, 1), [0; 0]);
         assert_eq!(of(3, 1), [0, 1, 2]);
@@ -175,6 +179,8 @@ mod tests {
         let long = of(100, 100_000);
         assert_eq!((long.len(), long[1]), (10, 10));
         assert_eq!(of(2, 2 << 20), [0; 0], "a text that has no room alone is left out");
+        let (examples, targets) = examples(10_000, 1);
+        assert_eq!(Chosen::of(&examples, &targets, 1000).0.len(), 200, "fewer where there are many labels");
     }
 
     #[test]
@@ -182,7 +188,7 @@ mod tests {
         let (examples, targets) = examples(4, 3);
         let third = 1.0f32 / 3.0;
         let logits = |place: usize| (place != 2).then(|| vec![third, -(place as f32) * third]);
-        let sample = Chosen::of(&examples, &targets).judged(Recorded::Bf16, logits);
+        let sample = Chosen::of(&examples, &targets, 2).judged(Recorded::Bf16, logits);
         assert_eq!(sample.rows.len(), 3);
         assert_eq!(sample.rows[2].classes, [1]);
         let folder = tempfile::tempdir().unwrap();

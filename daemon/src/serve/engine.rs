@@ -6,7 +6,7 @@ use candle_core::Device;
 
 use super::precision::{Offer, Precision};
 use super::queue::Limits;
-use hone_base::error::{Error, Result};
+use hone_base::error::Result;
 use hone_data::Cut;
 use hone_data::tokenize::{Tokenizer, Tokens};
 use hone_engine::batch::Batch;
@@ -85,7 +85,7 @@ impl Engine for DeviceEngine {
         let precision = match precision {
             Precision::Fp32 => kernels::Precision::Fp32,
             Precision::Bf16 => kernels::Precision::Bf16,
-            Precision::Int8 => return Err(Error::precondition("this device does not compute it")),
+            Precision::Int8 => kernels::Precision::Int8,
         };
         let model = Classifier::load_at(folder, &self.device, precision)?;
         let tokenizer = Tokenizer::from_folder(folder, model.max_length())?;

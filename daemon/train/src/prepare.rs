@@ -90,7 +90,7 @@ pub(super) fn prepare(
         encoder: plan.spec.encoder.clone(),
         encoder_sha256: encoder.weights_sha256(),
     };
-    let sample = Chosen::of(&plan.validation.examples, &plan.validation.targets);
+    let sample = Chosen::of(&plan.validation.examples, &plan.validation.targets, plan.labels.names().len());
     plan.parts_mut().for_each(|part| part.examples = Vec::new());
     Ok(Prepared { train: train.into(), validation, test, report, sample })
 }

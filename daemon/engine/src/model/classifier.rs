@@ -233,24 +233,30 @@ impl Trainable {
 pub struct Classifier {
     /// Its passes share memory, so that they take turns.
     backend: Mutex<Box<dyn Backend>>,
+    precision: Precision,
     labels: Vec<String>,
     thresholds: Option<Vec<f32>>,
     max_length: usize,
 }
 
 impl Classifier {
-    /// Loads a checkpoint folder in Hugging Face layout, at the precision that is the fastest on the device without being
+    /// Loads a checkpoint folder in Hugging Face layout, at the precision at which the device answers fastest without being
     /// wrong.
+    ///
+    /// # Errors
+    ///
+    /// As [`Classifier::load_at`].
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let [_, precision] = backend::on(device)?.fastest()?;
         Self::load_at(folder, device, precision)
     }
 
-    /// The same at a precision.
+    /// The same at a precision. Its weights are prepared here, on this thread, and of those that products read no other copy
+    /// stays.
     ///
     /// # Errors
     ///
-    /// When the files cannot be used, or the device does not compute such a classifier at this precision.
+    /// When the folder holds no classifier, or the device cannot compute it, or not at this precision.
     pub fn load_at(folder: &Path, device: &Device, precision: Precision) -> Result<Self> {
         let checkpoint = Checkpoint::open(folder)?;
         let config = checkpoint.config();
@@ -268,13 +274,25 @@ impl Classifier {
         let parameters = Parameters::build(&declaration, &mut stored, 0)?;
         let max_length = checkpoint.max_length()?;
         let thresholds = config.thresholds();
+        // The files' bytes.
+        drop(checkpoint);
         let backend = backend::on(device)?.open(Start {
             declaration: Arc::new(declaration),
             parameters,
             compute: Compute::new(Isa::chosen()?, precision),
             learning: None,
         })?;
-        Ok(Self { backend: Mutex::new(backend), labels, thresholds, max_length })
+        Ok(Self { backend: Mutex::new(backend), precision, labels, thresholds, max_length })
+    }
+
+    /// At which it computes.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Bytes that it holds now, on its device: its weights, and the memory of the largest batch so far.
+    pub fn bytes(&self) -> u64 {
+        self.backend.lock().unwrap_or_else(PoisonError::into_inner).memory().total()
     }
 
     /// In class order.
@@ -290,11 +308,6 @@ impl Classifier {
     /// Tokens of a sequence at most, special tokens included.
     pub fn max_length(&self) -> usize {
         self.max_length
-    }
-
-    /// Bytes that it holds, on its device.
-    pub fn bytes(&self) -> u64 {
-        self.backend.lock().unwrap_or_else(PoisonError::into_inner).memory().total()
     }
 
     /// The logits of each sequence, `[B, labels]` row by row.
