@@ -97,7 +97,7 @@ fn floats(stream: &Stream, count: usize) -> Result<Array<f32>> {
 pub(crate) fn measure(stream: &Stream, of: &Shape, limits: Limits) -> Result<Vec<Value>> {
     let (tokens, width, inner) = (of.batch * of.length, of.hidden, of.inner);
     let size = match stream.precision() {
-        Precision::Fp32 => 4.0,
+        Precision::Fp32 | Precision::Int8 => 4.0,
         Precision::Bf16 => 2.0,
     };
     let values = |count: usize| size * count as f64;

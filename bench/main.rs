@@ -1,6 +1,6 @@
 //! Measures training, evaluation and classification on this machine, one JSON object a line:
-//! `hone-bench step | epoch | evaluate | classify`, on a GPU `kernels`, `lanes` (calls beside jobs), `load` (calls to a
-//! server) and `promotions` (an alias that moves under load).
+//! `hone-bench step | epoch | evaluate | classify | products`, on a GPU `kernels`, `lanes` (calls beside jobs), `load` (calls
+//! to a server) and `promotions` (an alias that moves under load).
 //!
 //! `compare.py` runs it in turn with the same on PyTorch and prints the ratio, `compare_serving.py` `load` with other servers.
 
@@ -8,10 +8,12 @@ mod daemon;
 mod jobs;
 #[cfg(feature = "cuda")]
 mod kernels;
+mod labelled;
 mod lanes;
 mod latency;
 mod load;
 mod process;
+mod products;
 mod promotions;
 mod texts;
 
@@ -27,7 +29,7 @@ use hone_daemon::config::DeviceChoice;
 use hone_data::dataset::Dataset;
 use hone_data::tokenize::{Tokenizer, Tokens};
 use hone_engine::batch::{Batch, by_tokens};
-use hone_engine::kernels::{Compute, Isa};
+use hone_engine::kernels::{Compute, Isa, Precision};
 use hone_engine::model::architecture::Architecture;
 use hone_engine::model::backend::{self, Backend, Start};
 use hone_engine::model::checkpoint::Checkpoint;
@@ -89,6 +91,9 @@ enum What {
         /// Save the position after so many steps; default: as a job does.
         #[arg(long)]
         checkpoint_every: Option<std::num::NonZeroU64>,
+        /// Where the checkpoint goes, a folder that is not there yet; default: nowhere.
+        #[arg(long)]
+        save: Option<PathBuf>,
     },
     /// A pass without gradients over a labelled file.
     Evaluate {
@@ -104,10 +109,16 @@ enum What {
         #[arg(long, default_value_t = 5)]
         passes: usize,
     },
-    /// Passes without gradients over batches of sequences of one length.
+    /// Passes without gradients over batches of sequences of one length; or, as the serving daemon computes, over a labelled
+    /// file, with accuracy and the distance from float32.
     Classify {
         #[command(flatten)]
         common: Common,
+        /// A labelled file; the model must be a classifier.
+        #[arg(long)]
+        file: Option<PathBuf>,
+        #[arg(long, requires = "file")]
+        limit: Option<u64>,
         /// Sequences in a batch.
         #[arg(long, default_value_t = 32)]
         batch: u32,
@@ -117,6 +128,11 @@ enum What {
         /// Passes that are measured, after two that are not.
         #[arg(long, default_value_t = 20)]
         passes: usize,
+    },
+    /// Products of linear layers that only answer.
+    Products {
+        #[command(flatten)]
+        common: Common,
     },
     /// Calls to a daemon while no job runs, and while jobs start, run and end.
     Lanes(#[command(flatten)] lanes::Lanes),
@@ -165,6 +181,8 @@ enum Products {
     Auto,
     Fp32,
     Bf16,
+    /// For models that only answer.
+    Int8,
 }
 
 impl What {
@@ -174,7 +192,8 @@ impl What {
             Self::Step { common, .. }
             | Self::Epoch { common, .. }
             | Self::Evaluate { common, .. }
-            | Self::Classify { common, .. } => Some(common),
+            | Self::Classify { common, .. }
+            | Self::Products { common } => Some(common),
             Self::Lanes(_) | Self::Load(_) | Self::Promotions(_) | Self::Daemon(_) => None,
             #[cfg(feature = "cuda")]
             Self::Kernels { common, .. } => Some(common),
@@ -185,17 +204,22 @@ impl What {
 impl Common {
     fn open(&self) -> Result<(Device, Compute)> {
         let device = self.device.open()?;
-        let compute = self.precision.asked().compute(&device)?;
+        let compute = match self.precision {
+            Products::Int8 => Compute::new(Isa::chosen()?, Precision::Int8),
+            learns => learns.asked()?.compute(&device)?,
+        };
         Ok((device, compute))
     }
 }
 
 impl Products {
-    fn asked(self) -> spec::Precision {
+    /// For training.
+    fn asked(self) -> Result<spec::Precision> {
         match self {
-            Self::Auto => spec::Precision::Auto,
-            Self::Fp32 => spec::Precision::Fp32,
-            Self::Bf16 => spec::Precision::Bf16,
+            Self::Auto => Ok(spec::Precision::Auto),
+            Self::Fp32 => Ok(spec::Precision::Fp32),
+            Self::Bf16 => Ok(spec::Precision::Bf16),
+            Self::Int8 => Err(Error::invalid("--precision int8 is for models that only answer")),
         }
     }
 }
@@ -223,8 +247,7 @@ fn on_a_pool(what: &What, common: &Common) -> Result<Value> {
     let mut measured = pool.install(|| measure(what))?;
     if let Value::Object(fields) = &mut measured {
         let (device, compute) = common.open()?;
-        let precision = format!("{:?}", compute.precision()).to_lowercase();
-        fields.insert("precision".into(), precision.into());
+        fields.insert("precision".into(), compute.precision().name().into());
         fields.insert("device".into(), format!("{:?}", device.location()).to_lowercase().into());
         fields.insert("threads".into(), threads.into());
         fields.insert("isa".into(), Isa::chosen()?.name().into());
@@ -249,6 +272,7 @@ fn measure(what: &What) -> Result<Value> {
             lr,
             seed,
             checkpoint_every,
+            save,
         } => {
             let hyperparameters = Hyperparameters {
                 learning_rate: *lr,
@@ -256,18 +280,26 @@ fn measure(what: &What) -> Result<Value> {
                 epochs: (*epochs).try_into().map_err(|_| Error::invalid("--epochs is 0"))?,
                 batch_size: (*batch).try_into().map_err(|_| Error::invalid("--batch is 0"))?,
                 max_length: std::num::NonZeroU32::new(*max_length),
-                precision: common.precision.asked(),
+                precision: common.precision.asked()?,
                 // The peer keeps its last epoch.
                 keep: spec::Keep::Last,
                 checkpoint_every: checkpoint_every.map(spec::CheckpointEvery::Steps).unwrap_or_default(),
                 ..Hyperparameters::default()
             };
-            epoch(common, hyperparameters, train, *limit, validation.as_deref(), test.as_deref())
+            let held_out = [validation.as_deref(), test.as_deref()];
+            epoch(common, hyperparameters, train, *limit, held_out, save.as_deref())
         }
         What::Evaluate { common, file, limit, max_length, passes } => {
             evaluate(common, file, *limit, *max_length, *passes)
         }
-        What::Classify { common, batch, length, passes } => classify(common, *batch, *length, *passes),
+        What::Classify { common, file: Some(file), limit, passes, .. } => {
+            let (device, compute) = common.open()?;
+            labelled::measure(&common.model, &device, compute.precision(), file, *limit, *passes)
+        }
+        What::Classify { common, batch, length, passes, .. } => classify(common, *batch, *length, *passes),
+        What::Products { common } => {
+            Ok(json!({ "what": "products", "products": products::measure(common.open()?.1) }))
+        }
         What::Lanes(of) => lanes::measure(of),
         What::Load(of) => load::measure(of),
         What::Promotions(of) => promotions::measure(of),
@@ -384,8 +416,8 @@ fn epoch(
     hyperparameters: Hyperparameters,
     train: &Path,
     limit: Option<u64>,
-    validation: Option<&Path>,
-    test: Option<&Path>,
+    [validation, test]: [Option<&Path>; 2],
+    save: Option<&Path>,
 ) -> Result<Value> {
     let source = |path: &Path| {
         let name = path.display().to_string();
@@ -404,6 +436,7 @@ fn epoch(
         validation_limit: if validation.is_some() { None } else { std::num::NonZeroU64::new(2) },
         test_limit: None,
         hyperparameters,
+        promotion: None,
     };
     let plan = Plan::new(spec, &common.model, &|path| PathBuf::from(path), &Cancel::default())?;
     let workspace = tempfile::tempdir().map_err(|error| Error::internal(error.to_string()))?;
@@ -418,6 +451,9 @@ fn epoch(
         ControlFlow::Continue(())
     })?;
     let Outcome::Finished(finished) = outcome else { return Err(Error::internal("the run was stopped")) };
+    if let Some(save) = save {
+        copy(&finished.folder, save).map_err(|error| Error::io("copy the checkpoint to", save, &error))?;
+    }
     let seconds: Vec<f64> = epochs.iter().map(|epoch| epoch.train_seconds).collect();
     let tokens: Vec<f64> = epochs.iter().map(|epoch| epoch.tokens_per_second * epoch.train_seconds).collect();
     Ok(json!({
@@ -428,6 +464,16 @@ fn epoch(
         "validation_accuracy": epochs.iter().map(|epoch| epoch.validation.accuracy).collect::<Vec<_>>(),
         "test_accuracy": finished.test.map(|test| test.metrics.accuracy),
     }))
+}
+
+/// Copies the files of a folder into a new one.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir(to)?;
+    for file in std::fs::read_dir(from)? {
+        let file = file?;
+        std::fs::copy(file.path(), to.join(file.file_name()))?;
+    }
+    Ok(())
 }
 
 fn evaluate(

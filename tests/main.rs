@@ -1,5 +1,6 @@
 //! Tests of the whole: parity with the reference implementations, and real daemons over real sockets.
 
+mod answering;
 mod bad_input;
 mod cli;
 mod client_cases;
@@ -17,6 +18,7 @@ mod observe;
 mod optimizer;
 mod overload;
 mod parity;
+mod promotion_cases;
 mod resume;
 mod service;
 mod serving_cases;

@@ -52,6 +52,7 @@ impl Job {
             validation_limit: None,
             test_limit: None,
             hyperparameters,
+            promotion: None,
         };
         change(&mut spec);
         Self { folder: folder.into(), spec, encoder: tiny_encoder().to_owned() }
@@ -173,6 +174,7 @@ fn the_automatic_precision_is_the_fastest_of_the_processor() {
     let fastest = match fastest_precision(Isa::chosen().expect("an instruction set")) {
         kernels::Precision::Fp32 => fp32,
         kernels::Precision::Bf16 => bf16,
+        kernels::Precision::Int8 => unreachable!("for models that only answer"),
     };
     assert_eq!(auto, fastest);
 }

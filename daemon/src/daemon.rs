@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
@@ -15,6 +16,7 @@ use crate::connections::{self, Connections};
 use crate::jobs::count::count;
 use crate::jobs::datasets::{Datasets, READER, Reader};
 use crate::jobs::log::Log;
+use crate::jobs::promoter::Promoter;
 use crate::jobs::registry::{Policy, Registry};
 use crate::jobs::runner::Runner;
 use crate::jobs::sweep::sweep;
@@ -28,11 +30,11 @@ use crate::scrape::Scrape;
 use crate::serve::classify::Serving;
 use crate::serve::dispatcher::Dispatcher;
 use crate::serve::engine::{DeviceEngine, Engine};
-use crate::serve::registry::Models;
+use crate::serve::registry::{Models, Settings};
 use hone_base::error::{Error, Result};
 use hone_engine::kernels::Isa;
 use hone_storage::data_dir::{DataDir, Lock};
-use hone_storage::{Blobs, Catalog, Store, Unreadable};
+use hone_storage::{Blobs, Catalog, Store, Unreadable, Version};
 
 /// How long calls may go on when the daemon stops, and how often it says that it waits for a job to stop.
 const GRACE: Duration = Duration::from_secs(30);
@@ -95,6 +97,18 @@ impl Compute {
     }
 }
 
+/// What makes a version ready that a job has made, for the one thread that runs jobs.
+struct Preparing {
+    models: Arc<Models>,
+    runtime: Handle,
+}
+
+impl Promoter for Preparing {
+    fn prepare(&self, version: &Arc<Version>) -> Result<()> {
+        self.runtime.block_on(self.models.prepare(version))
+    }
+}
+
 /// The parts that need the disk to come into being.
 struct Parts {
     data: DataDir,
@@ -138,8 +152,12 @@ impl Daemon {
         let Parts { data, lock, store, jobs } = parts.await.map_err(crashed)??;
         let blobs: Arc<dyn Blobs> = Arc::new(data.clone());
         let dispatcher = Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), config.queue_policy()));
-        let models =
-            Arc::new(Models::new(blobs.clone(), store.clone(), engine, dispatcher.clone(), metrics.clone()));
+        let settings = Settings { policy: config.precision_policy(), memory: config.model_memory() };
+        let (computes, checks) = ((engine, dispatcher.clone()), lanes.checks.clone());
+        let catalog = (blobs.clone(), store.clone());
+        let models = Arc::new(Models::new(catalog, computes, checks, settings, metrics.clone()));
+        let recalling = models.clone();
+        tokio::task::spawn_blocking(move || recalling.recall()).await.map_err(crashed)??;
         let (health, stopping) = (Health::new().await, Stopping::default());
         let idle = Duration::from_secs(config.idle_timeout.get().into());
         let services = Services {
@@ -170,6 +188,7 @@ impl Daemon {
             data,
             blobs,
             trainer,
+            promoter: Arc::new(Preparing { models: models.clone(), runtime: Handle::current() }),
             metrics: metrics.clone(),
         }
         .start(lock.clone())?;
@@ -210,11 +229,13 @@ impl Daemon {
         let (most, idle) = connections;
         let incoming = Connections::new(listener, most, idle);
         let mut server = pin!(router.serve_with_incoming_shutdown(incoming, stopping.begun()));
+        let loading = tokio::spawn(models.clone().load_pinned());
         health.set(true).await;
         let served = tokio::select! {
             served = &mut server => served.map_err(|error| Error::internal(format!("serving failed: {error}"))),
             () = shutdown => Ok(()),
         };
+        loading.abort();
         tracing::info!("stopping");
         health.set(false).await;
         stopping.begin();

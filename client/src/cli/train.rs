@@ -52,6 +52,14 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "ID_OR_FOLDER", help_heading = "Model")]
     pub(crate) encoder: Option<String>,
 
+    /// Point an alias at the result when this holds, for example "accuracy >= current" or "f1 > current+0.01 and loss < 0.4":
+    /// metrics beside numbers or those of the version that the alias points at. Default: never.
+    #[arg(long, value_name = "CONDITION", help_heading = "Model")]
+    pub(crate) promote_if: Option<String>,
+    /// The alias. Default: live.
+    #[arg(long, value_name = "ALIAS", requires = "promote_if", help_heading = "Model")]
+    pub(crate) promote_alias: Option<String>,
+
     #[command(flatten)]
     pub(crate) hyperparameters: HyperparameterArgs,
 
@@ -101,6 +109,8 @@ impl TrainArgs {
             validation_limit: self.validation_limit,
             test_limit: self.test_limit,
             hyperparameters: self.hyperparameters.to_proto(),
+            promote_if: self.promote_if.clone(),
+            promote_alias: self.promote_alias.clone(),
         };
         v1::StartJobRequest { spec: Some(spec), request_id: None }
     }

@@ -29,6 +29,8 @@ pub(crate) fn entries(spec: &v1::JobSpec) -> Vec<(Name, String)> {
     put("validation rows", spec.validation_limit.map(first_rows));
     put("test data", spec.test.as_ref().map(source));
     put("test rows", spec.test_limit.map(first_rows));
+    put("promoted if", spec.promote_if.clone());
+    put("promoted to", spec.promote_alias.clone());
     let columns = spec.columns.clone().unwrap_or_default();
     put("text column", columns.text);
     put("text pair column", columns.text_pair);

@@ -8,6 +8,7 @@ pub mod datasets;
 pub mod device;
 pub mod lifecycle;
 pub mod log;
+pub mod promoter;
 pub mod registry;
 pub mod request;
 pub mod restart;

@@ -98,11 +98,22 @@ impl JobRow {
     }
 }
 
+/// A version that a job has made.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// The version.
+    pub version: Version,
+    /// What points at it besides `latest`.
+    pub alias: Option<String>,
+    /// What is told of that.
+    pub notice: Option<String>,
+}
+
 /// How a run of a job ended.
 #[derive(Debug)]
 pub enum End<'a> {
     /// Its checkpoint is this version.
-    Published(&'a Version),
+    Published(&'a Publication),
     /// It failed.
     Failed(&'a Error),
     /// It stopped because it was asked to.
@@ -379,14 +390,18 @@ impl Registry {
     /// Ends the run of a job. Its folder goes with a job that has ended.
     pub fn finish(&self, id: &str, end: &End<'_>) -> Result<()> {
         let mut state = match end {
-            End::Published(version) => {
+            End::Published(Publication { version, alias, notice }) => {
                 let published = Published {
                     name: version.name.clone(),
                     version: version.version,
                     weights_sha256: version.weights_sha256.clone(),
                     epoch: version.epoch,
                 };
-                self.log.publish(version, &[JobEvent::Published(published), change(State::Succeeded)])?;
+                let notice = notice.iter().map(|message| JobEvent::Notice { message: message.clone() });
+                let mut events = vec![JobEvent::Published(published)];
+                events.extend(notice.chain([change(State::Succeeded)]));
+                let aliases: Vec<&str> = alias.iter().map(String::as_str).collect();
+                self.log.publish(version, &aliases, &events)?;
                 State::Succeeded
             }
             End::Failed(error) => {

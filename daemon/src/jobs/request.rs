@@ -6,6 +6,7 @@ use super::datasets::{DEMO_NAME, Datasets};
 use hone_base::error::{Error, Result};
 use hone_data::Columns;
 use hone_storage::names::{MAX_NAME, is_name_character};
+use hone_train::promotion::Promotion;
 use hone_train::spec::{Hyperparameters, Source, Spec};
 
 /// A job as it is asked for.
@@ -33,6 +34,8 @@ pub struct JobRequest {
     pub test_limit: Option<NonZeroU64>,
     /// How to train.
     pub hyperparameters: Hyperparameters,
+    /// Whether an alias is to point at the result.
+    pub promotion: Option<Promotion>,
 }
 
 /// A data set as it is asked for.
@@ -83,6 +86,7 @@ impl JobRequest {
             validation_limit: self.validation_limit,
             test_limit: self.test_limit,
             hyperparameters: self.hyperparameters,
+            promotion: self.promotion,
         })
     }
 }

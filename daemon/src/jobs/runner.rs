@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::registry::{End, Registry};
+use super::promoter::{self, Promoter};
+use super::registry::{End, Publication, Registry};
 use super::trainer::Trainer;
 use crate::metrics::Metrics;
 use hone_base::cancel::{Cancel, Reason};
@@ -30,13 +31,15 @@ pub struct Runner {
     pub blobs: Arc<dyn Blobs>,
     /// What trains.
     pub trainer: Arc<dyn Trainer>,
+    /// What makes a version ready that an alias is to point at.
+    pub promoter: Arc<dyn Promoter>,
     /// Where the running job is told of.
     pub metrics: Arc<Metrics>,
 }
 
 /// How a run of a job ended that did not fail.
 enum Ending {
-    Published(Box<Version>),
+    Published(Box<Publication>),
     Stopped(Reason),
 }
 
@@ -59,9 +62,10 @@ impl Runner {
         tracing::info!(job = %job.id, model = %job.spec.name, "job started");
         let result = guarded(|| self.train(job, cancel));
         let end = match &result {
-            Ok(Ending::Published(version)) => {
+            Ok(Ending::Published(publication)) => {
+                let version = &publication.version;
                 tracing::info!(job = %job.id, model = %version.name, version = version.version, "job succeeded");
-                End::Published(version)
+                End::Published(publication)
             }
             Ok(Ending::Stopped(reason)) => {
                 tracing::info!(job = %job.id, ?reason, "job stopped");
@@ -100,7 +104,15 @@ impl Runner {
         match outcome? {
             Outcome::Finished(finished) => {
                 let version = self.place(job, *finished)?;
-                Ok(Ending::Published(Box::new(version)))
+                let (alias, notice) = match &job.spec.promotion {
+                    Some(promotion) => {
+                        let (store, promoter) = (&*self.store, &*self.promoter);
+                        let (alias, notice) = promoter::decide(promotion, &version, store, promoter)?;
+                        (alias, Some(notice))
+                    }
+                    None => (None, None),
+                };
+                Ok(Ending::Published(Box::new(Publication { version, alias, notice })))
             }
             Outcome::Stopped => match cancel.reason() {
                 Some(reason) => Ok(Ending::Stopped(reason)),
@@ -153,9 +165,10 @@ mod tests {
     use crate::jobs::log::Log;
     use crate::jobs::registry::{JobView, Policy};
     use crate::jobs::restart::ResumeJobs;
-    use crate::jobs::testing::{FakeTrainer, Home, spec};
+    use crate::jobs::testing::{FakePromoter, FakeTrainer, Home, spec};
     use hone_base::error::Kind;
-    use hone_storage::State;
+    use hone_storage::{JobEvent, State};
+    use hone_train::promotion::Promotion;
 
     struct Bench {
         registry: Arc<Registry>,
@@ -178,6 +191,7 @@ mod tests {
                 data: data.clone(),
                 blobs: Arc::new(data.clone()),
                 trainer: Arc::new(FakeTrainer),
+                promoter: Arc::new(FakePromoter),
                 metrics: Arc::new(Metrics::new().unwrap()),
             };
             Self { registry, store, data, thread: Some(runner.start(Arc::new(lock)).unwrap()), home }
@@ -286,6 +300,40 @@ mod tests {
         assert_eq!(DataDir::open(bench.home.path()).unwrap_err().kind(), Kind::Unavailable);
         bench.stop();
         DataDir::open(bench.home.path()).unwrap();
+    }
+
+    #[test]
+    fn an_alias_points_at_the_result_if_its_condition_holds_and_the_decision_is_in_the_log() {
+        let mut bench = Bench::new();
+        let run = |name: &str, condition: &str| {
+            let mut spec = spec(name);
+            spec.promotion = Some(Promotion { condition: condition.parse().unwrap(), alias: "live".into() });
+            let id = bench.registry.submit(&spec).unwrap().job.id;
+            assert_eq!(bench.ended(&id).state, State::Succeeded);
+            let page = bench.store.events_after(&id, 0, 100).unwrap().unwrap();
+            let notices = page.entries.into_iter().filter_map(|entry| match entry.event {
+                JobEvent::Notice { message } => Some(message),
+                _ => None,
+            });
+            let model = bench.store.models().unwrap().records.into_iter().find(|model| model.name == name);
+            let live = model.unwrap().aliases.into_iter().find(|alias| alias.name == "live");
+            (live.map(|alias| alias.version), notices.last().unwrap())
+        };
+        let (live, notice) = run("reviews", "accuracy >= current");
+        assert_eq!(live, Some(1));
+        assert!(notice.starts_with("promoted (accuracy >= current): accuracy 0.9000"), "{notice}");
+        let (live, notice) = run("reviews", "accuracy > current");
+        assert_eq!(live, Some(1));
+        let words = "not promoted (accuracy > current): accuracy 0.9000 is not > 0.9000 on the validation rows; \
+                     reviews@live stays at version 1";
+        assert_eq!(notice, words);
+        assert_eq!(run("reviews", "accuracy > 0.5").0, Some(3));
+        let (live, notice) = run("unloadable", "accuracy > 0.5");
+        assert!(
+            live.is_none() && notice.contains("although accuracy") && notice.contains("damaged"),
+            "{notice}"
+        );
+        bench.stop();
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What the tests of jobs and services share: a reader without a parser and a trainer without a model.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use super::promoter::Promoter;
 use super::trainer::{Emit, Trainer};
 use hone_base::cancel::Cancel;
 use hone_base::digest;
@@ -9,8 +11,8 @@ use hone_base::error::{Error, Kind, Result};
 use hone_data::dataset::{Format, Summary};
 use hone_data::{Columns, Limits};
 use hone_engine::model::memory::Memory;
-use hone_storage::Blobs;
 pub(crate) use hone_storage::testing::*;
+use hone_storage::{Blobs, Version};
 use hone_train::event::{Prepared, TrainEvent};
 use hone_train::spec::Spec;
 use hone_train::{Control, DryRun, Finished, Outcome};
@@ -29,6 +31,18 @@ pub(crate) fn read(
     }
     let rows = text.lines().count().saturating_sub(1) as u64;
     Ok((Format::Csv, Summary { rows, used: columns.clone(), ..dataset().summary }))
+}
+
+/// Finds every version ready but those of the model `unloadable`.
+pub(crate) struct FakePromoter;
+
+impl Promoter for FakePromoter {
+    fn prepare(&self, version: &Arc<Version>) -> Result<()> {
+        match version.name.as_str() {
+            "unloadable" => Err(Error::corrupt("its files are damaged")),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A trainer whose job does what the model's name says.

@@ -82,7 +82,7 @@ impl Prediction {
 }
 
 /// The probability of each label.
-fn probabilities(logits: &[f32], several: bool) -> Vec<f32> {
+pub(super) fn probabilities(logits: &[f32], several: bool) -> Vec<f32> {
     let mut row = logits.to_vec();
     match several {
         true => row.iter_mut().for_each(|logit| *logit = sigmoid(*logit)),
@@ -99,7 +99,11 @@ fn ranked(probabilities: &[f32]) -> Vec<usize> {
 }
 
 /// The classes of the labels that a text has, the most probable first.
-fn labels(probabilities: &[f32], thresholds: Option<&[f32]>, min_score: Option<MinScore>) -> Vec<usize> {
+pub(super) fn labels(
+    probabilities: &[f32],
+    thresholds: Option<&[f32]>,
+    min_score: Option<MinScore>,
+) -> Vec<usize> {
     let Some(thresholds) = thresholds else {
         let better = |best: Option<(usize, f32)>, (class, &score): (usize, &f32)| match best {
             Some((_, highest)) if highest >= score => best,

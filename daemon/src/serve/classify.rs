@@ -10,7 +10,8 @@ use super::answer::{Classified, Prediction, Timings};
 use super::answer_cache::{AnswerCache, Key};
 use super::dispatcher::{Answer, Content, Dispatcher, Order, Scored};
 use super::input::{Input, encode, is_small, pieces};
-use super::options::{Fit, Options, RETRY};
+use super::options::{Fit, Options, RETRY, Side};
+use super::promotion::Route;
 use super::registry::Models;
 use super::worker::Ready;
 use crate::lanes::Lanes;
@@ -112,7 +113,10 @@ impl Serving {
                 "the daemon holds as many requests as it can; try again, or send fewer at once",
             )
         })?;
-        let version = self.models.resolve(reference).await?;
+        let Route { version, shadow } = self.models.route(reference, options.routing_key.as_deref()).await?;
+        // Texts that are cut in another way have no answers to compare.
+        let shadow = shadow.filter(|_| options.max_length.is_none() && options.side == Side::AsModel);
+        let compared = shadow.as_ref().map(|_| inputs.clone());
         observed.found(&version.name);
         let loading = Instant::now();
         let ready = self.models.cache.ready(&version).await?;
@@ -150,7 +154,11 @@ impl Serving {
         let answered = predictions.iter().flatten();
         observed.answered(answered.clone().count(), answered.map(|prediction| prediction.tokens).sum());
         let timings = Timings { total: start.elapsed(), ..timings };
-        Ok(Classified { predictions, version, ready, timings })
+        let answer = Classified { predictions, version, ready, timings };
+        if let Some((shadow, inputs)) = shadow.zip(compared) {
+            shadow.compare(inputs, &answer);
+        }
+        Ok(answer)
     }
 
     /// What is known of the inputs, and those that have to be computed, with their places.
@@ -299,7 +307,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::serve::options::{MinScore, Priority, Side};
+    use crate::serve::options::{MinScore, Priority};
     use crate::serve::queue::Policy;
     use crate::serve::testing::{Bench, MAX_LENGTH, input};
 

@@ -8,6 +8,8 @@
 //! (`admission`). What happens is told in events (`event`), and what looks wrong about it too (`diagnosis`); nothing else
 //! comes out.
 //!
+//! Whether the result takes the place of a version that serves is a condition on its metrics (`promotion`).
+//!
 //! A run is driven from outside by its `control`. Its position is saved while it goes on (`state`); one that was cut off
 //! continues from there, and tells only what the log has not `seen`.
 
@@ -25,6 +27,7 @@ mod objective;
 mod pace;
 pub mod plan;
 mod prepare;
+pub mod promotion;
 pub mod rehearsal;
 mod retention;
 pub mod run;

@@ -6,6 +6,7 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use super::methods::Methods;
+use super::promotion::Promotion;
 use hone_base::error::Result;
 use hone_data::Columns;
 pub use hone_data::Truncation;
@@ -39,6 +40,9 @@ pub struct Spec {
     pub test_limit: Option<NonZeroU64>,
     /// How to train.
     pub hyperparameters: Hyperparameters,
+    /// Whether an alias is to point at the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotion: Option<Promotion>,
 }
 
 impl Spec {

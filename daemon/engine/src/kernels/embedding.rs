@@ -20,7 +20,7 @@ pub struct Lookup<'a> {
 /// # Panics
 /// When `width` is 0, or a lookup has fewer rows than there are tokens, or a row that is not in its table.
 pub fn embed(compute: Compute, lookups: &[Lookup<'_>], width: usize, out: &mut [f32]) {
-    out.par_chunks_mut(width * ROWS).enumerate().for_each(|(index, out)| {
+    let each = |(index, out): (usize, &mut [f32])| {
         for (token, out) in (index * ROWS..).zip(out.chunks_mut(width)) {
             out.fill(0.0);
             for lookup in lookups {
@@ -28,7 +28,11 @@ pub fn embed(compute: Compute, lookups: &[Lookup<'_>], width: usize, out: &mut [
                 add(compute.isa(), out, &lookup.table[start..start + width]);
             }
         }
-    });
+    };
+    match compute.is_alone {
+        true => out.chunks_mut(width * ROWS).enumerate().for_each(each),
+        false => out.par_chunks_mut(width * ROWS).enumerate().for_each(each),
+    }
 }
 
 /// Tokens in groups that share a row of a table, in the order of the rows.

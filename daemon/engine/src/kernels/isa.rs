@@ -8,18 +8,23 @@ use hone_base::error::{Error, Result, quoted};
 /// The environment variable that chooses an instruction set, for tests and comparisons.
 pub const VARIABLE: &str = "HONE_ISA";
 
-/// The sets of instructions that the operations are compiled for; each has all that stand before it.
+/// The sets of instructions that the operations are compiled for, the simplest first. Each has all that stand before it, but
+/// for AVX-VNNI, which processors with AVX-512 may lack and which no other set uses.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Set {
     /// What every processor of the target has (SSE2 on x86-64, NEON on AArch64), through the compiler.
     Portable,
     /// AVX2 and FMA.
     Avx2,
+    /// Products of 8-bit integers in AVX registers.
+    AvxVnni,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// Products of 8-bit integers in AVX-512 registers.
+    Avx512Vnni,
     /// Products of bfloat16 pairs in AVX-512 registers.
     Avx512Bf16,
-    /// Products of bfloat16 tiles (Advanced Matrix Extensions).
+    /// Products of tiles of bfloat16 and of 8-bit integers (Advanced Matrix Extensions).
     Amx,
 }
 
@@ -29,13 +34,23 @@ pub(super) enum Set {
 pub struct Isa(Set);
 
 impl Set {
-    const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
+    const ALL: [Self; 7] = [
+        Self::Portable,
+        Self::Avx2,
+        Self::AvxVnni,
+        Self::Avx512,
+        Self::Avx512Vnni,
+        Self::Avx512Bf16,
+        Self::Amx,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avxvnni",
             Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512vnni",
             Self::Avx512Bf16 => "avx512bf16",
             Self::Amx => "amx",
         }
@@ -52,20 +67,27 @@ impl Isa {
     /// What every processor has.
     pub const PORTABLE: Self = Self(Set::Portable);
 
-    /// The best that this processor has; asks it once.
+    /// The best that this processor has.
     pub fn best() -> Self {
-        static BEST: OnceLock<Set> = OnceLock::new();
-        Self(*BEST.get_or_init(detect))
+        Self::available().last().unwrap_or(Self::PORTABLE)
     }
 
-    /// Every instruction set that this processor has, the simplest first.
+    /// Every instruction set that this processor has, the simplest first. It is asked once.
     pub fn available() -> impl Iterator<Item = Self> {
-        Set::ALL.into_iter().map(Self).filter(|isa| *isa <= Self::best())
+        static HAS: OnceLock<[bool; Set::ALL.len()]> = OnceLock::new();
+        let has = *HAS.get_or_init(detect);
+        Set::ALL.into_iter().zip(has).filter(|(_, has)| *has).map(|(set, _)| Self(set))
     }
 
     /// The name in `HONE_ISA`.
     pub fn name(self) -> &'static str {
         self.0.name()
+    }
+
+    /// The same without AMX.
+    pub(super) fn without_amx(self) -> Self {
+        // A processor with AMX has this set, too.
+        if self.0 == Set::Amx { Self(Set::Avx512Bf16) } else { self }
     }
 
     /// Which of the sets that the operations are compiled for.
@@ -106,38 +128,36 @@ impl Isa {
     }
 }
 
+/// Which sets there are, in the order of [`Set::ALL`].
 #[cfg(target_arch = "x86_64")]
-fn detect() -> Set {
+fn detect() -> [bool; Set::ALL.len()] {
     let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx_vnni = avx2 && is_x86_feature_detected!("avxvnni");
     let avx512 = avx2
         && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
-    let bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
-    match (avx2, avx512, bf16) {
-        (_, _, true) if has_amx() => Set::Amx,
-        (_, _, true) => Set::Avx512Bf16,
-        (_, true, _) => Set::Avx512,
-        (true, ..) => Set::Avx2,
-        _ => Set::Portable,
-    }
+    let vnni = avx512 && is_x86_feature_detected!("avx512vnni");
+    let bf16 = vnni && is_x86_feature_detected!("avx512bf16");
+    [true, avx2, avx_vnni, avx512, vnni, bf16, bf16 && has_amx()]
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn detect() -> Set {
-    Set::Portable
+fn detect() -> [bool; Set::ALL.len()] {
+    Set::ALL.map(|set| set == Set::Portable)
 }
 
-/// Whether the processor has AMX for bfloat16 and the kernel lets this process use it.
+/// Whether the processor has AMX for bfloat16 and 8-bit integers and the kernel lets this process use it.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn has_amx() -> bool {
     use std::arch::asm;
     use std::arch::x86_64::__cpuid_count;
     const TILE: u32 = 1 << 24;
     const BF16: u32 = 1 << 22;
-    let features = __cpuid_count(7, 0).edx;
-    if features & TILE == 0 || features & BF16 == 0 {
+    const INT8: u32 = 1 << 25;
+    const ALL: u32 = TILE | BF16 | INT8;
+    if __cpuid_count(7, 0).edx & ALL != ALL {
         return false;
     }
     let result: i64;
@@ -202,10 +222,10 @@ macro_rules! vectorised {
             match isa.set() {
                 // SAFETY: there is no `Isa` of a set that the processor lacks.
                 #[cfg(target_arch = "x86_64")]
-                $crate::kernels::isa::Set::Avx2 => unsafe { avx2($($argument),*) },
+                $crate::kernels::isa::Set::Avx2 | $crate::kernels::isa::Set::AvxVnni => unsafe { avx2($($argument),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                set if set > $crate::kernels::isa::Set::Avx2 => unsafe { avx512($($argument),*) },
+                set if set >= $crate::kernels::isa::Set::Avx512 => unsafe { avx512($($argument),*) },
                 _ => body::<{ cfg!(target_arch = "aarch64") }>($($argument),*),
             }
         }
@@ -232,6 +252,7 @@ mod tests {
             }
         }
         let error = Isa::named("mmx").unwrap_err();
-        assert!(error.message().contains("portable, avx2, avx512, avx512bf16, amx"), "{error}");
+        let all = "portable, avx2, avxvnni, avx512, avx512vnni, avx512bf16, amx";
+        assert!(error.message().contains(all), "{error}");
     }
 }

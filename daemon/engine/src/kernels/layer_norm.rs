@@ -63,8 +63,7 @@ impl LayerNorm<'_> {
     ) {
         let (width, isa) = (self.weight.len(), compute.isa());
         let piece = width * ROWS;
-        let rows = normal.values.par_chunks_mut(piece).zip(normal.inverse.par_chunks_mut(ROWS));
-        rows.zip(out.par_chunks_mut(piece)).enumerate().for_each(|(index, ((x, inverse), out))| {
+        let each = |(index, ((x, inverse), out)): (usize, ((&mut [f32], &mut [f32]), &mut [f32]))| {
             let start = index * piece;
             with_scratch(|[factors]| {
                 let factors = match dropout {
@@ -78,7 +77,27 @@ impl LayerNorm<'_> {
                 let residual = residual.map_or(&[][..], |residual| &residual[start..start + x.len()]);
                 forward_rows(isa, self.weight, self.bias, self.eps, x, residual, factors, inverse, out);
             });
-        });
+        };
+        if compute.is_alone {
+            let rows = normal.values.chunks_mut(piece).zip(normal.inverse.chunks_mut(ROWS));
+            rows.zip(out.chunks_mut(piece)).enumerate().for_each(each);
+        } else {
+            let rows = normal.values.par_chunks_mut(piece).zip(normal.inverse.par_chunks_mut(ROWS));
+            rows.zip(out.par_chunks_mut(piece)).enumerate().for_each(each);
+        }
+    }
+
+    /// `out = norm(residual + x)`, `[T, H]`, for passes that have no backward pass, on this thread alone; `x` is used up.
+    ///
+    /// # Panics
+    /// When the weight is empty, or `residual` or `out` has fewer values than `x`.
+    pub fn answer(&self, compute: Compute, x: &mut [f32], residual: &[f32], out: &mut [f32]) {
+        let piece = self.weight.len() * ROWS;
+        for ((x, residual), out) in x.chunks_mut(piece).zip(residual.chunks(piece)).zip(out.chunks_mut(piece))
+        {
+            let (isa, mut inverse) = (compute.isa(), [0.0; ROWS]);
+            forward_rows(isa, self.weight, self.bias, self.eps, x, residual, &[], &mut inverse, out);
+        }
     }
 
     /// The gradients of `residual` (in place of `grad`, that of the result) and of `x` (into `grad_x`; the same when

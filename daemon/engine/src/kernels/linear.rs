@@ -56,6 +56,14 @@ impl Prepared {
         self.forward.pack(compute, of.matrix().t());
     }
 
+    /// The same on this thread alone.
+    ///
+    /// # Panics
+    /// As [`Prepared::forward`].
+    pub fn forward_here(&mut self, compute: Compute, of: Linear<'_>) {
+        self.forward.pack_here(compute, of.matrix().t());
+    }
+
     /// Prepares a weight for the backward pass, too.
     ///
     /// # Panics

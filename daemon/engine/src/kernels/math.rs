@@ -11,14 +11,21 @@ pub(super) fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 /// `x = n ln 2 + r`; `2^n` is put together from bits, `e^r` is a polynomial (the minimax fit of the Cephes library).
 #[inline(always)]
 pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
+    let zero = x < -87.3;
+    let x = if zero { -87.3 } else { x };
+    let x = if x > 88.0 { 88.0 } else { x };
+    let y = power_of_e::<FMA>(x);
+    if zero { 0.0 } else { y }
+}
+
+/// `e^x` for x from -87.3 to 88.
+#[inline(always)]
+fn power_of_e<const FMA: bool>(x: f32) -> f32 {
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     /// Adding it rounds to an integer: 1.5 * 2^23.
     const ROUND: f32 = 12_582_912.0;
     const P: [f32; 6] = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1];
-    let zero = x < -87.3;
-    let x = if zero { -87.3 } else { x };
-    let x = if x > 88.0 { 88.0 } else { x };
     let shifted = mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = mul_add::<FMA>(n, -LN_2_LOW, mul_add::<FMA>(n, -LN_2_HIGH, x));
@@ -30,7 +37,14 @@ pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
     p = mul_add::<FMA>(p, r, P[5]);
     let y = mul_add::<FMA>(p, r * r, r) + 1.0;
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
-    if zero { 0.0 } else { y * power }
+    y * power
+}
+
+/// `e^x` for x up to 0, as [`exp`]; below -87.3 what it is there, 1.2e-38.
+#[inline(always)]
+pub(super) fn exp_of_negative<const FMA: bool>(x: f32) -> f32 {
+    let x = if x < -87.3 { -87.3 } else { x };
+    power_of_e::<FMA>(x)
 }
 
 /// The error function: an odd rational approximation (the minimax fit that Eigen and XLA use) up to where the
@@ -66,7 +80,7 @@ pub(super) fn erf<const FMA: bool>(x: f32) -> f32 {
 }
 
 /// Values that one vector operation takes.
-const VECTOR: usize = 16;
+pub(super) const VECTOR: usize = 16;
 
 /// Writes `f(a, b)` for each place of slices of one length. Whole vectors lie in arrays of their own, which the
 /// compiler turns into registers whatever `f` is; the last values are computed as part of one, too.
@@ -161,6 +175,33 @@ pub(super) fn sum_by(a: &[f32], b: &[f32], term: impl Fn(f32, f32, f32) -> f32) 
         width /= 2;
     }
     sums[0] + rest
+}
+
+/// The sum of a vector's lanes, in a fixed order.
+#[inline(always)]
+pub(super) fn sum_of_lanes(mut lanes: [f32; VECTOR]) -> f32 {
+    let mut width = VECTOR / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// The largest of a vector's lanes.
+#[inline(always)]
+pub(super) fn largest_of_lanes(mut lanes: [f32; VECTOR]) -> f32 {
+    let mut width = VECTOR / 2;
+    while width > 0 {
+        for lane in 0..width {
+            let other = lanes[lane + width];
+            lanes[lane] = if other > lanes[lane] { other } else { lanes[lane] };
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// The sum of the values.

@@ -42,19 +42,43 @@ pub enum Precision {
     Fp32,
     /// Factors are rounded to bfloat16.
     Bf16,
+    /// Weights are 8-bit integers with a scale for each output, and the activations that they are multiplied by 8-bit
+    /// integers with a scale for each token. Other products are float32. For models that only answer.
+    Int8,
 }
 
-/// How this process computes: with which instructions, and at which precision.
+impl Precision {
+    /// `fp32`, `bf16` or `int8`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+/// The longest inner dimension of a product of 8-bit integers.
+pub const MOST_INT8_INPUTS: usize = gemm::MOST_INT8_INPUTS;
+
+/// How this process computes: with which instructions, at which precision, and whether with all threads of the current pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compute {
     isa: Isa,
     precision: Precision,
+    is_alone: bool,
 }
 
 impl Compute {
-    /// With these instructions at this precision.
+    /// With these instructions at this precision, with all threads of the current pool.
     pub fn new(isa: Isa, precision: Precision) -> Self {
-        Self { isa, precision }
+        Self { isa, precision, is_alone: false }
+    }
+
+    /// The same on the calling thread alone, for forward passes: the result is the same to the bit.
+    #[must_use]
+    pub fn alone(self) -> Self {
+        Self { is_alone: true, ..self }
     }
 
     /// The instruction set.
@@ -67,17 +91,31 @@ impl Compute {
         self.precision
     }
 
+    /// The same for products without weights, which are not made of 8-bit integers.
+    #[must_use]
+    pub fn without_weights(self) -> Self {
+        let precision = if self.precision == Precision::Int8 { Precision::Fp32 } else { self.precision };
+        Self { precision, ..self }
+    }
+
+    /// The same with tiles in vector registers alone: for small products, which are done before AMX has begun.
+    fn in_vectors(self) -> Self {
+        Self { isa: self.isa.without_amx(), ..self }
+    }
+
     /// Bytes that a value of a product's right factor takes, once it is packed.
     pub fn packed_bytes(self) -> usize {
         match self.format() {
             Format::Float { .. } => size_of::<f32>(),
             #[cfg(target_arch = "x86_64")]
             Format::Pair { planes } => planes * size_of::<u16>(),
+            Format::Int8 => size_of::<i8>(),
         }
     }
 
     fn format(self) -> Format {
         match (self.isa.set(), self.precision) {
+            (_, Precision::Int8) => Format::Int8,
             #[cfg(target_arch = "x86_64")]
             (Set::Amx, Precision::Fp32) => Format::Pair { planes: 3 },
             #[cfg(target_arch = "x86_64")]

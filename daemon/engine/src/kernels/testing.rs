@@ -21,6 +21,7 @@ impl Compute {
         match self.precision() {
             Precision::Fp32 => 2f64.powi(-23),
             Precision::Bf16 => 2f64.powi(-8),
+            Precision::Int8 => 2f64.powi(-7),
         }
     }
 }

@@ -59,7 +59,7 @@ pub trait Backend: Debug + Send {
     ///
     /// # Errors
     ///
-    /// When the device fails.
+    /// When the device fails, or the model does not learn: then it may not hold all of them.
     fn parameters(&mut self) -> Result<&Parameters>;
 
     /// The parameters and the optimizer's state as they are now, on the host.
@@ -81,7 +81,7 @@ pub trait Backend: Debug + Send {
     ///
     /// # Errors
     ///
-    /// When the device fails.
+    /// When the device fails, or the model does not learn.
     fn exchange(&mut self, values: &mut Buffer) -> Result<()>;
 
     /// The gradients since the last step, in the places of [`Parameters::values`]; 0 for what does not learn.
@@ -196,6 +196,13 @@ pub fn on(device: &Device) -> Result<Box<dyn Platform>> {
         Some(platform) => Box::new(platform),
         None => Box::new(candle::Candle::new(device)),
     })
+}
+
+/// The error of a device that is asked for 8-bit integers and has no products of them.
+pub(super) fn no_int8() -> Error {
+    Error::precondition(
+        "8-bit integers are for the CPU alone: use `precision = fp32` or `bf16` on this device",
+    )
 }
 
 /// The error of a model that answers alone and is asked to learn.

@@ -16,7 +16,7 @@ use super::optimizer::Settings;
 use super::parameters::{Parameter, Parameters};
 use crate::batch::Batch;
 use crate::kernels::softmax::softmax;
-use crate::kernels::{Buffer, Compute, Isa};
+use crate::kernels::{Buffer, Compute, Isa, Precision};
 use hone_base::error::{Error, Result};
 
 /// How a classifier that learns is set up.
@@ -233,14 +233,31 @@ impl Trainable {
 pub struct Classifier {
     /// Its passes share memory, so that they take turns.
     backend: Mutex<Box<dyn Backend>>,
+    precision: Precision,
     labels: Vec<String>,
     thresholds: Option<Vec<f32>>,
     max_length: usize,
 }
 
 impl Classifier {
-    /// Loads a checkpoint folder in Hugging Face layout.
+    /// Loads a checkpoint folder in Hugging Face layout, at the precision at which the device answers fastest without being
+    /// wrong.
+    ///
+    /// # Errors
+    ///
+    /// As [`Classifier::load_at`].
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let [_, precision] = backend::on(device)?.fastest()?;
+        Self::load_at(folder, device, precision)
+    }
+
+    /// The same at a precision. Its weights are prepared here, on this thread, and of those that products read no other copy
+    /// stays.
+    ///
+    /// # Errors
+    ///
+    /// When the folder holds no classifier, or the device cannot compute it, or not at this precision.
+    pub fn load_at(folder: &Path, device: &Device, precision: Precision) -> Result<Self> {
         let checkpoint = Checkpoint::open(folder)?;
         let config = checkpoint.config();
         let Some(labels) = config.labels().filter(|labels| labels.len() >= 2) else {
@@ -257,15 +274,25 @@ impl Classifier {
         let parameters = Parameters::build(&declaration, &mut stored, 0)?;
         let max_length = checkpoint.max_length()?;
         let thresholds = config.thresholds();
-        let platform = backend::on(device)?;
-        let [_, precision] = platform.fastest()?;
-        let backend = platform.open(Start {
+        // The files' bytes.
+        drop(checkpoint);
+        let backend = backend::on(device)?.open(Start {
             declaration: Arc::new(declaration),
             parameters,
             compute: Compute::new(Isa::chosen()?, precision),
             learning: None,
         })?;
-        Ok(Self { backend: Mutex::new(backend), labels, thresholds, max_length })
+        Ok(Self { backend: Mutex::new(backend), precision, labels, thresholds, max_length })
+    }
+
+    /// At which it computes.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Bytes that it holds now, on its device: its weights, and the memory of the largest batch so far.
+    pub fn bytes(&self) -> u64 {
+        self.backend.lock().unwrap_or_else(PoisonError::into_inner).memory().total()
     }
 
     /// In class order.

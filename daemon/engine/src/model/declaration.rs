@@ -163,6 +163,16 @@ impl Declaration {
         &self.parameters[id.0]
     }
 
+    /// The weights that nothing but a matrix product reads: all but the tables.
+    pub fn products(&self) -> Vec<ParameterId> {
+        let layers = self
+            .layers
+            .iter()
+            .flat_map(|layer| [layer.qkv, layer.attention_output, layer.intermediate, layer.output]);
+        let linear = self.embeddings.projection.into_iter().chain(layers);
+        linear.chain([self.head.dense, self.head.output]).map(|linear| linear.weight).collect()
+    }
+
     /// How many numbers the parameters have that `of` tells.
     pub fn count(&self, of: impl Fn(&Declared) -> bool) -> u64 {
         let sizes = self.parameters.iter().filter(|declared| of(declared));

@@ -136,6 +136,24 @@ impl Parameters {
         Ok(gathered)
     }
 
+    /// The same without the values of some, which nobody reads any more; their ranges are empty.
+    #[must_use]
+    pub fn without(self, dropped: &[ParameterId]) -> Self {
+        let mut start = 0;
+        let place = |parameter: &Parameter| {
+            let count = if dropped.contains(&parameter.id) { 0 } else { parameter.range.len() };
+            let range = start..start + count;
+            start = range.end.next_multiple_of(ALIGNED);
+            Parameter { range, ..parameter.clone() }
+        };
+        let list: Arc<[Parameter]> = self.list.iter().map(place).collect();
+        let mut values = Buffer::zeros(start);
+        for (to, from) in list.iter().zip(self.list.iter()).filter(|(to, _)| !to.range.is_empty()) {
+            values[to.range.clone()].copy_from_slice(&self.values[from.range.clone()]);
+        }
+        Self { list, values }
+    }
+
     /// In the order of the forward pass.
     pub fn iter(&self) -> std::slice::Iter<'_, Parameter> {
         self.list.iter()

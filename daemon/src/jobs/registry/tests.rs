@@ -299,7 +299,8 @@ fn a_published_job_has_succeeded_and_keeps_no_folder() {
     let id = bench.submit("reviews");
     bench.take();
     let number = bench.store.reserve_version("reviews").unwrap();
-    bench.registry.finish(&id, &End::Published(&version("reviews", number, &id))).unwrap();
+    let publication = Publication { version: version("reviews", number, &id), alias: None, notice: None };
+    bench.registry.finish(&id, &End::Published(&publication)).unwrap();
     assert_eq!(bench.state(&id), State::Succeeded);
     assert_eq!(bench.registry.get(&id).unwrap().results.published.unwrap().version, number);
     assert!(!bench.has_folder(&id));

@@ -8,10 +8,14 @@ use hone::v1;
 use super::dataset::file_name;
 use super::{Convert, Parse, Parsed, Wire};
 use crate::jobs::request::{JobRequest, SourceRequest};
-use crate::serve::reference::{check_name, shown};
+use crate::serve::reference::{check_alias, check_name, shown};
 use hone_base::error::{Error, Result};
 use hone_storage::check_id;
+use hone_train::promotion::Promotion;
 use hone_train::spec::{Source, Spec};
+
+/// The alias that services call, where a job names none.
+const LIVE: &str = "live";
 
 impl Parse<v1::JobSpec> for JobRequest {
     fn parse(wire: v1::JobSpec) -> Result<Self> {
@@ -29,6 +33,7 @@ impl Parse<v1::JobSpec> for JobRequest {
             validation_limit: limit("`validation_limit`", wire.validation_limit)?,
             test_limit: limit("`test_limit`", wire.test_limit)?,
             hyperparameters,
+            promotion: promotion(wire.promote_if, wire.promote_alias)?,
         })
     }
 }
@@ -51,6 +56,8 @@ impl Convert<&Spec> for v1::JobSpec {
             validation_limit: spec.validation_limit.map(Into::into),
             test_limit: spec.test_limit.map(Into::into),
             hyperparameters: Some((&spec.hyperparameters).wire()),
+            promote_if: spec.promotion.as_ref().map(|promotion| promotion.condition.to_string()),
+            promote_alias: spec.promotion.as_ref().map(|promotion| promotion.alias.clone()),
         }
     }
 }
@@ -60,6 +67,22 @@ fn source(field: &str, wire: Option<v1::DataSource>) -> Result<Option<SourceRequ
     check_id(&dataset_id).map_err(|error| error.within(field))?;
     let name = name.filter(|name| !name.is_empty()).map(file_name).transpose();
     Ok(Some(SourceRequest { dataset: dataset_id, name: name.map_err(|error| error.within(field))? }))
+}
+
+/// When an alias is to point at the result, and which.
+fn promotion(condition: Option<String>, alias: Option<String>) -> Result<Option<Promotion>> {
+    let Some(condition) = condition.filter(|condition| !condition.is_empty()) else {
+        return match alias {
+            Some(_) => {
+                Err(Error::invalid("`promote_alias` is of no use without `promote_if`: say when to promote"))
+            }
+            None => Ok(None),
+        };
+    };
+    let condition = condition.parse().map_err(|why| Error::invalid(format!("`promote_if`: {why}")))?;
+    let alias = alias.unwrap_or_else(|| LIVE.to_owned());
+    check_alias(&alias).map_err(|error| error.within("`promote_alias`"))?;
+    Ok(Some(Promotion { condition, alias }))
 }
 
 /// A share that leaves something on both sides.
@@ -115,6 +138,14 @@ mod tests {
         refused("`train_limit`", v1::JobSpec { train_limit: Some(0), ..Default::default() });
         refused("`validation_limit`", v1::JobSpec { validation_limit: Some(0), ..Default::default() });
         refused("`test_limit`", v1::JobSpec { test_limit: Some(0), ..Default::default() });
+        let promote = |condition: &str, alias: Option<&str>| v1::JobSpec {
+            promote_if: Some(condition.into()),
+            promote_alias: alias.map(str::to_owned),
+            ..Default::default()
+        };
+        refused("`promote_if`", promote("accuracy", None));
+        refused("`promote_alias`", promote("accuracy > 0", Some("7")));
+        refused("`promote_alias`", promote("", Some("live")));
         refused("`encoder`", v1::JobSpec { encoder: Some(String::new()), ..Default::default() });
     }
 
@@ -133,7 +164,10 @@ mod tests {
         every(CheckpointEvery::Epoch);
         every(CheckpointEvery::Steps(NonZeroU64::MAX));
         every(CheckpointEvery::Minutes(NonZeroU32::MIN));
+        spec.promotion =
+            Some(Promotion { condition: "f1 > current-0.01".parse().unwrap(), alias: "production".into() });
         let request = JobRequest::parse(v1::JobSpec::convert(&spec)).unwrap();
+        assert_eq!(request.promotion, spec.promotion);
         assert_eq!(request.hyperparameters, spec.hyperparameters);
         assert_eq!(request.train.unwrap().dataset, spec.train.dataset);
         assert_eq!((request.name, request.encoder), (Some(spec.name), Some(spec.encoder)));

@@ -234,6 +234,7 @@ mod tests {
             validation_limit: None,
             test_limit: None,
             hyperparameters: Default::default(),
+            promotion: None,
         }
     }
 

@@ -23,7 +23,7 @@ pub trait Plain: Element {}
 impl Element for Real {
     fn size(precision: Precision) -> usize {
         match precision {
-            Precision::Fp32 => size_of::<f32>(),
+            Precision::Fp32 | Precision::Int8 => size_of::<f32>(),
             Precision::Bf16 => size_of::<u16>(),
         }
     }

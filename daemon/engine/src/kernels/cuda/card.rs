@@ -69,7 +69,7 @@ impl Card {
         context.bind_to_thread().map_err(failed("be used by a thread"))?;
         let stream = context.new_stream().map_err(failed("open a stream"))?;
         let image = match precision {
-            Precision::Fp32 => FP32,
+            Precision::Fp32 | Precision::Int8 => FP32,
             Precision::Bf16 => BF16,
         };
         let image = aligned(image);
@@ -187,7 +187,7 @@ impl Driver for Card {
         self.bind()?;
         let Product { m, n, k, a, b, out, out_is_float, add } = product;
         let real = match self.precision {
-            Precision::Fp32 => CUDA_R_32F,
+            Precision::Fp32 | Precision::Int8 => CUDA_R_32F,
             Precision::Bf16 => CUDA_R_16BF,
         };
         let (one, beta) = (1f32, if add { 1f32 } else { 0f32 });

@@ -30,7 +30,7 @@ const PRECISIONS: [Precision; 2] = [Precision::Fp32, Precision::Bf16];
 pub(crate) fn on_every_device(test: impl Fn(&Stream, f64) -> Result<()>) {
     for precision in PRECISIONS {
         let epsilon = match precision {
-            Precision::Fp32 => 0.0,
+            Precision::Fp32 | Precision::Int8 => 0.0,
             Precision::Bf16 => 2f64.powi(-8),
         };
         for stream in streams(precision) {
@@ -107,7 +107,7 @@ pub(crate) fn round(stream: &Stream, values: Vec<f32>) -> Vec<f32> {
         f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
     };
     match stream.precision() {
-        Precision::Fp32 => values,
+        Precision::Fp32 | Precision::Int8 => values,
         Precision::Bf16 => values.into_iter().map(nearest).collect(),
     }
 }
@@ -120,7 +120,7 @@ impl Array<Real> {
         let mut bits = vec![0u8; self.len() * self.bytes_of_one()];
         stream.driver().download(self.start().address(), &mut bits).expect("a download");
         match stream.precision() {
-            Precision::Fp32 => {
+            Precision::Fp32 | Precision::Int8 => {
                 for (value, bits) in values.iter_mut().zip(bits.chunks_exact(4)) {
                     *value = f32::from_le_bytes(bits.try_into().expect("four bytes"));
                 }

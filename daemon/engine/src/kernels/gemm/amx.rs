@@ -8,9 +8,9 @@ use super::{Block, Epilogue};
 
 /// The shape of the tile registers: 16 rows of 64 bytes each.
 #[repr(C, align(64))]
-struct Configuration([u8; 64]);
+pub(super) struct Configuration(pub(super) [u8; 64]);
 
-static CONFIGURATION: Configuration = {
+pub(super) static CONFIGURATION: Configuration = {
     let mut bytes = [0; 64];
     bytes[0] = 1;
     let mut tile = 0;

@@ -99,6 +99,26 @@ impl Epilogue for Scaled<'_> {
     }
 }
 
+/// Stores `scales[row] * product`.
+pub(in super::super) struct RowScaled<'a> {
+    pub(in super::super) out: Rows<'a>,
+    pub(in super::super) scales: &'a [f32],
+}
+
+impl Epilogue for RowScaled<'_> {
+    fn width(&self) -> usize {
+        self.out.stride()
+    }
+
+    #[inline(always)]
+    unsafe fn store<const FMA: bool>(&self, row: usize, column: usize, values: &[f32]) {
+        // SAFETY: promised by the caller.
+        let out = unsafe { self.out.at(row, column, values.len()) };
+        let scale = self.scales[row];
+        out.iter_mut().zip(values).for_each(|(out, x)| *out = x * scale);
+    }
+}
+
 /// Adds the product to what is there.
 pub(in super::super) struct Added<'a> {
     pub(in super::super) out: Rows<'a>,

@@ -8,12 +8,14 @@
 //! Factors are packed as float32, or as pairs of bfloat16 where the processor multiplies those. With AMX a float32
 //! factor is three bfloat16 values whose sum it is, and a product the six partial products that matter (Henry, Tang
 //! and Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations"):
-//! as exact as float32 and faster.
+//! as exact as float32 and faster. Where a model only answers, weights and activations may also be 8-bit integers
+//! (`int8`).
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod epilogue;
 mod float;
+mod int8;
 mod matrix;
 mod packed;
 #[cfg(target_arch = "x86_64")]
@@ -21,7 +23,8 @@ mod pair;
 
 use rayon::prelude::*;
 
-pub(super) use epilogue::{Added, Epilogue, Rows, Scaled};
+pub(super) use epilogue::{Added, Epilogue, RowScaled, Rows, Scaled};
+pub(super) use int8::MOST_INNER as MOST_INT8_INPUTS;
 pub(super) use matrix::Matrix;
 pub use packed::Packed;
 
@@ -29,6 +32,12 @@ use super::Compute;
 use super::buffer::{Buffer, with_scratch};
 use super::calls::give_way;
 use super::isa::Set;
+
+/// Values of a left factor that one thread packs sooner than several would begin to.
+const PACKED_ALONE: usize = 1 << 14;
+
+/// Multiplications of 8-bit integers that a task does at least: some microseconds.
+const SMALLEST_TASK: usize = 1 << 20;
 
 /// How factors are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +47,8 @@ pub(super) enum Format {
     /// Pairs of bfloat16 values; a float32 value is the sum of so many.
     #[cfg(target_arch = "x86_64")]
     Pair { planes: usize },
+    /// 8-bit integers: the right factor is weights, the left one activations.
+    Int8,
 }
 
 impl Compute {
@@ -47,6 +58,7 @@ impl Compute {
             Format::Float { .. } => float::shape(self.isa()).1,
             #[cfg(target_arch = "x86_64")]
             Format::Pair { .. } => pair::WIDTH,
+            Format::Int8 => int8::WIDTH,
         }
     }
 
@@ -56,6 +68,7 @@ impl Compute {
             Format::Float { .. } => inner * float::shape(self.isa()).1,
             #[cfg(target_arch = "x86_64")]
             Format::Pair { planes } => pair::panel_values(inner, planes),
+            Format::Int8 => int8::panel_values(inner),
         }
     }
 
@@ -65,9 +78,29 @@ impl Compute {
             Format::Float { .. } => float::shape(self.isa()).0 * 8,
             #[cfg(target_arch = "x86_64")]
             Format::Pair { .. } => 128,
+            Format::Int8 => 6 * int8::ROWS,
         };
         let bytes = self.left_values(rows, inner) * size_of::<f32>();
         if bytes > 1 << 20 { rows / 2 } else { rows }
+    }
+
+    /// Whether a left factor needs no packing: its rows are float32 as they lie, and so far apart that the cache holds some
+    /// of them beside each other.
+    fn reads_where_it_lies(self, a: Matrix<'_>) -> bool {
+        self.format() == Format::Float { rounded: false } && !a.turned && !a.stride.is_multiple_of(1024)
+    }
+
+    /// Groups of panels that a product of so many blocks of rows is cut into.
+    fn groups(self, a: Matrix<'_>, columns: usize, blocks: usize, panels: usize) -> usize {
+        if blocks >= 12 {
+            return 1;
+        }
+        // Two dozen tasks, unless they became tiny: enough for many threads.
+        let most = 24_usize.div_ceil(blocks);
+        match self.format() {
+            Format::Int8 => most.min(a.rows * a.columns * columns / SMALLEST_TASK / blocks).clamp(1, panels),
+            _ => most.min(panels.div_ceil(2)),
+        }
     }
 
     /// Rows of the left factor that are packed together.
@@ -76,6 +109,7 @@ impl Compute {
             Format::Float { .. } => float::shape(self.isa()).0,
             #[cfg(target_arch = "x86_64")]
             Format::Pair { .. } => pair::STRIPS * pair::SIDE,
+            Format::Int8 => int8::ROWS,
         }
     }
 
@@ -85,15 +119,19 @@ impl Compute {
             Format::Float { .. } => rows.next_multiple_of(self.piece_rows()) * inner,
             #[cfg(target_arch = "x86_64")]
             Format::Pair { planes } => pair::left_values(rows, inner, planes),
+            Format::Int8 => int8::left_values(rows, inner),
         }
     }
 }
 
-/// The product `a b` on all threads of the current pool, each finished part given to `epilogue`.
+/// The product `a b` on all threads of the current pool, or on this one if it is to be alone, each finished part given to `epilogue`.
 ///
 /// # Panics
 /// When `a` has not as many columns as `b` has rows, or the result's rows have no room for those of the product.
 pub(super) fn multiply<E: Epilogue>(compute: Compute, a: Matrix<'_>, b: &Packed, epilogue: E) {
+    if compute.is_alone {
+        return with_scratch(|[scratch]| multiply_here(compute, a, b, scratch, epilogue));
+    }
     check(a, b, &epilogue);
     let epilogue = &epilogue;
     let panels = b.columns.div_ceil(compute.panel_width());
@@ -102,8 +140,7 @@ pub(super) fn multiply<E: Epilogue>(compute: Compute, a: Matrix<'_>, b: &Packed,
     }
     let height = compute.block_rows(a.columns);
     let blocks = a.rows.div_ceil(height);
-    // Two dozen tasks, unless they became tiny: enough for many threads.
-    let groups = if blocks >= 12 { 1 } else { 24_usize.div_ceil(blocks).min(panels.div_ceil(2)) };
+    let groups = compute.groups(a, b.columns, blocks, panels);
     let group = panels.div_ceil(groups);
     let groups = panels.div_ceil(group);
     let rows_of = |block: usize| block * height..((block + 1) * height).min(a.rows);
@@ -113,7 +150,7 @@ pub(super) fn multiply<E: Epilogue>(compute: Compute, a: Matrix<'_>, b: &Packed,
             with_scratch(|[scratch]| {
                 let packed = scratch.reserve(compute.left_values(rows_of(block).len(), a.columns));
                 pack_left(compute, a, rows_of(block), packed);
-                block_product(compute, a, packed, b, rows_of(block), 0..panels, epilogue);
+                block_product(compute, a, Some(packed), b, rows_of(block), 0..panels, epilogue);
             });
         });
         return;
@@ -124,7 +161,11 @@ pub(super) fn multiply<E: Epilogue>(compute: Compute, a: Matrix<'_>, b: &Packed,
         let packed = scratch.reserve(blocks * stride);
         // Rows are packed in smaller pieces than they are multiplied in.
         let pieces = height / compute.piece_rows();
-        if stride > 0 {
+        if a.rows * a.columns <= PACKED_ALONE {
+            for (block, out) in packed.chunks_mut(stride.max(1)).enumerate() {
+                pack_left(compute, a, rows_of(block), out);
+            }
+        } else if stride > 0 {
             packed.par_chunks_mut(stride / pieces).enumerate().for_each(|(piece, out)| {
                 let first = (piece * compute.piece_rows()).min(a.rows);
                 pack_left(compute, a, first..(first + compute.piece_rows()).min(a.rows), out);
@@ -137,7 +178,7 @@ pub(super) fn multiply<E: Epilogue>(compute: Compute, a: Matrix<'_>, b: &Packed,
             let (block, index) = (task % blocks, task / blocks);
             let panels = index * group..((index + 1) * group).min(panels);
             let packed = &packed[block * stride..(block + 1) * stride];
-            block_product(compute, a, packed, b, rows_of(block), panels, epilogue);
+            block_product(compute, a, Some(packed), b, rows_of(block), panels, epilogue);
         });
     });
 }
@@ -159,9 +200,13 @@ pub(super) fn multiply_here<E: Epilogue>(
     let height = compute.block_rows(a.columns);
     for first in (0..a.rows).step_by(height) {
         let rows = first..(first + height).min(a.rows);
+        if compute.reads_where_it_lies(a) {
+            block_product(compute, a, None, b, rows, 0..panels, epilogue);
+            continue;
+        }
         let packed = scratch.reserve(compute.left_values(rows.len(), a.columns));
         pack_left(compute, a, rows.clone(), packed);
-        block_product(compute, a, packed, b, rows, 0..panels, epilogue);
+        block_product(compute, a, Some(packed), b, rows, 0..panels, epilogue);
     }
 }
 
@@ -178,21 +223,22 @@ fn pack_left(compute: Compute, a: Matrix<'_>, rows: std::ops::Range<usize>, out:
             let height = float::shape(compute.isa()).0;
             if a.columns > 0 {
                 for (first, out) in rows.step_by(height).zip(out.chunks_mut(height * a.columns)) {
-                    float::pack(a, first, height, rounded, out);
+                    float::pack(compute.isa(), a, first, height, rounded, out);
                 }
             }
         }
         #[cfg(target_arch = "x86_64")]
         // SAFETY: this format is only chosen when the processor has AVX-512 and its bfloat16 part.
         Format::Pair { planes } => unsafe { pair::pack_left(a, rows, planes, out) },
+        Format::Int8 => int8::pack_left(compute.isa(), a, rows, out),
     }
 }
 
-/// The rows `rows` of a product, which are packed, in the columns of the panels `panels`.
+/// The rows `rows` of a product, which are packed or read where they lie, in the columns of the panels `panels`.
 fn block_product<E: Epilogue>(
     compute: Compute,
     a: Matrix<'_>,
-    packed: &[f32],
+    packed: Option<&[f32]>,
     b: &Packed,
     rows: std::ops::Range<usize>,
     panels: std::ops::Range<usize>,
@@ -201,24 +247,28 @@ fn block_product<E: Epilogue>(
     let stride = compute.panel_values(b.inner);
     let panel = |index: usize| &b.buffer[index * stride..(index + 1) * stride];
     let place = Block { a, first_row: rows.start, rows: rows.len(), columns: b.columns };
+    let rows = packed.unwrap_or_default();
     match (compute.format(), compute.isa().set()) {
         // SAFETY: there is no `Isa` of a set that the processor lacks.
         #[cfg(target_arch = "x86_64")]
-        (Format::Float { .. }, Set::Avx2) => unsafe { float::avx2(&place, packed, panels, panel, epilogue) },
+        (Format::Float { .. }, Set::Avx2 | Set::AvxVnni) => unsafe {
+            float::avx2(&place, packed, panels, panel, epilogue);
+        },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        (Format::Float { .. }, set) if set > Set::Avx2 => unsafe {
+        (Format::Float { .. }, set) if set >= Set::Avx512 => unsafe {
             float::avx512(&place, packed, panels, panel, epilogue);
         },
         (Format::Float { .. }, _) => float::portable(&place, packed, panels, panel, epilogue),
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         (Format::Pair { planes }, Set::Amx) => unsafe {
-            amx::tiles(&place, planes, packed, panels, panel, epilogue);
+            amx::tiles(&place, planes, rows, panels, panel, epilogue);
         },
         // SAFETY: this format is only chosen when the processor has AVX-512 and its bfloat16 part.
         #[cfg(target_arch = "x86_64")]
-        (Format::Pair { .. }, _) => unsafe { pair::avx512(&place, packed, panels, panel, epilogue) },
+        (Format::Pair { .. }, _) => unsafe { pair::avx512(&place, rows, panels, panel, epilogue) },
+        (Format::Int8, _) => int8::tiles(compute.isa(), &place, rows, panels, panel, epilogue),
     }
 }
 

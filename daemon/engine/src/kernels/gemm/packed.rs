@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
 use super::pair;
-use super::{Format, Matrix, float};
+use super::{Format, Matrix, float, int8};
 use crate::kernels::Compute;
 use crate::kernels::buffer::Buffer;
 
@@ -44,6 +44,12 @@ impl Packed {
         }
     }
 
+    /// The same, and the product gets as many columns as there are in whole panels: those beyond the factor's are 0.
+    pub(in super::super) fn pack_wide(&mut self, compute: Compute, factor: Matrix<'_>) {
+        self.pack_here(compute, factor);
+        self.columns = self.columns.next_multiple_of(compute.panel_width());
+    }
+
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
         self.buffer.bytes()
@@ -59,11 +65,12 @@ fn pack_panels(compute: Compute, factor: Matrix<'_>, first: usize, out: &mut [f3
         Format::Float { rounded } => {
             let width = float::shape(compute.isa()).1;
             for (panel, out) in out.chunks_mut(width * factor.rows).enumerate() {
-                float::pack(factor.t(), first + panel * width, width, rounded, out);
+                float::pack(compute.isa(), factor.t(), first + panel * width, width, rounded, out);
             }
         }
         #[cfg(target_arch = "x86_64")]
         // SAFETY: this format is only chosen when the processor has AVX-512 and its bfloat16 part.
         Format::Pair { planes } => unsafe { pair::pack_right(factor, first, planes, out) },
+        Format::Int8 => int8::pack_right(compute.isa(), factor, first, out),
     }
 }

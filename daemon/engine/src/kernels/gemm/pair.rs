@@ -38,7 +38,7 @@ pub(super) fn left_values(rows: usize, inner: usize, planes: usize) -> usize {
 }
 
 /// One plane of a block: a register a row.
-type Plane = [__m512i; SIDE];
+pub(super) type Plane = [__m512i; SIDE];
 
 /// Packs rows of a left factor.
 ///
@@ -133,8 +133,11 @@ unsafe fn store<const PLANES: usize>(planes: &[Plane; PLANES], out: &mut [f32], 
 }
 
 /// Reads up to sixteen values, 0 beyond `count`.
+///
+/// # Safety
+/// As [`transpose`].
 #[inline(always)]
-unsafe fn load(values: &[f32], start: usize, count: usize) -> __m512 {
+pub(super) unsafe fn load(values: &[f32], start: usize, count: usize) -> __m512 {
     let count = count.min(SIDE);
     let values = &values[start..start + count];
     // SAFETY: only the first `count` values are read.
@@ -243,8 +246,12 @@ unsafe fn transposed<const PLANES: usize>(mut planes: [Plane; PLANES]) -> [Plane
     planes
 }
 
+/// The transpose of sixteen rows of sixteen 32-bit values.
+///
+/// # Safety
+/// The processor must have AVX-512. It is inlined into code that is compiled for it.
 #[inline(always)]
-unsafe fn transpose(rows: Plane) -> Plane {
+pub(super) unsafe fn transpose(rows: Plane) -> Plane {
     // SAFETY: as said above.
     unsafe {
         let mut a = rows;

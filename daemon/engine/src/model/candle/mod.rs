@@ -10,7 +10,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use super::architecture::Activation;
-use super::backend::{Backend, Learning, Platform, Saved, Start, State, answers_alone};
+use super::backend::{Backend, Learning, Platform, Saved, Start, State, answers_alone, no_int8};
 use super::declaration::Declaration;
 use super::memory::{Memory, Workload};
 use super::needs::Need;
@@ -54,6 +54,9 @@ impl Platform for Candle {
                  with {}=kernels, or use `precision = fp32`",
                 cuda::VARIABLE
             )));
+        }
+        if precision == Precision::Int8 {
+            return Err(no_int8());
         }
         declaration.architecture.check_needs("candle, which computes on this device,", &COMPUTES)
     }

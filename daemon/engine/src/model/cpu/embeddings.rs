@@ -48,17 +48,30 @@ impl Embeddings {
         }
     }
 
-    /// The first layer's input, `[T, H]`, of the tokens in `tape.rows`. The projection's weight is prepared anew unless
-    /// it is as it was (`is_current`).
+    /// Prepares the projection's weight, on this thread alone.
+    pub(super) fn prepare(&mut self, parameters: &Parameters) {
+        if let Some(projection) = self.of.projection {
+            self.projection.forward_here(self.compute, linear(parameters, projection));
+        }
+    }
+
+    /// The same on all threads, after it has moved.
+    pub(super) fn prepare_again(&mut self, parameters: &Parameters) {
+        if let Some(projection) = self.of.projection {
+            self.projection.forward(self.compute, linear(parameters, projection));
+        }
+    }
+
+    /// The first layer's input, `[T, H]`, of the tokens in `tape.rows`.
     pub(super) fn forward(
-        &mut self,
+        &self,
+        compute: Compute,
         parameters: &Parameters,
         mode: Mode,
-        is_current: bool,
         tape: &mut EmbeddingTape,
         out: &mut Buffer,
     ) {
-        let (compute, tokens) = (self.compute, tape.rows.words.len());
+        let tokens = tape.rows.words.len();
         let tables = tables(&self.of, &tape.rows);
         let lookups: Vec<Lookup<'_>> =
             tables.map(|(table, rows)| Lookup { table: parameters.of(table), rows }).collect();
@@ -74,9 +87,6 @@ impl Embeddings {
         norm.forward(compute, &mut tape.normal, None, None, narrow);
         drop_out(compute, mode, narrow);
         let projection = linear(parameters, projection);
-        if !is_current {
-            self.projection.forward(compute, projection);
-        }
         self.projection.apply(compute, narrow, projection.bias, out.reserve(tokens * self.hidden));
     }
 

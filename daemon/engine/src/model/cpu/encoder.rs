@@ -7,6 +7,7 @@ use super::super::declaration::Declaration;
 use super::super::keep::Keep;
 use super::super::noise::Mode;
 use super::super::parameters::Parameters;
+use super::answer::LayerWork;
 use super::embeddings::{EmbeddingTape, Embeddings};
 use super::gradients::Gradients;
 use super::layer::{Layer, LayerTape, PreparedLayer, Work};
@@ -29,9 +30,9 @@ pub(super) struct Encoder {
     declaration: Arc<Declaration>,
     compute: Compute,
     embeddings: Embeddings,
-    /// One for each set of a layer's parameters, kept while the weights stay as they are; or one for all of them in turn.
+    /// One for each set of a layer's parameters, which are kept; or one for all of them in turn.
     layers: Vec<PreparedLayer>,
-    /// Whether the kept ones are those of the present weights.
+    /// Whether the projection is that of the present weights.
     is_current: bool,
 }
 
@@ -47,6 +48,7 @@ pub(super) struct Tape {
     hidden: Vec<Buffer>,
     layers: Vec<LayerTape>,
     work: Work,
+    answer: LayerWork,
     /// The pass that it is of.
     pass: Option<Pass>,
 }
@@ -60,7 +62,7 @@ struct Pass {
 }
 
 impl Encoder {
-    /// With `keep`, weights are prepared once and not again before they move: for inference.
+    /// With `keep`, weights are prepared once ([`Encoder::prepare`]): for a model that answers alone.
     pub(super) fn new(declaration: &Arc<Declaration>, compute: Compute, keep: bool) -> Self {
         let count = if keep { declaration.architecture.own_layers() } else { 1 };
         Self {
@@ -99,12 +101,11 @@ impl Encoder {
         tape.begin(self.architecture(), batch, Pass { mode, reach, keep });
         tape.hidden.resize_with(tape.hidden.len().max(keep.hidden(count)), Buffer::default);
         tape.layers.resize_with(tape.layers.len().max(keep.tapes(count)), LayerTape::default);
-        let is_current = self.is_current;
-        let out = &mut tape.hidden[0];
-        self.embeddings.forward(parameters, mode, is_current, &mut tape.embeddings, out);
-        if !is_current {
-            self.prepare(parameters);
+        if !self.is_current {
+            self.embeddings.prepare_again(parameters);
         }
+        let out = &mut tape.hidden[0];
+        self.embeddings.forward(self.compute, parameters, mode, &mut tape.embeddings, out);
         let declaration = self.declaration.clone();
         for index in 0..count {
             let queries = asked(&tape.first, &tape.tokens, index + 1 == count && reach == Reach::First);
@@ -117,8 +118,32 @@ impl Encoder {
         &tape.hidden[keep.slot(count)]
     }
 
-    /// Prepares what is kept, each set of parameters once.
-    fn prepare(&mut self, parameters: &Parameters) {
+    /// The last hidden state of each sequence's first token, into `out`, `[B, H]`, on this thread alone.
+    ///
+    /// # Panics
+    /// When the weights were not prepared to be kept.
+    pub(super) fn answer(&self, parameters: &Parameters, batch: &Batch, tape: &mut Tape, out: &mut [f32]) {
+        let (compute, mode, count) = (self.compute.alone(), Mode::Evaluate, self.count());
+        tape.begin(self.architecture(), batch, Pass { mode, reach: Reach::First, keep: Keep::Nothing });
+        tape.hidden.resize_with(tape.hidden.len().max(2), Buffer::default);
+        self.embeddings.forward(compute, parameters, mode, &mut tape.embeddings, &mut tape.hidden[0]);
+        for index in 0..count {
+            let is_last = index + 1 == count;
+            let queries = asked(&tape.first, &tape.tokens, is_last);
+            let layer = layer(&self.declaration, compute, parameters, index, mode, &tape.tokens, queries);
+            let prepared = self.layers[layer.of.form.parameters].kept();
+            let (input, output) =
+                two(&mut tape.hidden, Keep::Nothing.slot(index), Keep::Nothing.slot(index + 1));
+            let output = if is_last { &mut *out } else { output.reserve(input.len()) };
+            layer.answer(prepared, input, &mut tape.answer, output);
+        }
+    }
+
+    /// Prepares what is kept, each set of parameters once, on this thread alone. No pass reads these weights from
+    /// `parameters` then.
+    pub(super) fn prepare(&mut self, parameters: &Parameters) {
+        self.embeddings.prepare(parameters);
+        self.is_current = true;
         let declaration = self.declaration.clone();
         let mut before = None;
         for (index, of) in declaration.layers.iter().enumerate() {
@@ -184,16 +209,12 @@ impl Tape {
         self.first.extend(0..=batch.len() as u32);
     }
 
-    /// Tokens of the last pass.
-    pub(super) fn tokens(&self) -> usize {
-        self.embeddings.rows.words.len()
-    }
-
     /// Bytes that it takes.
     pub(super) fn bytes(&self) -> usize {
         self.hidden.iter().map(Buffer::bytes).sum::<usize>()
             + self.layers.iter().map(LayerTape::bytes).sum::<usize>()
             + self.embeddings.bytes()
+            + self.answer.bytes()
             + self.work.bytes()
     }
 }

@@ -35,7 +35,8 @@ impl Head {
             of: declaration.head,
             width: declaration.architecture.hidden_size,
             labels: declaration.labels,
-            compute,
+            // One row a text: that costs little, and logits keep their digits.
+            compute: compute.without_weights(),
             dense: Prepared::default(),
             output: Prepared::default(),
             is_current: false,
@@ -54,7 +55,14 @@ impl Head {
         self.is_current = false;
     }
 
-    fn prepare(&mut self, parameters: &Parameters) {
+    /// Prepares the weights for the forward pass once and for all, on this thread alone: of a model that answers alone.
+    pub(super) fn prepare(&mut self, parameters: &Parameters) {
+        self.dense.forward_here(self.compute, linear(parameters, self.of.dense));
+        self.output.forward_here(self.compute, linear(parameters, self.of.output));
+        self.is_current = true;
+    }
+
+    fn prepare_again(&mut self, parameters: &Parameters) {
         if self.is_current {
             return;
         }
@@ -68,7 +76,7 @@ impl Head {
 
     /// The logits, `[B, labels]`, of the hidden states `x`, `[B, H]`.
     pub(super) fn forward(&mut self, parameters: &Parameters, x: &[f32], mode: Mode) -> &[f32] {
-        self.prepare(parameters);
+        self.prepare_again(parameters);
         let compute = self.compute;
         let input = self.input.reserve(x.len());
         input.copy_from_slice(x);

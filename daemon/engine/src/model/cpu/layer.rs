@@ -37,11 +37,11 @@ pub(super) enum PreparedLayer {
 }
 
 /// The products of a layer.
-const PRODUCTS: usize = 5;
+pub(super) const PRODUCTS: usize = 5;
 
 /// One of them.
 #[derive(Clone, Copy)]
-enum Product {
+pub(super) enum Product {
     Query,
     KeyValue,
     AttentionOutput,
@@ -54,7 +54,7 @@ impl PreparedLayer {
         if keep { Self::Kept(Box::default()) } else { Self::AtWork(Prepared::default()) }
     }
 
-    /// Prepares what is kept for the forward pass.
+    /// Prepares what is kept for the forward pass, on this thread alone.
     pub(super) fn keep(&mut self, layer: &Layer<'_>) {
         if let Self::Kept(all) = self {
             let products = [
@@ -65,8 +65,19 @@ impl PreparedLayer {
                 Product::Output,
             ];
             for (prepared, product) in all.iter_mut().zip(products) {
-                prepared.forward(layer.compute, layer.weight(product));
+                prepared.forward_here(layer.compute, layer.weight(product));
             }
+        }
+    }
+
+    /// Those that are kept.
+    ///
+    /// # Panics
+    /// When they are not.
+    pub(super) fn kept(&self) -> &[Prepared; PRODUCTS] {
+        match self {
+            Self::Kept(all) => all,
+            Self::AtWork(_) => unreachable!("a model that learns keeps no prepared weights"),
         }
     }
 
@@ -166,15 +177,15 @@ pub(super) struct Layer<'a> {
 }
 
 impl<'a> Layer<'a> {
-    fn linear(&self, of: declaration::Linear) -> Linear<'a> {
+    pub(super) fn linear(&self, of: declaration::Linear) -> Linear<'a> {
         linear(self.parameters, of)
     }
 
-    fn norm(&self, of: Norm) -> LayerNorm<'a> {
+    pub(super) fn norm(&self, of: Norm) -> LayerNorm<'a> {
         norm(self.parameters, of, self.eps)
     }
 
-    fn gelu(&self) -> Gelu {
+    pub(super) fn gelu(&self) -> Gelu {
         let (FeedForward::Plain(activation) | FeedForward::Gated(activation)) = self.of.form.feed_forward;
         gelu(activation)
     }
@@ -188,17 +199,16 @@ impl<'a> Layer<'a> {
     }
 
     fn weight(&self, product: Product) -> Linear<'a> {
-        let (query, key_value) = self.query_and_key_value();
         match product {
-            Product::Query => query,
-            Product::KeyValue => key_value,
+            Product::Query => self.query_and_key_value().0,
+            Product::KeyValue => self.query_and_key_value().1,
             Product::AttentionOutput => self.linear(self.of.attention_output),
             Product::Intermediate => self.linear(self.of.intermediate),
             Product::Output => self.linear(self.of.output),
         }
     }
 
-    fn attention(&self) -> Attention<'a> {
+    pub(super) fn attention(&self) -> Attention<'a> {
         Attention {
             queries: self.queries,
             tokens: self.tokens,
@@ -208,12 +218,21 @@ impl<'a> Layer<'a> {
         }
     }
 
+    /// The first row of each sequence.
+    pub(super) fn gather<'r>(&self, x: &[f32], rows: &'r mut Buffer) -> &'r mut [f32] {
+        let gathered = rows.reserve(self.rows() * self.width);
+        for (row, &token) in gathered.chunks_mut(self.width).zip(self.tokens) {
+            row.copy_from_slice(&x[token as usize * self.width..][..self.width]);
+        }
+        gathered
+    }
+
     /// Whether only the first row of each sequence is asked for.
-    fn is_partial(&self) -> bool {
+    pub(super) fn is_partial(&self) -> bool {
         self.queries != self.tokens
     }
 
-    fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.queries.last().map_or(0, |&end| end as usize)
     }
 
@@ -229,24 +248,22 @@ impl<'a> Layer<'a> {
     ) {
         let (compute, width, rows) = (self.compute, self.width, self.rows());
         let inner = self.linear(self.of.intermediate).bias;
-        let (query, key_value) = self.query_and_key_value();
+        // The weights themselves may have gone.
+        let (query_bias, key_value_bias) = self.linear(self.of.qkv).bias.split_at(width);
         if self.is_partial() {
-            let gathered = tape.rows.reserve(rows * width);
-            for (row, &token) in gathered.chunks_mut(width).zip(self.tokens) {
-                row.copy_from_slice(&x[token as usize * width..][..width]);
-            }
+            self.gather(x, &mut tape.rows);
         }
         let asked = if self.is_partial() { &*tape.rows } else { x };
         prepared.forward(self, Product::Query).apply(
             compute,
             asked,
-            query.bias,
+            query_bias,
             tape.query.reserve(rows * width),
         );
         prepared.forward(self, Product::KeyValue).apply(
             compute,
             x,
-            key_value.bias,
+            key_value_bias,
             tape.key_value.reserve(2 * x.len()),
         );
         let context = tape.context.reserve(rows * width);

@@ -1,6 +1,7 @@
 //! The backend on the CPU: Hone's own code.
 
 mod adam;
+mod answer;
 mod embeddings;
 mod encoder;
 mod gradients;
@@ -19,10 +20,10 @@ use super::needs::Need;
 use super::noise::Mode;
 use super::parameters::{Parameter, Parameters};
 use crate::batch::Batch;
-use crate::kernels::{Buffer, Compute, Isa, Precision, fastest_precision};
+use crate::kernels::{Buffer, Compute, Isa, MOST_INT8_INPUTS, Precision, fastest_precision};
 use adam::Adam;
 use gradients::Gradients;
-use hone_base::error::Result;
+use hone_base::error::{Error, Result};
 use network::Network;
 
 /// What it computes beyond BERT's layers.
@@ -41,8 +42,17 @@ const COMPUTES: [Need; 7] = [
 pub struct Cpu;
 
 impl Platform for Cpu {
-    fn check(&self, declaration: &Declaration, _: Precision) -> Result<()> {
-        declaration.architecture.check_needs("the CPU's engine", &COMPUTES)
+    fn check(&self, declaration: &Declaration, precision: Precision) -> Result<()> {
+        let architecture = &declaration.architecture;
+        let widths = [architecture.embedding_size, architecture.hidden_size, architecture.intermediate_size];
+        let widest = widths.into_iter().max().unwrap_or_default();
+        if precision == Precision::Int8 && widest > MOST_INT8_INPUTS {
+            return Err(Error::precondition(format!(
+                "the encoder has layers of {widest} inputs, and products of 8-bit integers take up to \
+                 {MOST_INT8_INPUTS}; use `precision = fp32`"
+            )));
+        }
+        architecture.check_needs("the CPU's engine", &COMPUTES)
     }
 
     fn fastest(&self) -> Result<[Precision; 2]> {
@@ -87,12 +97,23 @@ impl CpuBackend {
     ///
     /// # Errors
     ///
-    /// When the CPU's engine does not compute such a classifier.
+    /// When the CPU's engine does not compute such a classifier, or is to learn in 8-bit integers.
     pub fn open(start: Start) -> Result<Self> {
         let Start { declaration, parameters, compute, learning } = start;
         Cpu.check(&declaration, compute.precision())?;
-        let network = Network::new(&declaration, compute, learning.is_none());
-        let learner = learning.map(|learning| Learner::new(&declaration, &parameters, learning));
+        let Some(learning) = learning else {
+            let network = Network::prepared(&declaration, compute, &parameters);
+            // What products read lies in the network, once.
+            let parameters = parameters.without(&declaration.products());
+            return Ok(Self { parameters, network, learner: None });
+        };
+        if compute.precision() == Precision::Int8 {
+            return Err(Error::precondition(
+                "a model cannot learn in 8-bit integers, only answer: use `precision = auto`, `fp32` or `bf16`",
+            ));
+        }
+        let network = Network::new(&declaration, compute);
+        let learner = Some(Learner::new(&declaration, &parameters, learning));
         Ok(Self { parameters, network, learner })
     }
 
@@ -165,9 +186,8 @@ impl Backend for CpuBackend {
     }
 
     fn parameters(&mut self) -> Result<&Parameters> {
-        if let Some(learner) = &mut self.learner {
-            learner.adam.settle(&mut self.parameters)?;
-        }
+        let learner = self.learner.as_mut().ok_or_else(answers_alone)?;
+        learner.adam.settle(&mut self.parameters)?;
         Ok(&self.parameters)
     }
 

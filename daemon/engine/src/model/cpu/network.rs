@@ -7,6 +7,7 @@ use super::super::declaration::Declaration;
 use super::super::keep::Keep;
 use super::super::noise::Mode;
 use super::super::parameters::Parameters;
+use super::answer::Groups;
 use super::encoder::{Encoder, Reach, Tape};
 use super::gradients::Gradients;
 use super::head::Head;
@@ -22,13 +23,44 @@ pub(super) struct Network {
     tape: Tape,
     grad: Buffer,
     mode: Mode,
+    /// Of a model that answers alone.
+    groups: Option<Groups>,
+    first: Buffer,
+    /// Tokens of the last pass.
+    tokens: usize,
 }
 
 impl Network {
-    /// With `keep`, weights are prepared once and not again before they move: for a model that answers alone.
-    pub(super) fn new(declaration: &Arc<Declaration>, compute: Compute, keep: bool) -> Self {
-        let (encoder, head) = (Encoder::new(declaration, compute, keep), Head::new(declaration, compute));
-        Self { encoder, head, tape: Tape::default(), grad: Buffer::default(), mode: Mode::Evaluate }
+    /// One that learns: weights are prepared whenever they have moved.
+    pub(super) fn new(declaration: &Arc<Declaration>, compute: Compute) -> Self {
+        Self::with(Encoder::new(declaration, compute, false), Head::new(declaration, compute))
+    }
+
+    /// One that answers alone: weights are prepared now, on this thread, and no pass reads them from `parameters`.
+    pub(super) fn prepared(
+        declaration: &Arc<Declaration>,
+        compute: Compute,
+        parameters: &Parameters,
+    ) -> Self {
+        let mut network =
+            Self::with(Encoder::new(declaration, compute, true), Head::new(declaration, compute));
+        network.encoder.prepare(parameters);
+        network.head.prepare(parameters);
+        network.groups = Some(Groups::default());
+        network
+    }
+
+    fn with(encoder: Encoder, head: Head) -> Self {
+        Self {
+            encoder,
+            head,
+            tape: Tape::default(),
+            grad: Buffer::default(),
+            mode: Mode::Evaluate,
+            groups: None,
+            first: Buffer::default(),
+            tokens: 0,
+        }
     }
 
     /// That of the encoder.
@@ -50,7 +82,7 @@ impl Network {
         mode: Mode,
         checkpointing: bool,
     ) -> &[f32] {
-        self.mode = mode;
+        (self.mode, self.tokens) = (mode, batch.tokens());
         let keep = if checkpointing { Keep::Inputs } else { Keep::All };
         let x = self.encoder.forward(parameters, batch, mode, Reach::First, keep, &mut self.tape);
         self.head.forward(parameters, x, mode)
@@ -69,25 +101,34 @@ impl Network {
 
     /// The logits of each sequence, `[B, labels]` row by row, without dropout.
     pub(super) fn evaluate(&mut self, parameters: &Parameters, batch: &Batch) -> &[f32] {
+        self.tokens = batch.tokens();
         let (mode, keep) = (Mode::Evaluate, Keep::Nothing);
+        let groups = self.groups.as_mut();
+        let is_done = groups
+            .is_some_and(|groups| groups.first_states(&self.encoder, parameters, batch, &mut self.first));
+        if is_done {
+            return self.head.forward(parameters, &self.first, mode);
+        }
         let x = self.encoder.forward(parameters, batch, mode, Reach::First, keep, &mut self.tape);
         self.head.forward(parameters, x, mode)
     }
 
     /// The last hidden states of all tokens, `[T, H]` row by row.
     pub(super) fn hidden(&mut self, parameters: &Parameters, batch: &Batch) -> &[f32] {
+        self.tokens = batch.tokens();
         let (mode, keep) = (Mode::Evaluate, Keep::Nothing);
         self.encoder.forward(parameters, batch, mode, Reach::All, keep, &mut self.tape)
     }
 
     /// Tokens of the last pass.
     pub(super) fn tokens(&self) -> usize {
-        self.tape.tokens()
+        self.tokens
     }
 
     /// Bytes of the prepared weights, and of the passes' memory.
     pub(super) fn bytes(&self) -> (usize, usize) {
         let [prepared, memory] = self.head.bytes();
-        (self.encoder.bytes() + prepared, memory + self.tape.bytes() + self.grad.bytes())
+        let groups = self.groups.as_ref().map_or(0, Groups::bytes) + self.first.bytes();
+        (self.encoder.bytes() + prepared, memory + self.tape.bytes() + groups + self.grad.bytes())
     }
 }

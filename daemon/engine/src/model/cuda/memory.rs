@@ -14,7 +14,7 @@ pub(super) fn estimate(
     let largest = workload.largest(lengths);
     let all = declaration.count(|_| true);
     let real = match precision {
-        Precision::Fp32 => FLOAT,
+        Precision::Fp32 | Precision::Int8 => FLOAT,
         Precision::Bf16 => FLOAT / 2,
     };
     Memory {

@@ -16,7 +16,7 @@ use candle_core::Device;
 use candle_core::DeviceLocation;
 
 use super::architecture::{Activation, Architecture};
-use super::backend::{Backend, Platform, Saved, Start, State, answers_alone};
+use super::backend::{Backend, Platform, Saved, Start, State, answers_alone, no_int8};
 use super::declaration::Declaration;
 use super::keep::Keep;
 use super::memory::{Memory, Workload};
@@ -73,7 +73,10 @@ impl Cuda {
 }
 
 impl Platform for Cuda {
-    fn check(&self, declaration: &Declaration, _: Precision) -> Result<()> {
+    fn check(&self, declaration: &Declaration, precision: Precision) -> Result<()> {
+        if precision == Precision::Int8 {
+            return Err(no_int8());
+        }
         check(&declaration.architecture)
     }
 
@@ -92,6 +95,7 @@ impl Platform for Cuda {
     }
 
     fn open(&self, start: Start) -> Result<Box<dyn Backend>> {
+        self.check(&start.declaration, start.compute.precision())?;
         let stream = self.stream(start.compute.precision())?;
         Ok(Box::new(CudaBackend::open(&stream, start)?))
     }

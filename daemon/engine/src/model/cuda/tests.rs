@@ -108,7 +108,7 @@ fn with_dropout_logits_and_summed_gradients_are_those_of_the_cpu() {
         let gradients = gradients_of(&mut cpu);
         for stream in every_stream() {
             let (of_logits, of_gradients) = match stream.precision() {
-                Precision::Fp32 => (1e-5, 1e-4),
+                Precision::Fp32 | Precision::Int8 => (1e-5, 1e-4),
                 Precision::Bf16 => (0.05, 0.1),
             };
             let mut gpu = on_gpu(family, &plain(), &stream);

@@ -1,5 +1,7 @@
 //! Attention over packed sequences (Vaswani et al. 2017): every query attends to the tokens of its own sequence.
 
+mod answer;
+
 use rayon::prelude::*;
 
 use super::buffer::{Shared, with_scratch};
@@ -8,7 +10,7 @@ use super::dropout::multiply;
 use super::gemm::{Matrix, Packed, Rows, Scaled, multiply_here};
 use super::isa::vectorised;
 use super::math::{dot, exp, largest, replace, sum};
-use super::{Buffer, Compute, Dropout};
+use super::{Buffer, Compute, Dropout, Precision};
 
 /// What attends to what.
 ///
@@ -115,9 +117,12 @@ impl Attention<'_> {
     /// token, sequences do not follow one another, or the heads do not share the columns equally.
     pub fn forward(&self, compute: Compute, q: &[f32], kv: &[f32], out: &mut [f32]) {
         self.check(q, kv, out);
-        let isa = compute.isa();
+        let (isa, compute) = (compute.isa(), compute.without_weights());
+        if self.dropout.is_none() && compute.precision() == Precision::Fp32 {
+            return self.answer(compute, q, kv, out);
+        }
         let shared = Shared::new(out);
-        self.tasks().into_par_iter().with_max_len(1).for_each(|task| {
+        let each = |task: Task| {
             give_way();
             Work::with(|work| {
                 self.probabilities(compute, q, kv, task, work);
@@ -132,7 +137,11 @@ impl Attention<'_> {
                 let p = Matrix::dense(work.p, task.queries, task.tokens);
                 multiply_here(compute, p, work.factor, work.scratch, Scaled { out, scale: 1.0 });
             });
-        });
+        };
+        match compute.is_alone {
+            true => self.tasks().into_iter().for_each(each),
+            false => self.tasks().into_par_iter().with_max_len(1).for_each(each),
+        }
     }
 
     /// The gradients of queries, `[R, H]`, and of keys and values, `[T, 2 H]`, for the gradient `grad`, `[R, H]`, of the
@@ -250,8 +259,8 @@ mod tests {
     use candle_core::{D, Result, Tensor};
 
     use super::*;
+    use crate::kernels::Isa;
     use crate::kernels::testing::{assert_close, computes, in_pool, normal, values, variable};
-    use crate::kernels::{Isa, Precision};
     use hone_base::random::{Purpose, Stream};
 
     const WIDTH: usize = 64;
