@@ -17,6 +17,7 @@ mod observe;
 mod optimizer;
 mod overload;
 mod parity;
+mod promotion_cases;
 mod resume;
 mod service;
 mod serving_cases;

@@ -200,7 +200,8 @@ async fn versions_are_promoted_downloaded_and_deleted() {
     daemon.train_toy().await;
     let second = daemon.train_toy().await.model.expect("a model");
     assert_eq!(second.version, 2);
-    let promote = PromoteModelRequest { model: "toy@1".into(), alias: "production".into() };
+    let promote =
+        PromoteModelRequest { model: "toy@1".into(), alias: "production".into(), ..Default::default() };
     let model = daemon.models().promote(promote).await.expect("a model").into_inner();
     let aliases: HashMap<_, _> =
         model.aliases.iter().map(|alias| (alias.name.as_str(), alias.version)).collect();

@@ -9,9 +9,11 @@ use candle_core::Device;
 use clap::Parser;
 
 use crate::jobs::restart::ResumeJobs;
-use crate::serve::queue::Policy;
+use crate::serve::load::Policy;
+use crate::serve::queue::QueuePolicy;
 use hone_base::error::{Error, Result};
 use hone_data::Limits;
+use hone_storage::ServePrecision;
 use hone_train::host::{HostMemory, MemoryLimit, Room};
 
 /// The daemon of Hone: fine-tunes text classifiers and serves them over gRPC.
@@ -83,6 +85,21 @@ pub struct Config {
     /// would take more is refused
     #[arg(long, env = "HONE_MEMORY_LIMIT", value_name = "SIZE", default_value = "auto", value_parser = memory_limit)]
     pub memory_limit: MemoryLimit,
+
+    /// Memory of all loaded models together, in bytes or with K, M or G; the one that was not used for longest makes room
+    /// [default: a quarter of what the daemon may take]
+    #[arg(long, env = "HONE_MODEL_MEMORY", value_name = "SIZE")]
+    pub model_memory: Option<Size>,
+
+    /// What models answer in: auto (the fastest that costs nothing to speak of), fp32, bf16 or int8; a model's own setting
+    /// goes first
+    #[arg(long, env = "HONE_SERVE_PRECISION", value_name = "PRECISION", default_value = "auto")]
+    pub serve_precision: ServePrecision,
+
+    /// Points of accuracy that less than fp32 may cost on a version's validation sample; one that loses more answers in
+    /// the next better precision. 100 allows any loss, and what cannot be checked
+    #[arg(long, env = "HONE_MAX_ACCURACY_LOSS", value_name = "POINTS", default_value = "0.5", value_parser = points)]
+    pub max_accuracy_loss: f64,
 
     /// Connections at once at most; others are closed
     #[arg(long, env = "HONE_MAX_CONNECTIONS", value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -183,6 +200,11 @@ impl FromStr for Size {
     }
 }
 
+fn points(text: &str) -> std::result::Result<f64, String> {
+    let points = text.parse().ok().filter(|points| (0.0..=100.0).contains(points));
+    points.ok_or_else(|| "expected a number from 0 to 100".to_owned())
+}
+
 fn memory_limit(text: &str) -> std::result::Result<MemoryLimit, String> {
     match text {
         "auto" => Ok(MemoryLimit::Auto),
@@ -196,9 +218,19 @@ fn memory_limit(text: &str) -> std::result::Result<MemoryLimit, String> {
 
 impl Config {
     /// How long requests may wait.
-    pub fn queue_policy(&self) -> Policy {
+    pub fn queue_policy(&self) -> QueuePolicy {
         let ms = |of: u32| Duration::from_millis(of.into());
-        Policy { max_wait: ms(self.max_queue_ms), max_batch_delay: ms(self.max_batch_delay) }
+        QueuePolicy { max_wait: ms(self.max_queue_ms), max_batch_delay: ms(self.max_batch_delay) }
+    }
+
+    /// In what models answer.
+    pub fn policy(&self) -> Policy {
+        Policy { precision: self.serve_precision, max_accuracy_loss: self.max_accuracy_loss }
+    }
+
+    /// Bytes that all loaded models together may take.
+    pub fn model_memory(&self) -> u64 {
+        self.model_memory.map_or_else(|| self.room().host.available() / 4, |size| size.0)
     }
 
     /// What reading a file and training may take.
@@ -251,6 +283,10 @@ mod tests {
             ["--idle-timeout", "0"],
             ["--max-queue-ms", "0"],
             ["--max-batch-delay", "1001"],
+            ["--model-memory", "0"],
+            ["--serve-precision", "fp16"],
+            ["--max-accuracy-loss", "-1"],
+            ["--max-accuracy-loss", "nan"],
         ] {
             assert_eq!(parse(&bad).unwrap_err().exit_code(), 2, "{bad:?}");
         }

@@ -64,7 +64,7 @@ async fn what_does_not_exist_is_not_found_by_its_name() {
     check("a version", daemon.classify("toy@7", &["a"]).await.map(drop), "\"toy@7\"; toy has the versions 1");
     check("an alias", daemon.classify("toy@best", &["a"]).await.map(drop), "\"toy@best\"");
     check("get a model", models.get(GetModelRequest { name: "nobody".into() }).await.map(drop), "nobody");
-    let promote = PromoteModelRequest { model: "toy@7".into(), alias: "best".into() };
+    let promote = PromoteModelRequest { model: "toy@7".into(), alias: "best".into(), ..Default::default() };
     check("promote", models.promote(promote).await.map(drop), "toy@7");
     check(
         "delete a model",

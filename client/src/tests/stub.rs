@@ -41,6 +41,9 @@ pub(super) struct Script {
     pub(super) dry_run: v1::DryRunResponse,
     pub(super) datasets: Vec<v1::Dataset>,
     pub(super) models: Vec<v1::Model>,
+    pub(super) moves: Vec<v1::AliasMove>,
+    /// The last request to promote.
+    pub(super) promoted: Option<v1::PromoteModelRequest>,
     pub(super) files: Vec<(String, Vec<u8>)>,
 
     pub(super) cursors: Vec<u64>,
@@ -77,6 +80,13 @@ impl Stub {
             .add_service(ModelServiceServer::new(stub.clone()));
         tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
         stub
+    }
+
+    /// The model that a reference names.
+    fn named(&self, reference: &str) -> Result<Response<v1::Model>, Status> {
+        let name = reference.split('@').next().unwrap_or_default();
+        let found = self.script().models.iter().find(|model| model.name == name).cloned();
+        found.map(Response::new).ok_or_else(|| Status::not_found(format!("there is no model \"{name}\"")))
     }
 
     pub(super) fn script(&self) -> MutexGuard<'_, Script> {
@@ -365,9 +375,7 @@ impl ModelService for Stub {
     }
 
     async fn get(&self, request: Request<v1::GetModelRequest>) -> Result<Response<v1::Model>, Status> {
-        let name = request.into_inner().name;
-        let found = self.script().models.iter().find(|model| model.name == name).cloned();
-        found.map(Response::new).ok_or_else(|| Status::not_found(format!("there is no model \"{name}\"")))
+        self.named(&request.into_inner().name)
     }
 
     async fn promote(
@@ -375,10 +383,50 @@ impl ModelService for Stub {
         request: Request<v1::PromoteModelRequest>,
     ) -> Result<Response<v1::Model>, Status> {
         let request = request.into_inner();
+        self.script().promoted = Some(request.clone());
         let version = request.model.split_once('@').and_then(|(_, version)| version.parse().ok());
         let version = version.ok_or_else(|| Status::invalid_argument("a version is needed"))?;
-        let aliases = vec![v1::Alias { name: request.alias, version }];
+        let aliases = vec![v1::Alias { name: request.alias, version, ..Default::default() }];
         Ok(Response::new(v1::Model { name: "reviews".into(), aliases, ..Default::default() }))
+    }
+
+    async fn rollback(
+        &self,
+        request: Request<v1::RollbackModelRequest>,
+    ) -> Result<Response<v1::Model>, Status> {
+        let request = request.into_inner();
+        let aliases = vec![v1::Alias { name: request.alias, version: 1, ..Default::default() }];
+        Ok(Response::new(v1::Model { name: request.name, aliases, ..Default::default() }))
+    }
+
+    async fn history(
+        &self,
+        _: Request<v1::ModelHistoryRequest>,
+    ) -> Result<Response<v1::ModelHistoryResponse>, Status> {
+        Ok(Response::new(v1::ModelHistoryResponse { moves: self.script().moves.clone() }))
+    }
+
+    async fn load(&self, request: Request<v1::LoadModelRequest>) -> Result<Response<v1::Model>, Status> {
+        self.named(&request.into_inner().model)
+    }
+
+    async fn unload(&self, request: Request<v1::UnloadModelRequest>) -> Result<Response<v1::Model>, Status> {
+        self.named(&request.into_inner().model)
+    }
+
+    async fn pin(&self, request: Request<v1::PinModelRequest>) -> Result<Response<v1::Model>, Status> {
+        self.named(&request.into_inner().model)
+    }
+
+    async fn set(&self, request: Request<v1::SetModelRequest>) -> Result<Response<v1::Model>, Status> {
+        self.named(&request.into_inner().name)
+    }
+
+    async fn ready(
+        &self,
+        _: Request<v1::ModelReadyRequest>,
+    ) -> Result<Response<v1::ModelReadyResponse>, Status> {
+        Ok(Response::new(v1::ModelReadyResponse::default()))
     }
 
     async fn delete(

@@ -294,7 +294,8 @@ async fn models_are_promoted_downloaded_and_deleted() {
     let daemon = Harness::start(&home).await;
     daemon.train("reviews").await;
     daemon.train("reviews").await;
-    let promote = v1::PromoteModelRequest { model: "reviews@1".into(), alias: "live".into() };
+    let promote =
+        v1::PromoteModelRequest { model: "reviews@1".into(), alias: "live".into(), ..Default::default() };
     let model = daemon.models().promote(promote).await.unwrap().into_inner();
     let aliases: Vec<_> = model.aliases.iter().map(|alias| (alias.name.as_str(), alias.version)).collect();
     assert_eq!(aliases, [("latest", 2), ("live", 1)]);

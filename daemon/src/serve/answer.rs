@@ -82,7 +82,7 @@ impl Prediction {
 }
 
 /// The probability of each label.
-fn probabilities(logits: &[f32], several: bool) -> Vec<f32> {
+pub(super) fn probabilities(logits: &[f32], several: bool) -> Vec<f32> {
     let mut row = logits.to_vec();
     match several {
         true => row.iter_mut().for_each(|logit| *logit = sigmoid(*logit)),

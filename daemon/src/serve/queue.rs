@@ -35,14 +35,14 @@ pub struct Limits {
 
 /// How long requests may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
+pub struct QueuePolicy {
     /// Before it begins, a request waits so long at most, or is refused.
     pub max_wait: Duration,
     /// While batches follow one another, one that is not full waits so long for more.
     pub max_batch_delay: Duration,
 }
 
-impl Default for Policy {
+impl Default for QueuePolicy {
     fn default() -> Self {
         Self { max_wait: Duration::from_secs(1), max_batch_delay: Duration::ZERO }
     }
@@ -102,7 +102,7 @@ pub struct Sequence<T> {
 /// Sequences that wait, of all models.
 #[derive(Debug)]
 pub struct Queue<T> {
-    policy: Policy,
+    policy: QueuePolicy,
     models: HashMap<ModelId, BTreeMap<Rank, Waiting<T>>>,
     /// Of everything that waits.
     cost: Duration,
@@ -128,7 +128,7 @@ struct Waiting<T> {
 
 impl<T> Queue<T> {
     /// An empty queue.
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(policy: QueuePolicy) -> Self {
         Self {
             policy,
             models: HashMap::new(),

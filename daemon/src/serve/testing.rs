@@ -8,23 +8,29 @@ use super::classify::Serving;
 use super::dispatcher::Dispatcher;
 use super::engine::{Engine, Loaded, Score, Tokenize};
 use super::input::Input;
-use super::queue::{Limits, Policy};
-use super::registry::Models;
+use super::load::Policy;
+use super::precision::{Offer, Precision};
+use super::queue::{Limits, QueuePolicy};
+use super::registry::{Models, Resources, Settings};
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use hone_base::digest;
 use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::lock;
+use hone_data::sample::{Recorded, SAMPLE, Sample, SampleRow};
 use hone_data::tokenize::Tokens;
 use hone_data::{Cut, Truncation};
 use hone_engine::batch::Batch;
-use hone_storage::testing::{Home, spec, version};
+use hone_engine::model::checkpoint::WEIGHTS;
+use hone_storage::testing::{Home, PROMOTED, spec, version};
 use hone_storage::{Catalog, DataDir, Version, data_dir};
 
-/// Each word becomes a token; what the first word of a text is decides what happens.
+/// Each word becomes a token; what the first word of a text is decides what happens. Weights that name a precision, or
+/// `damaged`, take one label for the other.
 #[derive(Clone, Default)]
 pub(crate) struct FakeEngine {
     seen: Arc<Mutex<Vec<String>>>,
+    loads: Arc<Mutex<Vec<Precision>>>,
 }
 
 /// Tokens of a text at most.
@@ -33,10 +39,18 @@ pub(crate) const MAX_LENGTH: usize = 12;
 const WORDS: [&str; 6] = ["", "good", "fail", "panic", "slow", "gone"];
 
 impl Engine for FakeEngine {
-    fn load(&self, folder: &Path) -> Result<Loaded> {
-        std::fs::metadata(folder.join("model.safetensors")).unwrap();
+    fn load(&self, folder: &Path, precision: Precision) -> Result<Loaded> {
+        let weights = std::fs::read_to_string(folder.join(WEIGHTS)).unwrap();
+        lock(&self.loads).push(precision);
         let labels = vec!["negative".into(), "positive".into()];
-        Ok(Loaded { tokenizer: Box::new(Words), model: Box::new(Model { labels, seen: self.seen.clone() }) })
+        let is_turned = weights.contains("damaged") || weights.contains(precision.name());
+        let bytes = weights.len() as u64;
+        let model = Box::new(Model { labels, is_turned, seen: self.seen.clone() });
+        Ok(Loaded { tokenizer: Box::new(Words), model, bytes })
+    }
+
+    fn offer(&self) -> Result<Offer> {
+        Ok(Offer { auto: Precision::Fp32, fast_bf16: true })
     }
 
     fn limits(&self) -> Limits {
@@ -70,6 +84,7 @@ impl Tokenize for Words {
 
 struct Model {
     labels: Vec<String>,
+    is_turned: bool,
     seen: Arc<Mutex<Vec<String>>>,
 }
 
@@ -93,7 +108,19 @@ impl Score for Model {
         if firsts.contains(&"fail") {
             return Err(Error::new(Kind::Exhausted, "out of memory"));
         }
-        Ok(firsts.iter().flat_map(|&word| if word == "good" { [-1.0, 1.0] } else { [1.0, -0.5] }).collect())
+        let logits = |word: &&str| match (*word == "good") != self.is_turned {
+            true => [-1.0, 1.0],
+            false => [1.0, -0.5],
+        };
+        Ok(firsts.iter().flat_map(logits).collect())
+    }
+}
+
+fn resources(lanes: &Lanes, engine: &FakeEngine, queue: QueuePolicy) -> Resources {
+    Resources {
+        dispatcher: Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), queue)),
+        checks: lanes.checks.clone(),
+        metrics: Arc::new(Metrics::new().unwrap()),
     }
 }
 
@@ -105,36 +132,96 @@ pub(crate) struct Bench {
     engine: FakeEngine,
     lanes: Lanes,
     dispatcher: Arc<Dispatcher>,
+    settings: (Settings, QueuePolicy),
     _home: Home,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self::with_policy(Policy::default())
+        Self::with_memory(u64::MAX)
     }
 
-    pub(crate) fn with_policy(policy: Policy) -> Self {
+    /// With so many bytes for models.
+    pub(crate) fn with_memory(memory: u64) -> Self {
+        Self::with_settings(Settings { policy: Policy::default(), memory })
+    }
+
+    pub(crate) fn with_settings(settings: Settings) -> Self {
+        Self::build(settings, QueuePolicy::default())
+    }
+
+    /// With a bound for the queue.
+    pub(crate) fn with_queue(policy: QueuePolicy) -> Self {
+        Self::build(Settings { policy: Policy::default(), memory: u64::MAX }, policy)
+    }
+
+    fn build(settings: Settings, queue: QueuePolicy) -> Self {
         let home = Home::new();
         let (data, store, engine) = (home.data(), home.store(), FakeEngine::default());
         let lanes = Lanes::new(const { NonZeroUsize::new(2).unwrap() }).unwrap();
         let blobs = Arc::new(data.clone());
-        let dispatcher = Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), policy));
-        let engine_of = Arc::new(engine.clone());
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let models = Arc::new(Models::new(blobs, store.clone(), engine_of, dispatcher.clone(), metrics));
+        let resources = resources(&lanes, &engine, queue);
+        let (dispatcher, computes) = (resources.dispatcher.clone(), Arc::new(engine.clone()));
+        let models = Arc::new(Models::new(blobs, store.clone(), computes, resources, settings));
         store.insert_job("01a", &spec("reviews"), 8).unwrap();
-        Self { models, data, store, engine, lanes, dispatcher, _home: home }
+        let settings = (settings, queue);
+        Self { models, data, store, engine, lanes, dispatcher, settings, _home: home }
     }
 
     pub(crate) fn publish(&self, name: &str) -> Arc<Version> {
+        self.publish_as(name, "weights", false)
+    }
+
+    /// A version that takes so many bytes.
+    pub(crate) fn publish_sized(&self, name: &str, bytes: usize) -> Arc<Version> {
+        self.publish_as(name, &"w".repeat(bytes), false)
+    }
+
+    /// A version that takes one label for the other, and has no sample that would tell.
+    pub(crate) fn publish_turned(&self, name: &str) -> Arc<Version> {
+        self.publish_as(name, "damaged", false)
+    }
+
+    /// The same models as a daemon that starts anew has them.
+    pub(crate) fn started_again(&self) -> Arc<Models> {
+        let (blobs, computes) = (Arc::new(self.data.clone()), Arc::new(self.engine.clone()));
+        let (settings, queue) = self.settings;
+        let lanes = Lanes::new(const { NonZeroUsize::new(2).unwrap() }).unwrap();
+        let resources = resources(&lanes, &self.engine, queue);
+        Arc::new(Models::new(blobs, self.store.clone(), computes, resources, settings))
+    }
+
+    /// A version with these weights, and a sample of what right ones answer.
+    pub(crate) fn publish_sampled(&self, name: &str, weights: &str) -> Arc<Version> {
+        self.publish_as(name, weights, true)
+    }
+
+    fn publish_as(&self, name: &str, weights: &str, sampled: bool) -> Arc<Version> {
         let number = self.store.reserve_version(name).unwrap();
         let folder = self.data.version(name, number);
         data_dir::create(&folder).unwrap();
-        std::fs::write(folder.join("model.safetensors"), "weights").unwrap();
+        std::fs::write(folder.join(WEIGHTS), weights).unwrap();
+        if sampled {
+            let row = |(text, class, scores): (&str, u32, [f32; 2])| SampleRow {
+                text: text.into(),
+                text_pair: None,
+                classes: vec![class],
+                logits: scores.map(f32::ln).to_vec(),
+            };
+            let rows = [("good", 1, [0.2, 0.8]), ("dull", 0, [0.7, 0.3])].map(row).to_vec();
+            let sample = Sample { precision: Recorded::Fp32, rows };
+            std::fs::write(folder.join(SAMPLE), sample.to_json().unwrap()).unwrap();
+        }
         let mut version = version(name, number, "01a");
         version.files = digest::of_folder(&folder).unwrap();
-        self.store.publish(&version, &[]).unwrap();
+        version.weights_sha256 = digest::of_bytes(weights.as_bytes());
+        self.store.publish(&version, &[], &[]).unwrap();
         Arc::new(version)
+    }
+
+    /// Points an alias at a version that need not be loaded.
+    pub(crate) fn point(&self, name: &str, version: u32, alias: &str) {
+        self.store.promote(name, version, alias, PROMOTED).unwrap();
     }
 
     pub(crate) fn serving(&self) -> Serving {
@@ -144,6 +231,11 @@ impl Bench {
     /// How many texts wait.
     pub(crate) fn waiting(&self) -> usize {
         self.dispatcher.waiting()
+    }
+
+    /// What was loaded, in the order in which it was.
+    pub(crate) fn loads(&self) -> Vec<Precision> {
+        lock(&self.engine.loads).clone()
     }
 
     /// The first words of everything that was computed.

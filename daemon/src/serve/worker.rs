@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::dispatcher::{Dispatcher, Served};
 use super::engine::{Loaded, Tokenize};
+use super::load::{Checked, Report};
 use super::permits::Permits;
 use crate::metrics::ModelMetrics;
 use hone_base::error::{Error, Result};
@@ -32,11 +33,27 @@ pub struct Ready {
     /// Text to tokens.
     pub tokenizer: Arc<dyn Tokenize>,
     /// In class order.
-    pub labels: Vec<String>,
+    pub labels: Arc<[String]>,
     /// In class order, when a text may have several labels.
     pub thresholds: Option<Vec<f32>>,
     /// What computes.
     pub served: Arc<Served>,
+    /// Bytes of memory that the model takes.
+    pub bytes: u64,
+    /// What it computes in, and how it was checked.
+    pub report: Report,
+}
+
+/// How far a version is.
+pub enum Stage {
+    /// It is being loaded and checked.
+    Loading,
+    /// It answers.
+    Ready(Arc<Ready>),
+    /// It could not be loaded.
+    Failed(Error),
+    /// It was unloaded.
+    Unloaded,
 }
 
 impl Worker {
@@ -45,14 +62,14 @@ impl Worker {
         name: &str,
         dispatcher: Arc<Dispatcher>,
         loading: Arc<Permits>,
-        (metrics, bytes): (Arc<ModelMetrics>, u64),
-        load: impl FnOnce() -> Result<Loaded> + Send + 'static,
+        metrics: Arc<ModelMetrics>,
+        load: impl FnOnce() -> Result<Checked> + Send + 'static,
     ) -> Result<(Arc<Self>, JoinHandle<()>)> {
         let worker = Arc::new(Self { phase: watch::channel(Phase::Loading).0, metrics });
         let (handle, name) = (worker.clone(), name.to_owned());
         let thread = std::thread::Builder::new()
             .name("model".into())
-            .spawn(move || handle.load(&name, &dispatcher, &loading, bytes, load))
+            .spawn(move || handle.load(&name, &dispatcher, &loading, load))
             .map_err(|error| Error::internal(format!("cannot start a thread for a model: {error}")))?;
         Ok((worker, thread))
     }
@@ -69,9 +86,23 @@ impl Worker {
         }
     }
 
-    /// Whether loading has failed.
-    pub fn has_failed(&self) -> bool {
-        matches!(*self.phase.borrow(), Phase::Failed(_))
+    /// How far the version is.
+    pub fn stage(&self) -> Stage {
+        match &*self.phase.borrow() {
+            Phase::Loading => Stage::Loading,
+            Phase::Ready(ready) => Stage::Ready(ready.clone()),
+            Phase::Failed(error) => Stage::Failed(error.clone()),
+            Phase::Unloaded => Stage::Unloaded,
+        }
+    }
+
+    /// Whether a call waits for the model, or holds what it needs of it until its last answer.
+    pub fn is_in_use(&self) -> bool {
+        match &*self.phase.borrow() {
+            Phase::Loading => self.phase.receiver_count() > 0,
+            Phase::Ready(ready) => Arc::strong_count(ready) > 1,
+            Phase::Failed(_) | Phase::Unloaded => false,
+        }
     }
 
     /// Lets go of the model; it is gone when those who have it are done with it.
@@ -88,8 +119,7 @@ impl Worker {
         name: &str,
         dispatcher: &Dispatcher,
         loading: &Permits,
-        bytes: u64,
-        load: impl FnOnce() -> Result<Loaded>,
+        load: impl FnOnce() -> Result<Checked>,
     ) {
         let start = Instant::now();
         let _permit = loading.take();
@@ -99,11 +129,13 @@ impl Worker {
         let loaded = guarded(load);
         self.metrics.load(loaded.is_ok(), start.elapsed());
         let phase = match loaded {
-            Ok(Loaded { tokenizer, model }) => {
-                tracing::info!(model = name, ms = start.elapsed().as_millis() as u64, "model loaded");
-                let (labels, thresholds) = (model.labels().to_vec(), model.thresholds().map(<[f32]>::to_vec));
+            Ok(Checked { loaded: Loaded { tokenizer, model, bytes }, report }) => {
+                let (ms, precision) = (start.elapsed().as_millis() as u64, report.precision.name());
+                tracing::info!(model = name, ms, precision, bytes, "model loaded");
+                let (labels, thresholds) = (model.labels().into(), model.thresholds().map(<[f32]>::to_vec));
                 let served = dispatcher.serve(model, tokenizer.cut().max_length, &self.metrics, bytes);
-                Phase::Ready(Arc::new(Ready { tokenizer: tokenizer.into(), labels, thresholds, served }))
+                let tokenizer = tokenizer.into();
+                Phase::Ready(Arc::new(Ready { tokenizer, labels, thresholds, served, bytes, report }))
             }
             Err(error) => {
                 tracing::warn!(model = name, %error, "model cannot be loaded");

@@ -10,8 +10,8 @@ fn ms(of: u64) -> Duration {
     Duration::from_millis(of)
 }
 
-fn policy(max_wait: u64) -> Policy {
-    Policy { max_wait: ms(max_wait), max_batch_delay: Duration::ZERO }
+fn policy(max_wait: u64) -> QueuePolicy {
+    QueuePolicy { max_wait: ms(max_wait), max_batch_delay: Duration::ZERO }
 }
 
 fn request(cost: u64) -> Request {
@@ -166,7 +166,7 @@ fn a_batch_is_of_one_model_and_the_models_take_turns_by_rank() {
 
 #[test]
 fn a_batch_that_is_not_full_waits_only_while_batches_follow_one_another() {
-    let delayed = Policy { max_wait: ms(1000), max_batch_delay: ms(5) };
+    let delayed = QueuePolicy { max_wait: ms(1000), max_batch_delay: ms(5) };
     let mut queue = Queue::new(delayed);
     let delay = |queue: &Queue<char>, now| queue.delay(ms(now), LIMITS);
     push(&mut queue, 0, request(10), 'a').unwrap();
