@@ -76,7 +76,7 @@ impl Drop for Daemon {
 ///
 /// The daemon cannot start or stop.
 pub(crate) fn serve(config: &Config) -> Result<Value> {
-    telemetry::start(&config.log)?;
+    telemetry::start(&config.log, config.log_format)?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Error::internal(error.to_string()))?;
     runtime.block_on(async {
         let failed = |error: std::io::Error| Error::internal(format!("cannot listen: {error}"));

@@ -1,9 +1,21 @@
 //! What a daemon tells of itself: its metrics count what was done, no more and no less.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
-use hone::v1::{ClassifyRequest, Input, WatchJobRequest};
-use tonic::Code;
+use hone::v1::{CancelJobRequest, ClassifyRequest, Input, StartJobRequest, WatchJobRequest};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic::{Code, Request, Response, Status};
 
 use crate::harness::daemon::Daemon;
 use crate::harness::scrape::{Samples, scrape};
@@ -118,5 +130,144 @@ async fn counters_never_go_down() {
         }
         before = after;
     }
+    daemon.stop().await;
+}
+
+/// A collector that keeps the spans that it gets.
+#[derive(Clone, Default)]
+struct Collector(Arc<Mutex<Vec<Span>>>);
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let resources = request.into_inner().resource_spans.into_iter();
+        let spans = resources.flat_map(|resource| resource.scope_spans).flat_map(|scope| scope.spans);
+        self.0.lock().expect("no panic").extend(spans);
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+impl Collector {
+    /// Starts it; its address.
+    async fn start(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let server = Server::builder().add_service(TraceServiceServer::new(self.clone()));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        format!("http://{address}")
+    }
+}
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+/// A request in a trace.
+fn traced<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let parent = format!("00-{TRACE}-00f067aa0ba902b7-01").parse().expect("a value");
+    request.metadata_mut().insert("traceparent", parent);
+    request
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_gets_the_spans_of_calls_their_stages_and_jobs_in_their_callers_trace() {
+    let data = tempfile::tempdir().expect("a folder");
+    let collector = Collector::default();
+    let endpoint = collector.start().await;
+    let daemon = Daemon::start_with(data.path(), &["--otlp-endpoint", &endpoint]).await;
+    let start = StartJobRequest { spec: Some(daemon.toy_spec().await), request_id: None };
+    let job = daemon.training().start(traced(start)).await.expect("a job").into_inner();
+    daemon.watch(&job.id, 0).await.expect("events");
+    daemon.inference().classify(traced(request("toy", &["a fine day"]))).await.expect("an answer");
+    // Stopping sends what has not been sent.
+    daemon.stop().await;
+    let spans = collector.0.lock().expect("no panic").clone();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let named = |name: &str| {
+        let found = spans.iter().find(|span| span.name == name && hex(&span.trace_id) == TRACE);
+        found.unwrap_or_else(|| panic!("no {name} in the trace among {spans:#?}"))
+    };
+    let (start, classify) =
+        (named("hone.v1.TrainingService/Start"), named("hone.v1.InferenceService/Classify"));
+    assert_eq!(hex(&classify.parent_span_id), "00f067aa0ba902b7");
+    for stage in ["load", "tokenize", "queue", "compute"] {
+        let span = named(stage);
+        assert_eq!(span.parent_span_id, classify.span_id, "{stage}");
+        assert!(span.start_time_unix_nano <= span.end_time_unix_nano, "{stage}");
+    }
+    assert_eq!(named("job").parent_span_id, start.span_id);
+    assert!(
+        spans.iter().any(|span| span.name == "hone.v1.TrainingService/Watch" && hex(&span.trace_id) != TRACE)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_gone_holds_no_call_up() {
+    let data = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start_with(data.path(), &["--otlp-endpoint", "http://127.0.0.1:1"]).await;
+    daemon.train_toy().await;
+    daemon.classify("toy", &["a fine day"]).await.expect("an answer");
+    daemon.stop().await;
+}
+
+/// The names of metrics in an expression of PromQL: those of this daemon have one of two prefixes.
+fn names(expression: &str) -> Vec<&str> {
+    let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| word.starts_with("hone_") || word.starts_with("process_")).collect()
+}
+
+/// Every `expr` in a dashboard.
+fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, value) in fields {
+                match value.as_str() {
+                    Some(text) if name == "expr" || name == "query" && text.contains('(') => {
+                        found.push(text.to_owned());
+                    }
+                    _ => expressions(value, found),
+                }
+            }
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|value| expressions(value, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dashboard_shows_metrics_that_exist() {
+    let dashboard = std::fs::read_to_string("docs/grafana.json").expect("the dashboard");
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).expect("JSON");
+    let mut found = Vec::new();
+    expressions(&dashboard, &mut found);
+    assert!(found.len() > 20, "{found:?}");
+
+    let data = tempfile::tempdir().expect("a folder");
+    let (daemon, address) = start(data.path()).await;
+    daemon.train_toy().await;
+    daemon.classify("toy", &["a fine day"]).await.expect("an answer");
+    // A second job, long enough to be seen while it runs.
+    let mut spec = daemon.toy_spec().await;
+    if let Some(hyperparameters) = &mut spec.hyperparameters {
+        hyperparameters.epochs = Some(1000);
+    }
+    let job = daemon.start_job(spec).await.expect("a job");
+    let samples = until(address, |samples| {
+        samples.get("hone_job_validation_loss{model=\"toy\"}").is_some()
+            && samples.get("hone_jobs{state=\"succeeded\"}").is_some()
+    })
+    .await;
+    let known: HashSet<&str> =
+        samples.iter().map(|(series, _)| series.split('{').next().unwrap_or_default()).collect();
+    for expression in &found {
+        let names = names(expression);
+        assert!(!names.is_empty(), "{expression}");
+        for name in names {
+            assert!(known.contains(name), "{name} in {expression} does not exist");
+        }
+    }
+    daemon.training().cancel(CancelJobRequest { job_id: job.id }).await.expect("cancelled");
     daemon.stop().await;
 }

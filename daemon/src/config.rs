@@ -11,6 +11,7 @@ use clap::Parser;
 use crate::jobs::restart::ResumeJobs;
 use crate::serve::load;
 use crate::serve::queue::Policy;
+use crate::telemetry::LogFormat;
 use hone_base::error::{Error, Result};
 use hone_data::Limits;
 use hone_storage::ServePrecision;
@@ -125,9 +126,24 @@ pub struct Config {
     #[arg(long, env = "HONE_METRICS_LISTEN", value_name = "HOST:PORT")]
     pub metrics_listen: Option<String>,
 
+    /// Collector that traces are sent to, by OTLP over gRPC, for example http://127.0.0.1:4317; further
+    /// settings are OpenTelemetry's variables of the environment [default: none]
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+
     /// What to log: error, warn, info, debug or trace, or a filter such as `info,hone_daemon=debug`
     #[arg(long, env = "HONE_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
+
+    /// How to log: text (lines for people) or json (an object a line)
+    #[arg(
+        long,
+        env = "HONE_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text",
+        hide_possible_values = true
+    )]
+    pub log_format: LogFormat,
 }
 
 /// Where to compute, as the operator says it.

@@ -9,11 +9,9 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::connections::{self, Connections};
-use crate::jobs::count::count;
 use crate::jobs::datasets::{Datasets, READER, Reader};
 use crate::jobs::log::Log;
 use crate::jobs::promoter::Promoter;
@@ -22,11 +20,10 @@ use crate::jobs::runner::Runner;
 use crate::jobs::sweep::sweep;
 use crate::jobs::trainer::{DeviceTrainer, Trainer};
 use crate::lanes::Lanes;
-use crate::metrics::Metrics;
+use crate::observability::Observability;
 use crate::rpc::health::Health;
 use crate::rpc::stopping::Stopping;
 use crate::rpc::{Bounds, HoneRouter, Services, router};
-use crate::scrape::Scrape;
 use crate::serve::classify::Serving;
 use crate::serve::dispatcher::Dispatcher;
 use crate::serve::engine::{DeviceEngine, Engine};
@@ -49,8 +46,7 @@ pub struct Daemon {
     runner: JoinHandle<()>,
     /// Connections at once at most, and how long one may take to begin.
     connections: (usize, Duration),
-    metrics: Arc<Metrics>,
-    scrape: Option<Scrape>,
+    observability: Observability,
     store: Arc<dyn Catalog>,
     /// Held by the runner's thread too.
     lock: Arc<Lock>,
@@ -141,11 +137,8 @@ impl Daemon {
     /// The same with something that computes, and a configuration that is checked.
     pub async fn open_with(config: &Config, compute: Compute) -> Result<Self> {
         let Compute { trainer, engine, lanes, reader } = compute;
-        let metrics = Arc::new(Metrics::new()?);
-        let scrape = match &config.metrics_listen {
-            Some(address) => Some(Scrape::bind(address).await?),
-            None => None,
-        };
+        let observability = Observability::open(config).await?;
+        let (metrics, tracer) = (observability.metrics.clone(), observability.tracer.clone());
         let root = config.data_dir.clone();
         let policy = Policy { bound: config.max_jobs.get(), resume: config.resume_jobs };
         let parts = tokio::task::spawn_blocking(move || Parts::open(&root, policy));
@@ -177,6 +170,7 @@ impl Daemon {
             encoder: config.model.clone(),
             stopping: stopping.clone(),
             metrics: metrics.clone(),
+            tracer: tracer.clone(),
             bounds: Bounds { idle, memory: config.room().host.available() },
         };
         let router = router(services, &health)?;
@@ -189,15 +183,16 @@ impl Daemon {
             blobs,
             trainer,
             promoter: Arc::new(Preparing { models: models.clone(), runtime: Handle::current() }),
-            metrics: metrics.clone(),
+            metrics,
+            tracer,
         }
         .start(lock.clone())?;
-        Ok(Self { router, health, stopping, jobs, models, runner, connections, metrics, scrape, store, lock })
+        Ok(Self { router, health, stopping, jobs, models, runner, connections, observability, store, lock })
     }
 
     /// Where the metrics are served, if they have an address of their own.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.scrape.as_ref().map(Scrape::address)
+        self.observability.metrics_address()
     }
 
     /// Serves until `shutdown`, then stops: running calls end, streams are cut off, the job stops at a step.
@@ -206,26 +201,11 @@ impl Daemon {
     /// stopped; and whoever has no more patience can end the process, which lets go of the folder and of the job at once
     /// and costs no more than the steps since the last saved position.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Self {
-            router,
-            health,
-            stopping,
-            jobs,
-            models,
-            runner,
-            connections,
-            metrics,
-            scrape,
-            store,
-            lock,
-        } = self;
-        // They end with this function, so that going down is seen too.
-        let mut beside = JoinSet::new();
-        beside.spawn(count(store, metrics.clone()));
-        if let Some(scrape) = scrape {
-            tracing::info!(address = %scrape.address(), "metrics are served");
-            beside.spawn(scrape.serve(metrics));
-        }
+        let Self { router, health, stopping, jobs, models, runner, connections, observability, store, lock } =
+            self;
+        let tracer = observability.tracer.clone();
+        // It ends with this function, so that going down is seen too.
+        let _observed = observability.start(store);
         let (most, idle) = connections;
         let incoming = Connections::new(listener, most, idle);
         let mut server = pin!(router.serve_with_incoming_shutdown(incoming, stopping.begun()));
@@ -260,6 +240,7 @@ impl Daemon {
             }
         }
         drop(lock);
+        tokio::task::spawn_blocking(move || tracer.shut_down()).await.map_err(crashed)?;
         tracing::info!("stopped");
         served
     }

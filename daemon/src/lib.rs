@@ -20,7 +20,7 @@
 //! - `hone_train`: the training loop; it emits events and knows nothing of jobs
 //! - `hone_storage`: everything that outlives the process: records, the database, the data folder
 //! - this crate, where a module uses only what stands above it:
-//!   - [`metrics`], [`call`]: what the daemon counts of itself, and the call that a task works for
+//!   - [`trace`], [`metrics`]: the call that a task works for and the trace it is in, and what the daemon counts of itself
 //!   - [`workers`]: threads for short pieces of work that async tasks wait for
 //!   - [`lanes`]: the threads that compute, for each kind of work its own
 //!   - [`jobs`]: data sets, the log of each job, the one thread that trains
@@ -28,7 +28,8 @@
 //!   - [`connections`]: of clients, a bounded number at once
 //!   - [`scrape`]: where Prometheus reads the metrics
 //!   - [`rpc`]: the services of `hone.v1`: convert, delegate, convert
-//!   - [`config`], [`telemetry`], [`daemon`]: what the operator decides, what is logged, start and stop
+//!   - [`config`], [`telemetry`], [`observability`], [`daemon`]: what the operator decides, what is logged, counted and
+//!     traced, start and stop
 //!
 //! `train` and `serve` never see each other: a job ends by moving a checkpoint folder to where `serve` finds it.
 //!
@@ -40,17 +41,18 @@
 //! tokens of files. A piece of work has its lane alone, and nothing waits for a lane on a lane's thread. Whatever is not
 //! for an answer has the lowest priority, and while calls wait or run it may go on for a tenth of the time at most.
 
-pub mod call;
 pub mod config;
 pub mod connections;
 pub mod daemon;
 pub mod jobs;
 pub mod lanes;
 pub mod metrics;
+pub mod observability;
 pub mod rpc;
 pub mod scrape;
 pub mod serve;
 pub mod telemetry;
+pub mod trace;
 pub mod workers;
 
 use config::Config;

@@ -27,7 +27,9 @@ const BLOCKING_THREADS: usize = 64;
 
 fn main() -> ExitCode {
     let config = Config::parse();
-    let checked = telemetry::start(&config.log).and_then(|()| Isa::chosen()).and_then(|_| cuda::is_chosen());
+    let checked = telemetry::start(&config.log, config.log_format)
+        .and_then(|()| Isa::chosen())
+        .and_then(|_| cuda::is_chosen());
     if let Err(error) = checked {
         return failed(&error, USAGE);
     }

@@ -48,13 +48,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_job_that_comes_and_one_that_begins_are_counted() {
-        let store = testing::store().shared();
+        let home = testing::store();
+        let store = home.shared();
         let metrics = Arc::new(Metrics::new().unwrap());
         let counting = tokio::spawn(count(store.clone(), metrics.clone()));
         let until = async |line: &str| {
-            while !metrics.render().contains(line) {
+            for _ in 0..2000 {
+                if metrics.render().contains(line) {
+                    return;
+                }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            panic!("no {line} in {}", metrics.render());
         };
         until("hone_jobs{state=\"queued\"} 0\n").await;
         store.insert_job("01a", &spec("reviews"), 8).unwrap();

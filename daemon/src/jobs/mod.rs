@@ -1,6 +1,7 @@
 //! Jobs: data sets (`datasets`), the log of each job (`log`), the states that follow each other (`lifecycle`), who changes
 //! them (`registry`), what becomes of jobs when the daemon comes back (`restart`) and of what nobody needs (`sweep`), who
-//! has the device (`device`), what was read for the job that comes next (`ahead`), and the one thread that runs jobs (`runner`), which trains through the seam in `trainer`.
+//! has the device (`device`), what was read for the job that comes next (`ahead`), which traces jobs belong to (`traces`), how
+//! many there are (`count`), and the one thread that runs jobs (`runner`), which trains through the seam in `trainer`.
 
 pub mod ahead;
 pub mod count;
@@ -16,4 +17,5 @@ pub mod runner;
 pub mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod traces;
 pub mod trainer;

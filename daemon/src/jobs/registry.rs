@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::lifecycle::{Answer, Wish, next};
 use super::log::Log;
 use super::restart::{self, ResumeJobs};
+use super::traces::Traces;
 use hone_base::cancel::{Cancel, Reason};
 use hone_base::error::{Error, Kind, Result, quoted};
 use hone_base::nearest::nearest;
@@ -34,6 +35,7 @@ pub struct Registry {
     /// This daemon, as it signs what it claims.
     owner: String,
     work: Mutex<Work>,
+    traces: Traces,
     closed: watch::Sender<bool>,
 }
 
@@ -132,6 +134,7 @@ impl Registry {
             bound: policy.bound,
             owner: ulid::Ulid::generate().to_string().to_ascii_lowercase(),
             work: Mutex::default(),
+            traces: Traces::default(),
             closed: watch::Sender::new(false),
         })
     }
@@ -139,6 +142,11 @@ impl Registry {
     /// The logs of all jobs.
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// The traces that jobs belong to.
+    pub fn traces(&self) -> &Traces {
+        &self.traces
     }
 
     /// Queues a job.
@@ -161,6 +169,9 @@ impl Registry {
             Some(request) => self.store.insert_requested_job(&id, spec, request, self.bound)?,
             None => self.store.insert_job(&id, spec, self.bound)?,
         };
+        if job.id == id {
+            self.traces.started(&id);
+        }
         self.get(&job.id)
     }
 
@@ -249,6 +260,7 @@ impl Registry {
 
     /// Removes the folder of a job that nobody needs any more.
     fn empty(&self, id: &str) {
+        self.traces.forget(id);
         if let Err(error) = self.data.discard(&self.data.workspace(id)) {
             tracing::warn!(job = %id, %error, "the folder of a job that has ended stays until the next start");
         }

@@ -7,11 +7,13 @@ use std::thread::JoinHandle;
 use super::promoter::{self, Promoter};
 use super::registry::{End, Publication, Registry};
 use super::trainer::Trainer;
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
+use crate::trace::Tracer;
 use hone_base::cancel::{Cancel, Reason};
 use hone_base::digest;
 use hone_base::error::{Error, Result};
 use hone_base::panic::guarded;
+use hone_base::status;
 use hone_engine::kernels::lane::aside;
 use hone_engine::model::checkpoint::WEIGHTS;
 use hone_storage::data_dir::{self, DataDir, Lock};
@@ -35,6 +37,8 @@ pub struct Runner {
     pub promoter: Arc<dyn Promoter>,
     /// Where the running job is told of.
     pub metrics: Arc<Metrics>,
+    /// Where it is traced.
+    pub tracer: Tracer,
 }
 
 /// How a run of a job ended that did not fail.
@@ -52,15 +56,20 @@ impl Runner {
             .spawn(move || {
                 let _lock = lock;
                 while let Some((job, cancel)) = self.registry.take() {
-                    self.run(&job, &cancel);
+                    let parent = self.registry.traces().of(&job.id);
+                    let traced = Arc::new(self.tracer.job(&job.id, &job.spec.name, parent));
+                    let code = traced.scope(|| self.run(&job, &cancel));
+                    traced.end(code, code != metrics::OK && code != metrics::CANCELLED);
                 }
             })
             .map_err(|error| Error::internal(format!("cannot start the thread for jobs: {error}")))
     }
 
-    fn run(&self, job: &Job, cancel: &Cancel) {
+    /// Runs a job to its end; the code that tells of it.
+    fn run(&self, job: &Job, cancel: &Cancel) -> &'static str {
         tracing::info!(job = %job.id, model = %job.spec.name, "job started");
         let result = guarded(|| self.train(job, cancel));
+        let mut code = metrics::OK;
         let end = match &result {
             Ok(Ending::Published(publication)) => {
                 let version = &publication.version;
@@ -69,10 +78,12 @@ impl Runner {
             }
             Ok(Ending::Stopped(reason)) => {
                 tracing::info!(job = %job.id, ?reason, "job stopped");
+                code = metrics::CANCELLED;
                 End::Stopped(*reason)
             }
             Err(error) => {
                 tracing::warn!(job = %job.id, %error, "job failed");
+                code = metrics::code_name(status::code(error.kind()) as i32);
                 End::Failed(error)
             }
         };
@@ -80,6 +91,7 @@ impl Runner {
             tracing::error!(job = %job.id, %error, "the end of a job cannot be logged");
             self.registry.abandon(&job.id);
         }
+        code
     }
 
     fn train(&self, job: &Job, cancel: &Cancel) -> Result<Ending> {
@@ -193,6 +205,7 @@ mod tests {
                 trainer: Arc::new(FakeTrainer),
                 promoter: Arc::new(FakePromoter),
                 metrics: Arc::new(Metrics::new().unwrap()),
+                tracer: Tracer::default(),
             };
             Self { registry, store, data, thread: Some(runner.start(Arc::new(lock)).unwrap()), home }
         }

@@ -47,6 +47,14 @@ pub fn code_name(number: i32) -> &'static str {
     usize::try_from(number).ok().and_then(|number| CODES.get(number)).copied().unwrap_or(UNKNOWN)
 }
 
+/// Whether a code says that the daemon is at fault, and not the caller.
+pub fn is_fault(code: &str) -> bool {
+    matches!(
+        code,
+        UNKNOWN | DEADLINE_EXCEEDED | "UNIMPLEMENTED" | INTERNAL | "UNAVAILABLE" | "DATA_LOSS" | "500"
+    )
+}
+
 /// Calls on the wire. A call with a stream of messages is one.
 #[derive(Debug)]
 pub struct CallMetrics {

@@ -15,7 +15,7 @@ use prometheus::{IntGaugeVec, Registry, TextEncoder};
 use family::gauges;
 use hone_base::error::{Error, Result};
 
-pub use calls::{CANCELLED, CallMetrics, DEADLINE_EXCEEDED, INTERNAL, OK, UNKNOWN, code_name};
+pub use calls::{CANCELLED, CallMetrics, DEADLINE_EXCEEDED, INTERNAL, OK, UNKNOWN, code_name, is_fault};
 pub use jobs::{JobsMetrics, RunningJob};
 pub use models::{Classification, Loaded, ModelMetrics, ModelsMetrics, Queued, Stage};
 

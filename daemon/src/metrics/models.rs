@@ -10,7 +10,7 @@ use prometheus::{
 
 use super::calls::{CANCELLED, OK, code_name};
 use super::family::{LATENCY, counters, gauges, histograms};
-use crate::call;
+use crate::trace::call;
 use hone_base::error::Error;
 use hone_base::panic::lock;
 use hone_base::status::code;
@@ -326,6 +326,7 @@ impl Classification<'_> {
         if let Some(model) = &self.model {
             model.stage(stage, to.saturating_duration_since(from));
         }
+        call::stage(stage.name(), from, to);
     }
 
     /// The request was answered, with so many texts and tokens.

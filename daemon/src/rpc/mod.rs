@@ -32,6 +32,8 @@ use crate::jobs::trainer::Trainer;
 use crate::metrics::Metrics;
 use crate::serve::classify::Serving;
 use crate::serve::registry::Models;
+use crate::trace::Tracer;
+use crate::trace::call::carried;
 use admission::AdmissionLayer;
 use deadline::DeadlineLayer;
 use health::Health;
@@ -88,6 +90,8 @@ pub struct Services {
     pub stopping: Stopping,
     /// Where calls are counted.
     pub metrics: Arc<Metrics>,
+    /// Where calls are traced.
+    pub tracer: Tracer,
     /// What a call may take.
     pub bounds: Bounds,
 }
@@ -114,8 +118,19 @@ pub type HoneRouter =
 
 /// Puts all services, health and reflection together.
 pub fn router(services: Services, health: &Health) -> Result<HoneRouter> {
-    let Services { jobs, datasets, models, serving, trainer, blobs, encoder, stopping, metrics, bounds } =
-        services;
+    let Services {
+        jobs,
+        datasets,
+        models,
+        serving,
+        trainer,
+        blobs,
+        encoder,
+        stopping,
+        metrics,
+        tracer,
+        bounds,
+    } = services;
     let reading = Turns::new("files to read", READING.0, READING.1);
     let training = training::Training {
         jobs,
@@ -164,7 +179,7 @@ pub fn router(services: Services, health: &Health) -> Result<HoneRouter> {
         tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
     ];
     Ok(Server::builder()
-        .layer(ObserveLayer::new(metrics, &descriptors)?)
+        .layer(ObserveLayer::new(metrics, tracer, &descriptors)?)
         .layer(DeadlineLayer)
         .layer(AdmissionLayer::new(bounds.messages(), MAX_CLASSIFY_MESSAGE, bounds.idle))
         .initial_connection_window_size(WINDOW)
@@ -178,7 +193,7 @@ pub fn router(services: Services, health: &Health) -> Result<HoneRouter> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> std::result::Result<T, Status> {
-    match tokio::task::spawn_blocking(work).await {
+    match tokio::task::spawn_blocking(carried(work)).await {
         Ok(result) => Ok(result?),
         Err(error) => Err(Error::internal(format!("internal error: {error}; this is a bug in Hone")).into()),
     }

@@ -1,4 +1,4 @@
-//! Counts calls. This layer stands outside all others, so that it sees each answer as its caller does: refused, past its
+//! Counts calls and puts them into traces. This layer stands outside all others, so that it sees each answer as its caller does: refused, past its
 //! deadline, or given up.
 
 use std::collections::HashMap;
@@ -17,8 +17,9 @@ use tonic::codegen::{Bytes, Service};
 use tower_layer::Layer;
 
 use super::deadline;
-use crate::call::Call;
-use crate::metrics::{CANCELLED, DEADLINE_EXCEEDED, INTERNAL, Metrics, UNKNOWN, code_name};
+use crate::metrics::{CANCELLED, DEADLINE_EXCEEDED, INTERNAL, Metrics, UNKNOWN, code_name, is_fault};
+use crate::trace::call::within;
+use crate::trace::{Call, Tracer, context};
 use hone_base::error::{Error, Result};
 
 /// The method of calls that no service has.
@@ -31,6 +32,7 @@ const HTTP: [&str; 4] = ["/health", "/metrics", "/predict", "/v1/classify"];
 #[derive(Clone, Debug)]
 pub struct ObserveLayer {
     metrics: Arc<Metrics>,
+    tracer: Tracer,
     /// Paths, and the methods they are counted as.
     methods: Arc<HashMap<String, Arc<str>>>,
 }
@@ -40,7 +42,7 @@ impl ObserveLayer {
     ///
     /// # Errors
     /// When the descriptors cannot be read.
-    pub fn new(metrics: Arc<Metrics>, descriptors: &[&[u8]]) -> Result<Self> {
+    pub fn new(metrics: Arc<Metrics>, tracer: Tracer, descriptors: &[&[u8]]) -> Result<Self> {
         let mut methods: HashMap<String, Arc<str>> = HTTP.map(|path| (path.to_owned(), path.into())).into();
         for bytes in descriptors {
             let set = FileDescriptorSet::decode(*bytes);
@@ -54,7 +56,7 @@ impl ObserveLayer {
                 }
             }
         }
-        Ok(Self { metrics, methods: Arc::new(methods) })
+        Ok(Self { metrics, tracer, methods: Arc::new(methods) })
     }
 
     fn begin(&self, request: &Request<Body>) -> Observed {
@@ -62,7 +64,7 @@ impl ObserveLayer {
         self.metrics.calls.begun(&method);
         Observed {
             metrics: self.metrics.clone(),
-            call: Arc::default(),
+            call: Arc::new(self.tracer.call(&method, context::parent(request.headers()))),
             method,
             start: Instant::now(),
             timeout: deadline::timeout(request.headers()),
@@ -102,10 +104,9 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let observed = self.layer.begin(&request);
         let call = observed.call.clone();
-        let mut answer = Box::pin(call.scope(|| self.inner.call(request)));
-        let answer = std::future::poll_fn(move |cx| call.scope(|| answer.as_mut().poll(cx)));
+        let answer = call.scope(|| self.inner.call(request));
         Box::pin(async move {
-            let response = match answer.await {
+            let response = match within(Some(call), answer).await {
                 Ok(response) => response,
                 Err(error) => {
                     observed.end(INTERNAL);
@@ -174,6 +175,7 @@ impl Drop for Observed {
             let is_late = self.timeout.is_some_and(|timeout| took >= timeout);
             if is_late { DEADLINE_EXCEEDED } else { CANCELLED }
         });
+        self.call.end(code, is_fault(code));
         self.metrics.calls.ended(&self.method, code, self.call.model().unwrap_or_default(), took);
     }
 }
@@ -289,14 +291,14 @@ mod tests {
         }
 
         fn call(&mut self, _: Request<Body>) -> Self::Future {
-            crate::call::names(&"reviews".into());
+            crate::trace::call::names(&"reviews".into());
             std::future::ready(Ok((self.0)()))
         }
     }
 
     fn layer() -> (Arc<Metrics>, ObserveLayer) {
         let metrics = Arc::new(Metrics::new().unwrap());
-        (metrics.clone(), ObserveLayer::new(metrics, &[hone::DESCRIPTORS]).unwrap())
+        (metrics.clone(), ObserveLayer::new(metrics, Tracer::default(), &[hone::DESCRIPTORS]).unwrap())
     }
 
     fn request(path: &str) -> Request<Body> {
