@@ -90,6 +90,15 @@ pub struct Config {
     #[arg(long, env = "HONE_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "60")]
     pub idle_timeout: NonZeroU32,
 
+    /// Seconds after which a connection is closed, when its calls are done, so that clients spread over new daemons
+    /// [default: never]
+    #[arg(long, env = "HONE_MAX_CONNECTION_AGE", value_name = "SECONDS")]
+    pub max_connection_age: Option<NonZeroU32>,
+
+    /// Seconds that calls may go on when the daemon stops; new ones are refused
+    #[arg(long, env = "HONE_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "30")]
+    pub drain_timeout: u32,
+
     /// What to log: error, warn, info, debug or trace, or a filter such as `info,hone_daemon=debug`
     #[arg(long, env = "HONE_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -225,6 +234,8 @@ mod tests {
             ["--max-rows", "0"],
             ["--memory-limit", "some"],
             ["--idle-timeout", "0"],
+            ["--max-connection-age", "0"],
+            ["--drain-timeout", "-1"],
         ] {
             assert_eq!(parse(&bad).unwrap_err().exit_code(), 2, "{bad:?}");
         }

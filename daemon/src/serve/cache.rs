@@ -99,6 +99,11 @@ impl Cache {
         }
     }
 
+    /// The versions that are loaded or being loaded, each with its thread.
+    pub(super) fn loaded(&self) -> Vec<(Arc<Version>, Arc<Worker>)> {
+        lock(&self.state).loaded.clone()
+    }
+
     /// Unloads some versions.
     pub(super) fn unload(&self, which: impl Fn(&Version) -> bool) {
         lock(&self.state).loaded.retain(|(version, worker)| {

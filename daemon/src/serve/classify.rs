@@ -31,7 +31,7 @@ const PIECE_BYTES: usize = 64 << 10;
 /// Answers requests.
 #[derive(Clone)]
 pub struct Serving {
-    models: Arc<Models>,
+    pub(super) models: Arc<Models>,
     calls: Calls,
     room: Arc<Semaphore>,
     /// Turn texts into tokens.

@@ -9,6 +9,7 @@ pub mod cache;
 pub mod classify;
 pub mod download;
 pub mod engine;
+pub mod loaded;
 pub mod options;
 pub mod permits;
 pub mod queue;
