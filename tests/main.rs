@@ -24,3 +24,4 @@ mod service;
 mod serving_cases;
 mod training;
 mod training_cases;
+mod wire;

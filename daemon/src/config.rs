@@ -131,6 +131,15 @@ pub struct Config {
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<String>,
 
+    /// Seconds after which a connection is closed, when its calls are done, so that clients spread over new daemons
+    /// [default: never]
+    #[arg(long, env = "HONE_MAX_CONNECTION_AGE", value_name = "SECONDS")]
+    pub max_connection_age: Option<NonZeroU32>,
+
+    /// Seconds that calls may go on when the daemon stops; new ones are refused
+    #[arg(long, env = "HONE_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "30")]
+    pub drain_timeout: u32,
+
     /// What to log: error, warn, info, debug or trace, or a filter such as `info,hone_daemon=debug`
     #[arg(long, env = "HONE_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -303,6 +312,8 @@ mod tests {
             ["--max-accuracy-loss", "nan"],
             ["--max-queue-ms", "0"],
             ["--max-batch-delay", "1001"],
+            ["--max-connection-age", "0"],
+            ["--drain-timeout", "-1"],
         ] {
             assert_eq!(parse(&bad).unwrap_err().exit_code(), 2, "{bad:?}");
         }

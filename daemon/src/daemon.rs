@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::connections::{self, Connections};
@@ -21,9 +22,10 @@ use crate::jobs::sweep::sweep;
 use crate::jobs::trainer::{DeviceTrainer, Trainer};
 use crate::lanes::Lanes;
 use crate::observability::Observability;
+use crate::rpc::draining::DrainingLayer;
 use crate::rpc::health::Health;
 use crate::rpc::stopping::Stopping;
-use crate::rpc::{Bounds, HoneRouter, Services, router};
+use crate::rpc::{Bounds, Capacity, HoneRouter, Services, router};
 use crate::serve::classify::Serving;
 use crate::serve::dispatcher::Dispatcher;
 use crate::serve::engine::{DeviceEngine, Engine};
@@ -33,8 +35,11 @@ use hone_engine::kernels::Isa;
 use hone_storage::data_dir::{DataDir, Lock};
 use hone_storage::{Blobs, Catalog, Store, Unreadable, Version};
 
-/// How long calls may go on when the daemon stops, and how often it says that it waits for a job to stop.
-const GRACE: Duration = Duration::from_secs(30);
+/// How often a daemon that stops says that it waits for a job to stop.
+const REMINDER: Duration = Duration::from_secs(30);
+
+/// How long connections may take to close when no call goes on.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// A daemon that is ready to serve.
 pub struct Daemon {
@@ -48,6 +53,8 @@ pub struct Daemon {
     connections: (usize, Duration),
     observability: Observability,
     store: Arc<dyn Catalog>,
+    /// Who refuses calls when the daemon stops, and how long those that go on have.
+    drain: (DrainingLayer, Duration),
     /// Held by the runner's thread too.
     lock: Arc<Lock>,
 }
@@ -144,6 +151,7 @@ impl Daemon {
         let parts = tokio::task::spawn_blocking(move || Parts::open(&root, policy));
         let Parts { data, lock, store, jobs } = parts.await.map_err(crashed)??;
         let blobs: Arc<dyn Blobs> = Arc::new(data.clone());
+        let capacity = Capacity { batch: engine.limits(), threads: config.threads.get() };
         let dispatcher = Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), config.queue_policy()));
         let settings = Settings { policy: config.precision_policy(), memory: config.model_memory() };
         let (computes, checks) = ((engine, dispatcher.clone()), lanes.checks.clone());
@@ -152,7 +160,9 @@ impl Daemon {
         let recalling = models.clone();
         tokio::task::spawn_blocking(move || recalling.recall()).await.map_err(crashed)??;
         let (health, stopping) = (Health::new().await, Stopping::default());
+        let draining = DrainingLayer::new(stopping.clone());
         let idle = Duration::from_secs(config.idle_timeout.get().into());
+        let connection_age = config.max_connection_age.map(|age| Duration::from_secs(age.get().into()));
         let services = Services {
             jobs: jobs.clone(),
             datasets: Arc::new(Datasets::new(
@@ -171,7 +181,9 @@ impl Daemon {
             stopping: stopping.clone(),
             metrics: metrics.clone(),
             tracer: tracer.clone(),
-            bounds: Bounds { idle, memory: config.room().host.available() },
+            bounds: Bounds { idle, memory: config.room().host.available(), connection_age },
+            capacity,
+            draining: draining.clone(),
         };
         let router = router(services, &health)?;
         let connections = (connections::room_for(config.max_connections as usize), idle);
@@ -187,7 +199,20 @@ impl Daemon {
             tracer,
         }
         .start(lock.clone())?;
-        Ok(Self { router, health, stopping, jobs, models, runner, connections, observability, store, lock })
+        let drain = (draining, Duration::from_secs(config.drain_timeout.into()));
+        Ok(Self {
+            router,
+            health,
+            stopping,
+            jobs,
+            models,
+            runner,
+            connections,
+            observability,
+            store,
+            drain,
+            lock,
+        })
     }
 
     /// Where the metrics are served, if they have an address of their own.
@@ -195,20 +220,34 @@ impl Daemon {
         self.observability.metrics_address()
     }
 
-    /// Serves until `shutdown`, then stops: running calls end, streams are cut off, the job stops at a step.
+    /// Serves until `shutdown`, then stops: health says so, new calls are refused, running ones are finished within the
+    /// time that they have for it, streams are cut off, the job stops at a step. Connections are taken until no call goes
+    /// on, so that whoever comes late is told when to come back.
     ///
     /// The job is waited for as long as it takes. It writes in the data folder, so the folder must stay taken until it has
     /// stopped; and whoever has no more patience can end the process, which lets go of the folder and of the job at once
     /// and costs no more than the steps since the last saved position.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Self { router, health, stopping, jobs, models, runner, connections, observability, store, lock } =
-            self;
+        let Self {
+            router,
+            health,
+            stopping,
+            jobs,
+            models,
+            runner,
+            connections,
+            observability,
+            store,
+            drain: (draining, drain),
+            lock,
+        } = self;
         let tracer = observability.tracer.clone();
         // It ends with this function, so that going down is seen too.
         let _observed = observability.start(store);
         let (most, idle) = connections;
         let incoming = Connections::new(listener, most, idle);
-        let mut server = pin!(router.serve_with_incoming_shutdown(incoming, stopping.begun()));
+        let (close, closed) = oneshot::channel::<()>();
+        let mut server = pin!(router.serve_with_incoming_shutdown(incoming, async { drop(closed.await) }));
         let loading = tokio::spawn(models.clone().load_pinned());
         health.set(true).await;
         let served = tokio::select! {
@@ -219,16 +258,30 @@ impl Daemon {
         tracing::info!("stopping");
         health.set(false).await;
         stopping.begin();
-        tokio::task::spawn_blocking(move || jobs.close()).await.map_err(crashed)?;
-        if served.is_ok() && tokio::time::timeout(GRACE, server).await.is_err() {
-            tracing::warn!("some calls have not ended after {} s; cutting them off", GRACE.as_secs());
+        let closing_jobs = tokio::task::spawn_blocking(move || jobs.close());
+        if served.is_ok() {
+            let drained = tokio::select! {
+                // It ends by itself only when it fails.
+                _ = &mut server => false,
+                drained = tokio::time::timeout(drain, draining.idle()) => {
+                    if drained.is_err() {
+                        tracing::warn!("some calls have not ended after {} s; cutting them off", drain.as_secs());
+                    }
+                    true
+                }
+            };
+            drop(close);
+            if drained && tokio::time::timeout(CLOSING, server).await.is_err() {
+                tracing::warn!("some connections do not close; cutting them off");
+            }
         }
+        closing_jobs.await.map_err(crashed)?;
         let mut joined = tokio::task::spawn_blocking(move || {
             models.shut_down();
             runner.join().is_ok()
         });
         loop {
-            match tokio::time::timeout(GRACE, &mut joined).await {
+            match tokio::time::timeout(REMINDER, &mut joined).await {
                 Ok(Ok(true)) => break,
                 Ok(_) => {
                     tracing::error!("the thread for jobs panicked");

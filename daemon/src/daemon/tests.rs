@@ -41,19 +41,27 @@ struct Harness {
 
 impl Harness {
     async fn start(home: &Home) -> Self {
+        Self::start_with_flags(home, &[]).await
+    }
+
+    async fn start_with_flags(home: &Home, flags: &[&str]) -> Self {
         let compute = Compute {
             trainer: Arc::new(FakeTrainer),
             engine: Arc::new(FakeEngine::default()),
             lanes: Lanes::new(const { NonZeroUsize::new(2).unwrap() }).unwrap(),
             reader: testing::read,
         };
-        Self::start_with(home, compute).await
+        Self::open(home, compute, flags).await
     }
 
     async fn start_with(home: &Home, compute: Compute) -> Self {
+        Self::open(home, compute, &[]).await
+    }
+
+    async fn open(home: &Home, compute: Compute, flags: &[&str]) -> Self {
         let folder = home.path().to_str().unwrap();
-        let config =
-            Config::parse_from(["daemon", "--data-dir", folder, "--max-jobs", "2", "--max-upload", "3M"]);
+        let usual = ["daemon", "--data-dir", folder, "--max-jobs", "2", "--max-upload", "3M"];
+        let config = Config::parse_from([&usual, flags].concat());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let daemon = Daemon::open_with(&config, compute).await.unwrap();

@@ -2,6 +2,8 @@
 //! taken then. What finds no room is refused, so that no number of calls and connections fills the memory with messages
 //! that are half there.
 //!
+//! A body of plain HTTP is one message. Of a stream with compressed messages room for the longest is held to its end.
+//!
 //! The room of a message is held until the call is answered, or, where a call sends any number of messages, until its next
 //! one is asked for: then the service has counted what it keeps of the one before.
 
@@ -15,23 +17,26 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tonic::body::Body;
+use tonic::codegen::http::header::CONTENT_LENGTH;
 use tonic::codegen::http::{Request, Response};
 use tonic::codegen::{Bytes, Service};
 use tower_layer::Layer;
 
+use super::framing::{Begun, Framing, Message, Plain};
+use super::http;
 use crate::serve::options::RETRY;
 use hone_base::error::Error;
 use hone_base::panic::lock;
 
-/// The bytes before a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
-
 /// Calls that send any number of messages; all others send one.
-const STREAMS: [&str; 4] = [
+const STREAMS: [&str; 7] = [
     "/hone.v1.DatasetService/Upload",
     "/hone.v1.InferenceService/ClassifyStream",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    "/inference.GRPCInferenceService/ModelStreamInfer",
+    "/tei.v1.Predict/PredictPairStream",
+    "/tei.v1.Predict/PredictStream",
 ];
 
 /// Bytes of a message that counts as small. Small and large ones have rooms of their own, so that a few large ones that
@@ -59,6 +64,16 @@ impl AdmissionLayer {
         let small = (bytes >> 10) / SMALL_SHARE;
         let large = (bytes >> 10) - small;
         Self { small: Arc::new(Semaphore::new(small)), large: Arc::new(Semaphore::new(large)), longest, idle }
+    }
+
+    /// Room for so many bytes.
+    fn room(&self, room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
+        let kib = bytes.div_ceil(1 << 10) as u32;
+        room.clone().try_acquire_many_owned(kib).map_err(|_| {
+            let why = "the daemon receives as many messages as it can hold; try again, or send fewer or smaller ones at \
+                       once";
+            Error::busy(RETRY, why).into()
+        })
     }
 }
 
@@ -93,17 +108,16 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let held = Held::default();
-        let is_stream = STREAMS.contains(&request.uri().path());
+        let is_grpc = http::is_grpc(request.headers());
+        let is_stream = is_grpc && STREAMS.contains(&request.uri().path());
+        let length = || request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+        let framing = match is_grpc {
+            true => Framing::Grpc(Message::default()),
+            false => Framing::Plain(Plain::new(length(), self.layer.longest)),
+        };
         let (layer, of_body) = (self.layer.clone(), held.clone());
         let answer = self.inner.call(request.map(|body| {
-            Body::new(Admitted {
-                body,
-                layer,
-                held: of_body,
-                is_stream,
-                message: Message::default(),
-                idle: None,
-            })
+            Body::new(Admitted { body, layer, held: of_body, is_stream, framing, unpacked: None, idle: None })
         }));
         Box::pin(async move {
             let answer = answer.await;
@@ -129,80 +143,31 @@ impl Held {
     }
 }
 
-/// Where in its messages a body stands.
-#[derive(Debug, Default)]
-struct Message {
-    prefix: [u8; PREFIX],
-    /// Bytes of the prefix that came.
-    came: usize,
-    /// Bytes of the message that are to come.
-    left: usize,
-}
-
-impl Message {
-    /// Goes through the next bytes; `begin` learns the length of each message that begins in them.
-    fn pass(
-        &mut self,
-        mut bytes: &[u8],
-        mut begin: impl FnMut(usize) -> Result<(), Status>,
-    ) -> Result<(), Status> {
-        while !bytes.is_empty() {
-            if self.left > 0 {
-                let taken = self.left.min(bytes.len());
-                self.left -= taken;
-                bytes = bytes.get(taken..).unwrap_or_default();
-                continue;
-            }
-            let taken = (PREFIX - self.came).min(bytes.len());
-            let (of_prefix, rest) = bytes.split_at(taken);
-            for (to, from) in self.prefix.iter_mut().skip(self.came).zip(of_prefix) {
-                *to = *from;
-            }
-            bytes = rest;
-            self.came += taken;
-            if self.came == PREFIX {
-                let [_, length @ ..] = self.prefix;
-                self.came = 0;
-                self.left = u32::from_be_bytes(length) as usize;
-                begin(self.left)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a message has begun and not ended.
-    fn is_open(&self) -> bool {
-        self.came > 0 || self.left > 0
-    }
-}
-
 /// A body whose messages are admitted as they begin.
 struct Admitted {
     body: Body,
     layer: AdmissionLayer,
     held: Held,
     is_stream: bool,
-    message: Message,
+    framing: Framing,
+    /// Room for the longest message, once a stream has sent a compressed one: what it was unpacked into stays.
+    unpacked: Option<OwnedSemaphorePermit>,
     /// Runs while the next bytes of a message are waited for.
     idle: Option<Pin<Box<Sleep>>>,
 }
 
 impl Admitted {
     fn admit(&mut self, bytes: &Bytes) -> Result<(), Status> {
-        let Self { layer, held, message, .. } = self;
-        message.pass(bytes, |length| {
+        let Self { layer, held, framing, is_stream, unpacked, .. } = self;
+        framing.pass(bytes, |Begun { length, is_compressed }| {
             if length > layer.longest {
                 return Ok(());
             }
-            let kib = length.div_ceil(1 << 10) as u32;
+            if *is_stream && is_compressed && unpacked.is_none() {
+                *unpacked = Some(layer.room(&layer.large, layer.longest)?);
+            }
             let room = if length <= SMALL { &layer.small } else { &layer.large };
-            let permit = room.clone().try_acquire_many_owned(kib).map_err(|_| {
-                Error::busy(
-                    RETRY,
-                    "the daemon receives as many messages as it can hold; try again, or send fewer or smaller ones at once",
-                )
-            })?;
-            held.add(permit);
+            held.add(layer.room(room, length)?);
             Ok(())
         })
     }
@@ -224,7 +189,7 @@ impl http_body::Body for Admitted {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.is_stream && !self.message.is_open() {
+        if self.is_stream && !self.framing.is_open() {
             self.held.release();
         }
         match Pin::new(&mut self.body).poll_frame(cx) {
@@ -240,7 +205,7 @@ impl http_body::Body for Admitted {
                 })
             }
             // A stream may be quiet between two messages for as long as it likes.
-            Poll::Pending if self.is_stream && !self.message.is_open() => Poll::Pending,
+            Poll::Pending if self.is_stream && !self.framing.is_open() => Poll::Pending,
             Poll::Pending if self.is_late(cx) => {
                 let seconds = self.layer.idle.as_secs();
                 Poll::Ready(Some(Err(Status::deadline_exceeded(format!(
@@ -314,7 +279,9 @@ mod tests {
 
     /// The body of a call as its service sees it, and the call, which is not answered before it is awaited.
     async fn body(layer: &AdmissionLayer, path: &str, frames: Vec<Vec<u8>>) -> Body {
-        let request = Request::builder().uri(path).body(Body::new(Frames(frames.into()))).unwrap();
+        let kind = if path == PLAIN { "application/json" } else { "application/grpc" };
+        let request = Request::builder().uri(path).header("content-type", kind);
+        let request = request.body(Body::new(Frames(frames.into()))).unwrap();
         layer.layer(Echo).call(request).await.unwrap().into_body()
     }
 
@@ -340,6 +307,7 @@ mod tests {
     }
 
     const ONE: &str = "/hone.v1.InferenceService/Classify";
+    const PLAIN: &str = "/v1/classify";
     const STREAM: &str = "/hone.v1.InferenceService/ClassifyStream";
     const LATER: Duration = Duration::from_secs(3600);
 
@@ -375,6 +343,32 @@ mod tests {
         let layer = AdmissionLayer { longest: 4 << 10, ..room_for_small(8) };
         let (lengths, _) = frames(body(&layer, ONE, vec![message(100 << 10)[..9].to_vec()]).await, 1).await;
         assert_eq!((lengths, free(&layer)), (vec![9], 8));
+    }
+
+    #[tokio::test]
+    async fn a_body_of_plain_http_is_counted_as_it_comes_and_has_a_bound() {
+        let layer = AdmissionLayer { longest: 100 << 10, ..room_for_small(128) };
+        let (_, body) = frames(body(&layer, PLAIN, vec![vec![7; 1000], vec![7; 64 << 10]]).await, 2).await;
+        assert_eq!(free(&layer), 0);
+        drop(body);
+        assert_eq!(free(&layer), 128);
+        let (refused, _) = frames(self::body(&layer, PLAIN, vec![vec![7; 101 << 10]]).await, 1).await;
+        assert_eq!(refused, [tonic::Code::OutOfRange as usize]);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_sends_a_compressed_message_holds_room_for_the_longest_to_its_end() {
+        let layer = AdmissionLayer::new(16 << 20, 8 << 20, LATER);
+        let compressed = || vec![[&[1], &message(1000)[1..]].concat()];
+        let (lengths, first) = frames(body(&layer, STREAM, compressed()).await, 1).await;
+        assert_eq!(lengths, [1005]);
+        assert_eq!(layer.large.available_permits(), 4 << 10);
+        let (refused, _) = frames(body(&layer, STREAM, compressed()).await, 1).await;
+        assert_eq!(refused, [tonic::Code::ResourceExhausted as usize]);
+        let (lengths, _) = frames(body(&layer, ONE, compressed()).await, 1).await;
+        assert_eq!(lengths, [1005], "one message is unpacked and gone at once");
+        drop(first);
+        assert_eq!(layer.large.available_permits(), 12 << 10);
     }
 
     #[tokio::test]
@@ -421,7 +415,7 @@ mod tests {
             }
         }
         streams.sort();
-        let known: Vec<&str> = STREAMS.into_iter().filter(|path| path.starts_with("/hone.")).collect();
+        let known: Vec<&str> = STREAMS.into_iter().filter(|path| !path.starts_with("/grpc.")).collect();
         assert_eq!(streams, known);
     }
 }

@@ -1,6 +1,6 @@
 //! Deadlines. Tonic ends a call whose `grpc-timeout` has passed with CANCELLED, which says that the caller gave up,
 //! and lets a streamed answer go on past it. This layer stands closer to the services and ends either with
-//! DEADLINE_EXCEEDED. The services learn the deadline too ([`of`]), so that nothing is begun that cannot be done in time.
+//! DEADLINE_EXCEEDED, or in plain HTTP, whose callers say `x-timeout-ms`, with 504. The services learn the deadline too ([`of`]), so that nothing is begun that cannot be done in time.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,6 +13,8 @@ use tonic::body::Body;
 use tonic::codegen::http::{Extensions, HeaderMap, Request, Response};
 use tonic::codegen::{Bytes, Service};
 use tower_layer::Layer;
+
+use super::http;
 
 /// Holds calls to their deadlines.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +47,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let timeout = timeout(request.headers());
+        let is_grpc = http::is_grpc(request.headers());
+        let timeout = if is_grpc { timeout(request.headers()) } else { plain_timeout(request.headers()) };
         let Some(deadline) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) else {
             return Box::pin(self.0.call(request));
         };
@@ -55,8 +58,15 @@ where
             tokio::select! {
                 biased;
                 // First, so that tonic's own timer, which ends no earlier, never wins.
-                () = tokio::time::sleep_until(deadline) => Ok(exceeded().into_http()),
-                answer = answer => Ok(answer?.map(|body| Body::new(Limited::new(body, deadline)))),
+                () = tokio::time::sleep_until(deadline) => Ok(match is_grpc {
+                    true => exceeded().into_http(),
+                    false => http::deadline_exceeded(),
+                }),
+                // An answer in plain HTTP is no stream.
+                answer = answer => Ok(answer?.map(|body| match is_grpc {
+                    true => Body::new(Limited::new(body, deadline)),
+                    false => body,
+                })),
             }
         })
     }
@@ -119,6 +129,11 @@ impl http_body::Body for Limited {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// What the header `x-timeout-ms` says, which plain HTTP has instead.
+fn plain_timeout(headers: &HeaderMap) -> Option<Duration> {
+    headers.get("x-timeout-ms")?.to_str().ok()?.parse().ok().map(Duration::from_millis)
 }
 
 /// What the header `grpc-timeout` says: at most eight digits and a unit.
@@ -188,6 +203,7 @@ mod tests {
 
     async fn call(wait: u64, timeout: &'static str) -> Response<Body> {
         let mut request = Request::new(Body::empty());
+        request.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
         request.headers_mut().insert("grpc-timeout", HeaderValue::from_static(timeout));
         DeadlineLayer.layer(Slow(Duration::from_millis(wait))).call(request).await.unwrap()
     }

@@ -12,12 +12,15 @@ use tonic_health::server::{HealthReporter, HealthService};
 use super::stopping::Stopping;
 
 /// The daemon as a whole, and its services.
-const NAMES: [&str; 5] = [
+const NAMES: [&str; 8] = [
     "",
     "hone.v1.TrainingService",
     "hone.v1.InferenceService",
     "hone.v1.DatasetService",
     "hone.v1.ModelService",
+    "inference.GRPCInferenceService",
+    "tei.v1.Info",
+    "tei.v1.Predict",
 ];
 
 /// What is told of the daemon's health.

@@ -1,26 +1,37 @@
-//! The services of `hone.v1`. A procedure converts, delegates and converts back; what it decides stands elsewhere.
+//! The services of `hone.v1`, those of other protocols that answer texts (`tei`, `open_inference`), and plain HTTP (`http`). A procedure converts, delegates and converts back; what it decides stands elsewhere.
 
 pub mod admission;
+pub mod compression;
 pub mod convert;
 pub mod datasets;
 pub mod deadline;
+pub mod draining;
+pub mod framing;
 pub mod health;
+mod http;
 pub mod inference;
 pub mod lists;
 pub mod models;
 pub mod observe;
+pub mod open_inference;
 pub mod stopping;
+pub mod streams;
+pub mod tei;
 pub mod training;
 pub mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use hone::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
+use hone::tei::info_server::InfoServer;
+use hone::tei::predict_server::PredictServer;
 use hone::v1::dataset_service_server::DatasetServiceServer;
 use hone::v1::inference_service_server::InferenceServiceServer;
 use hone::v1::model_service_server::ModelServiceServer;
 use hone::v1::training_service_server::TrainingServiceServer;
 use tonic::Status;
+use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
@@ -31,11 +42,13 @@ use crate::jobs::registry::Registry;
 use crate::jobs::trainer::Trainer;
 use crate::metrics::Metrics;
 use crate::serve::classify::Serving;
+use crate::serve::queue::Limits;
 use crate::serve::registry::Models;
 use crate::trace::Tracer;
 use crate::trace::call::carried;
 use admission::AdmissionLayer;
 use deadline::DeadlineLayer;
+use draining::DrainingLayer;
 use health::Health;
 use hone_base::error::{Error, Result};
 use hone_storage::Blobs;
@@ -94,6 +107,19 @@ pub struct Services {
     pub tracer: Tracer,
     /// What a call may take.
     pub bounds: Bounds,
+    /// What answers.
+    pub capacity: Capacity,
+    /// Refuses calls when the daemon goes down.
+    pub draining: DrainingLayer,
+}
+
+/// What answers texts, as it is told to clients that ask.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    /// How large batches are.
+    pub batch: Limits,
+    /// Threads that turn texts into tokens.
+    pub threads: usize,
 }
 
 /// What calls may take.
@@ -103,6 +129,8 @@ pub struct Bounds {
     pub idle: Duration,
     /// Bytes of memory that the daemon may take when it starts.
     pub memory: u64,
+    /// How long a connection may last before its client is asked to open another.
+    pub connection_age: Option<Duration>,
 }
 
 impl Bounds {
@@ -112,9 +140,25 @@ impl Bounds {
     }
 }
 
+/// A server of texts: messages may be compressed in either direction, and have a bound when they are unpacked.
+macro_rules! compressed {
+    ($server:expr) => {
+        $server
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd)
+            .send_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Zstd)
+            .max_decoding_message_size(MAX_CLASSIFY_MESSAGE)
+    };
+}
+
 /// The services, ready to be served.
-pub type HoneRouter =
-    Router<Stack<AdmissionLayer, Stack<DeadlineLayer, Stack<ObserveLayer, tower_layer::Identity>>>>;
+pub type HoneRouter = Router<
+    Stack<
+        AdmissionLayer,
+        Stack<DeadlineLayer, Stack<DrainingLayer, Stack<ObserveLayer, tower_layer::Identity>>>,
+    >,
+>;
 
 /// Puts all services, health and reflection together.
 pub fn router(services: Services, health: &Health) -> Result<HoneRouter> {
@@ -130,6 +174,8 @@ pub fn router(services: Services, health: &Health) -> Result<HoneRouter> {
         metrics,
         tracer,
         bounds,
+        capacity,
+        draining,
     } = services;
     let reading = Turns::new("files to read", READING.0, READING.1);
     let training = training::Training {
@@ -142,10 +188,17 @@ pub fn router(services: Services, health: &Health) -> Result<HoneRouter> {
         reading: reading.clone(),
         dry_runs: Turns::new("dry runs", 1, DRY_RUNS_WAITING),
     };
-    let inference = inference::Inference { serving, stopping: stopping.clone() };
+    let inference = inference::Inference { serving: serving.clone(), stopping: stopping.clone() };
+    let open_inference =
+        open_inference::OpenInference { serving: serving.clone(), stopping: stopping.clone() };
+    let tei = tei::Tei { serving, stopping: stopping.clone(), capacity };
+    let http = http::Http { tei: tei.clone(), stopping: stopping.clone() };
     let mut routes = Routes::default()
         .add_service(TrainingServiceServer::new(training).max_decoding_message_size(MAX_MESSAGE))
-        .add_service(InferenceServiceServer::new(inference).max_decoding_message_size(MAX_CLASSIFY_MESSAGE))
+        .add_service(compressed!(InferenceServiceServer::new(inference)))
+        .add_service(compressed!(GrpcInferenceServiceServer::new(open_inference)))
+        .add_service(compressed!(InfoServer::new(tei.clone())))
+        .add_service(compressed!(PredictServer::new(tei)))
         .add_service(
             DatasetServiceServer::new(datasets::DatasetRpc {
                 datasets,
@@ -178,8 +231,16 @@ pub fn router(services: Services, health: &Health) -> Result<HoneRouter> {
         tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
         tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
     ];
-    Ok(Server::builder()
-        .layer(ObserveLayer::new(metrics, tracer, &descriptors)?)
+    let observe = ObserveLayer::new(metrics, tracer, &descriptors)?;
+    let routes = Routes::from(http::add(routes.into_axum_router(), http));
+    let mut server = Server::builder();
+    if let Some(age) = bounds.connection_age {
+        server = server.max_connection_age(age);
+    }
+    Ok(server
+        .accept_http1(true)
+        .layer(observe)
+        .layer(draining)
         .layer(DeadlineLayer)
         .layer(AdmissionLayer::new(bounds.messages(), MAX_CLASSIFY_MESSAGE, bounds.idle))
         .initial_connection_window_size(WINDOW)

@@ -30,7 +30,7 @@ const ADMITTED_KIB: usize = 256 << 10;
 /// Answers requests.
 #[derive(Clone)]
 pub struct Serving {
-    models: Arc<Models>,
+    pub(super) models: Arc<Models>,
     dispatcher: Arc<Dispatcher>,
     calls: Calls,
     room: Arc<Semaphore>,

@@ -20,6 +20,7 @@ pub mod download;
 pub mod engine;
 pub mod input;
 pub mod load;
+pub mod loaded;
 pub mod memory;
 pub mod options;
 pub mod permits;

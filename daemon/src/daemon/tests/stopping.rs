@@ -7,8 +7,9 @@ use hone::v1::event::Kind;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt as _;
 
-use super::Harness;
+use super::{Harness, texts};
 use crate::jobs::testing::Home;
 
 #[tokio::test]
@@ -83,4 +84,48 @@ async fn a_daemon_that_is_given_up_while_a_job_runs_holds_the_data_folder_until_
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("the job does not let go of the folder");
+}
+
+#[tokio::test]
+async fn a_call_that_goes_on_is_answered_and_a_later_one_is_told_when_to_come_back() {
+    let home = Home::new();
+    let daemon = Harness::start(&home).await;
+    daemon.train("reviews").await;
+    daemon.inference().classify(texts("", &["good"])).await.unwrap();
+    let mut health = HealthClient::new(daemon.channel.clone());
+    let request = HealthCheckRequest { service: "hone.v1.InferenceService".into() };
+    let mut health = health.watch(request).await.unwrap().into_inner();
+    assert_eq!(health.message().await.unwrap().unwrap().status, 1);
+    let running: Vec<_> = (0..8)
+        .map(|_| {
+            let mut client = daemon.inference();
+            tokio::spawn(async move { client.classify(texts("", &["slow"])).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let (mut late, address) = (daemon.inference(), daemon.address.clone());
+    let stopped = tokio::spawn(daemon.stop());
+    assert_eq!(health.message().await.unwrap().unwrap().status, 2);
+    let refused = late.classify(texts("", &["good"])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    let retry = refused.get_details_retry_info().unwrap().retry_delay.unwrap();
+    assert!(retry >= Duration::from_secs(1), "{retry:?}");
+    for call in running {
+        assert_eq!(call.await.unwrap().unwrap().into_inner().predictions.len(), 1);
+    }
+    stopped.await.unwrap();
+    assert!(tokio::net::TcpStream::connect(&address).await.is_err());
+}
+
+#[tokio::test]
+async fn calls_that_take_longer_than_the_drain_timeout_do_not_hold_the_daemon_up() {
+    let home = Home::new();
+    let daemon = Harness::start_with_flags(&home, &["--drain-timeout", "0"]).await;
+    daemon.train("reviews").await;
+    daemon.inference().classify(texts("", &["good"])).await.unwrap();
+    let mut client = daemon.inference();
+    let running = tokio::spawn(async move { client.classify(texts("", &["slow", "slow", "slow"])).await });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    daemon.stop().await;
+    drop(running.await.unwrap());
 }

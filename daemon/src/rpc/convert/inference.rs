@@ -36,6 +36,13 @@ pub struct Shown {
     pub request_id: String,
 }
 
+impl Shown {
+    /// How many of so many scores are shown.
+    pub fn most(&self, scores: usize) -> usize {
+        self.top_k.map_or(scores, |most| most.get().min(scores))
+    }
+}
+
 impl Parse<v1::ClassifyRequest> for Question {
     fn parse(request: v1::ClassifyRequest) -> Result<Self> {
         let side = match request.truncation_side() {
@@ -96,13 +103,16 @@ pub fn response(answer: Classified, shown: Shown) -> v1::ClassifyResponse {
     };
     let prediction = |prediction: &Prediction| {
         let ranked = prediction.ranked();
-        let most = shown.top_k.map_or(ranked.len(), NonZeroUsize::get);
         let top = ranked.first().map(|&class| score(prediction, class)).unwrap_or_default();
         let has_label = ready.thresholds.is_some() || !prediction.labels.is_empty();
         v1::Prediction {
             label: if has_label { top.label } else { String::new() },
             score: top.score,
-            scores: ranked.iter().take(most).map(|&class| score(prediction, class)).collect(),
+            scores: ranked
+                .iter()
+                .take(shown.most(ranked.len()))
+                .map(|&class| score(prediction, class))
+                .collect(),
             tokens: prediction.tokens as u32,
             truncated: prediction.truncated,
             labels: prediction.labels.iter().map(|&class| label(class)).collect(),

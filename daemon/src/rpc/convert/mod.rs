@@ -8,9 +8,12 @@ pub mod hyperparameters;
 pub mod inference;
 pub mod job;
 pub mod model;
+pub mod open_inference;
 pub mod record;
 pub mod spec;
 pub mod start;
+pub mod tei;
+pub mod tensors;
 
 use hone::v1;
 
