@@ -3,6 +3,7 @@
 mod classify;
 mod data;
 mod peers;
+mod serving;
 mod stub;
 mod training;
 mod words;

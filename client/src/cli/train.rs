@@ -158,13 +158,16 @@ mod tests {
              --validation-limit 2 --test-limit 3 --name n --encoder e@main --optimizer adam --lr 1e-5 --beta1 0.8 \
              --beta2 0.9 --eps 1e-6 --weight-decay 0 --scheduler cosine --warmup-epochs 0.2 --epochs 4 \
              --batch-size 8 --gradient-accumulation 2 --max-grad-norm 0 --dropout 0.3 --encoder-dropout 0 --seed 0 \
-             --keep last --metric f1 --early-stopping 1 --max-length 256 --positive-label -1 --checkpoint-every 10m",
+             --keep last --metric f1 --early-stopping 1 --max-length 256 --positive-label -1 --checkpoint-every 10m \
+             --promote-if accuracy>=current --promote-alias best",
         )
         .spec
         .expect("a spec");
         let expected = v1::JobSpec {
             name: Some("n".into()),
             encoder: Some("e@main".into()),
+            promote_if: Some("accuracy>=current".into()),
+            promote_alias: Some("best".into()),
             validation_split: Some(0.25),
             columns: Some(v1::Columns {
                 text: Some("t".into()),
