@@ -16,6 +16,7 @@ mod messages;
 mod methods;
 mod observe;
 mod optimizer;
+mod overload;
 mod parity;
 mod promotion_cases;
 mod resume;

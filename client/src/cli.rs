@@ -208,7 +208,7 @@ pub(crate) enum ModelsCommand {
         alias: Option<String>,
         /// The alias stays, and the version answers this share of its callers; 0 ends that. A caller with a routing key
         /// always gets the same version.
-        #[arg(long, value_name = "SHARE", value_parser = values::part_of_callers, allow_negative_numbers = true,
+        #[arg(long, value_name = "SHARE", value_parser = values::share, allow_negative_numbers = true,
             conflicts_with = "shadow")]
         canary: Option<f64>,
         /// The alias stays, and the version answers beside it, for comparison alone; `off` ends that.
@@ -467,15 +467,15 @@ mod tests {
             ("train --warmup-steps 5 --warmup-ratio 0.1", "cannot be used with"),
             ("train --dry-run --detach", "cannot be used with"),
             ("classify --file texts.txt hello", "cannot be used with"),
+            ("classify --truncation middle a", "possible values: right, left, none"),
+            ("classify --min-score 1.5 a", "from 0 to 1"),
+            ("classify --priority 101 a", "101 is not in -100..=100"),
+            ("classify --top-k 0 a", "0 is not in 1.."),
             ("models promote a@1 --canary 100%", "less than 100%"),
             ("models promote a@1 --canary=-1%", "from 0"),
             ("models promote a@1 --canary 5% --shadow", "cannot be used with"),
             ("models promote a@1 live --alias live", "cannot be used with"),
             ("models set a --precision fp16", "possible values: default, auto, fp32, bf16, int8"),
-            ("classify --truncation middle a", "possible values: right, left, none"),
-            ("classify --min-score 1.5 a", "from 0 to 1"),
-            ("classify --priority 101 a", "101 is not in -100..=100"),
-            ("classify --top-k 0 a", "0 is not in 1.."),
             ("compare one", "2 values required"),
             ("--timeout 0 jobs", "at least 1 ms"),
             ("--timeout soon jobs", "not a time"),

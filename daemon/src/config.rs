@@ -9,8 +9,8 @@ use candle_core::Device;
 use clap::Parser;
 
 use crate::jobs::restart::ResumeJobs;
-use crate::serve::load;
-use crate::serve::queue::Policy;
+use crate::serve::load::Policy;
+use crate::serve::queue::QueuePolicy;
 use hone_base::error::{Error, Result};
 use hone_data::Limits;
 use hone_storage::ServePrecision;
@@ -217,20 +217,20 @@ fn memory_limit(text: &str) -> std::result::Result<MemoryLimit, String> {
 }
 
 impl Config {
+    /// How long requests may wait.
+    pub fn queue_policy(&self) -> QueuePolicy {
+        let ms = |of: u32| Duration::from_millis(of.into());
+        QueuePolicy { max_wait: ms(self.max_queue_ms), max_batch_delay: ms(self.max_batch_delay) }
+    }
+
     /// In what models answer.
-    pub fn precision_policy(&self) -> load::Policy {
-        load::Policy { precision: self.serve_precision, max_accuracy_loss: self.max_accuracy_loss }
+    pub fn policy(&self) -> Policy {
+        Policy { precision: self.serve_precision, max_accuracy_loss: self.max_accuracy_loss }
     }
 
     /// Bytes that all loaded models together may take.
     pub fn model_memory(&self) -> u64 {
         self.model_memory.map_or_else(|| self.room().host.available() / 4, |size| size.0)
-    }
-
-    /// How long requests may wait.
-    pub fn queue_policy(&self) -> Policy {
-        let ms = |of: u32| Duration::from_millis(of.into());
-        Policy { max_wait: ms(self.max_queue_ms), max_batch_delay: ms(self.max_batch_delay) }
     }
 
     /// What reading a file and training may take.
@@ -281,12 +281,12 @@ mod tests {
             ["--max-rows", "0"],
             ["--memory-limit", "some"],
             ["--idle-timeout", "0"],
+            ["--max-queue-ms", "0"],
+            ["--max-batch-delay", "1001"],
             ["--model-memory", "0"],
             ["--serve-precision", "fp16"],
             ["--max-accuracy-loss", "-1"],
             ["--max-accuracy-loss", "nan"],
-            ["--max-queue-ms", "0"],
-            ["--max-batch-delay", "1001"],
         ] {
             assert_eq!(parse(&bad).unwrap_err().exit_code(), 2, "{bad:?}");
         }

@@ -30,7 +30,7 @@ use crate::scrape::Scrape;
 use crate::serve::classify::Serving;
 use crate::serve::dispatcher::Dispatcher;
 use crate::serve::engine::{DeviceEngine, Engine};
-use crate::serve::registry::{Models, Settings};
+use crate::serve::registry::{Models, Resources, Settings};
 use hone_base::error::{Error, Result};
 use hone_engine::kernels::Isa;
 use hone_storage::data_dir::{DataDir, Lock};
@@ -151,11 +151,14 @@ impl Daemon {
         let parts = tokio::task::spawn_blocking(move || Parts::open(&root, policy));
         let Parts { data, lock, store, jobs } = parts.await.map_err(crashed)??;
         let blobs: Arc<dyn Blobs> = Arc::new(data.clone());
-        let dispatcher = Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), config.queue_policy()));
-        let settings = Settings { policy: config.precision_policy(), memory: config.model_memory() };
-        let (computes, checks) = ((engine, dispatcher.clone()), lanes.checks.clone());
-        let catalog = (blobs.clone(), store.clone());
-        let models = Arc::new(Models::new(catalog, computes, checks, settings, metrics.clone()));
+        let resources = Resources {
+            dispatcher: Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), config.queue_policy())),
+            checks: lanes.checks.clone(),
+            metrics: metrics.clone(),
+        };
+        let dispatcher = resources.dispatcher.clone();
+        let settings = Settings { policy: config.policy(), memory: config.model_memory() };
+        let models = Arc::new(Models::new(blobs.clone(), store.clone(), engine, resources, settings));
         let recalling = models.clone();
         tokio::task::spawn_blocking(move || recalling.recall()).await.map_err(crashed)??;
         let (health, stopping) = (Health::new().await, Stopping::default());

@@ -22,7 +22,7 @@ pub(crate) struct Wishes {
     #[arg(long, value_name = "SIDE")]
     pub(crate) truncation: Option<Truncation>,
     /// The score, 0 to 1, below which a text has no label; for models whose texts have one.
-    #[arg(long, value_name = "SCORE", value_parser = values::share, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SCORE", value_parser = values::score, allow_negative_numbers = true)]
     pub(crate) min_score: Option<f32>,
     /// From -100 to 100; calls with a higher one are answered first. Default: 0
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(-100..=100), allow_negative_numbers = true)]

@@ -33,12 +33,12 @@ pub(super) fn split(text: &str) -> Result<f64, String> {
 }
 
 /// A score.
-pub(super) fn share(text: &str) -> Result<f32, String> {
+pub(super) fn score(text: &str) -> Result<f32, String> {
     number_that(text, |value| (0.0..=1.0).contains(&value), "from 0 to 1").map(|value| value as f32)
 }
 
 /// A share of callers: 5%, or 0.05.
-pub(super) fn part_of_callers(text: &str) -> Result<f64, String> {
+pub(super) fn share(text: &str) -> Result<f64, String> {
     let share = match text.trim().strip_suffix('%') {
         Some(percent) => number(percent)? / 100.0,
         None => number(text)?,

@@ -114,9 +114,6 @@ impl Serving {
             )
         })?;
         let Route { version, shadow } = self.models.route(reference, options.routing_key.as_deref()).await?;
-        // Texts that are cut in another way have no answers to compare.
-        let shadow = shadow.filter(|_| options.max_length.is_none() && options.side == Side::AsModel);
-        let compared = shadow.as_ref().map(|_| inputs.clone());
         observed.found(&version.name);
         let loading = Instant::now();
         let ready = self.models.cache.ready(&version).await?;
@@ -127,6 +124,9 @@ impl Serving {
             return Err(Error::invalid_field("min_score", why));
         }
         let together = options.all_or_nothing || count == 1;
+        // Texts that are cut in another way have no answers to compare.
+        let shadow = shadow.filter(|_| options.max_length.is_none() && options.side == Side::AsModel);
+        let shadowed = shadow.map(|shadow| (shadow, inputs.clone()));
         let (members, asked) = self.look_up(&ready, fit, inputs);
         let Computed { scored, timings } =
             self.compute(&ready, fit, asked, options, together, observed).await?;
@@ -151,14 +151,17 @@ impl Serving {
         if together {
             fail_as_one(predictions.iter().enumerate())?;
         }
+        if let Some((shadow, inputs)) = shadowed {
+            let answered = inputs.into_iter().zip(&predictions);
+            let answered =
+                answered.filter_map(|(input, it)| Some((input, it.as_ref().ok()?.probabilities.clone())));
+            let (inputs, scores) = answered.unzip();
+            shadow.compare(inputs, ready.labels.clone(), scores, ready.thresholds.clone());
+        }
         let answered = predictions.iter().flatten();
         observed.answered(answered.clone().count(), answered.map(|prediction| prediction.tokens).sum());
         let timings = Timings { total: start.elapsed(), ..timings };
-        let answer = Classified { predictions, version, ready, timings };
-        if let Some((shadow, inputs)) = shadow.zip(compared) {
-            shadow.compare(inputs, &answer);
-        }
-        Ok(answer)
+        Ok(Classified { predictions, version, ready, timings })
     }
 
     /// What is known of the inputs, and those that have to be computed, with their places.
@@ -308,7 +311,7 @@ mod tests {
 
     use super::*;
     use crate::serve::options::{MinScore, Priority};
-    use crate::serve::queue::Policy;
+    use crate::serve::queue::QueuePolicy;
     use crate::serve::testing::{Bench, MAX_LENGTH, input};
 
     async fn ask(serving: &Serving, reference: &str, inputs: Vec<Input>) -> Result<Classified> {
@@ -483,8 +486,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_would_wait_too_long_is_refused_at_once_and_says_when_to_come_again() {
-        let policy = Policy { max_wait: Duration::from_millis(1), ..Policy::default() };
-        let bench = Bench::with_policy(policy);
+        let policy = QueuePolicy { max_wait: Duration::from_millis(1), ..QueuePolicy::default() };
+        let bench = Bench::with_queue(policy);
         bench.publish("reviews");
         let serving = bench.serving();
         let [slow, waiting] = overloaded(&bench, &serving, 40).await;
@@ -500,8 +503,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_of_higher_priority_is_not_refused_for_those_that_wait_and_goes_before_them() {
-        let policy = Policy { max_wait: Duration::from_millis(10), ..Policy::default() };
-        let bench = Bench::with_policy(policy);
+        let policy = QueuePolicy { max_wait: Duration::from_millis(10), ..QueuePolicy::default() };
+        let bench = Bench::with_queue(policy);
         bench.publish("reviews");
         let serving = bench.serving();
         let [slow, waiting] = overloaded(&bench, &serving, 60).await;
@@ -516,8 +519,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_that_sends_no_more_meanwhile_waits_for_room() {
-        let policy = Policy { max_wait: Duration::from_millis(250), ..Policy::default() };
-        let bench = Bench::with_policy(policy);
+        let policy = QueuePolicy { max_wait: Duration::from_millis(250), ..QueuePolicy::default() };
+        let bench = Bench::with_queue(policy);
         bench.publish("reviews");
         let serving = bench.serving();
         let [slow, waiting] = overloaded(&bench, &serving, 1000).await;

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use tokio::sync::{Notify, mpsc};
 
 use super::engine::Score;
-use super::queue::{CAPACITY, Limits, ModelId, Place, Policy, Queue, Refused, Request, Sequence};
+use super::queue::{CAPACITY, Limits, ModelId, Place, Queue, QueuePolicy, Refused, Request, Sequence};
 use super::rate::Rate;
 use crate::metrics::{Loaded, ModelMetrics, Queued};
 use hone_base::error::{Error, Kind, Result};
@@ -30,7 +30,7 @@ const TOKENIZED_TOGETHER: usize = 8;
 pub struct Dispatcher {
     shared: Arc<Shared>,
     running: Mutex<Option<Occupied>>,
-    policy: Policy,
+    policy: QueuePolicy,
     models: AtomicU64,
 }
 
@@ -127,7 +127,7 @@ pub struct Admitted {
 
 impl Dispatcher {
     /// Starts the loop on a lane, which it has for itself from now on.
-    pub fn start(lane: &Arc<Lane>, limits: Limits, policy: Policy) -> Self {
+    pub fn start(lane: &Arc<Lane>, limits: Limits, policy: QueuePolicy) -> Self {
         let state = Mutex::new(State { queue: Queue::new(policy), closed: false });
         let (changed, room, begun) = (Condvar::new(), Notify::new(), Instant::now());
         let shared = Arc::new(Shared { state, changed, room, begun, limits });

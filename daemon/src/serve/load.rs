@@ -228,18 +228,13 @@ fn logits_of(
                 lock(&model).logits(&batch)
             })
         })?;
-        let labels = lock(&model).labels().len().max(1);
-        let computed: Vec<Vec<f32>> = computed.chunks(labels).map(<[f32]>::to_vec).collect();
-        if computed.len() != group.len() {
-            return Err(Error::internal(format!(
-                "{} answers came for {} texts",
-                computed.len(),
-                group.len()
-            )));
+        let labels = computed.len() / group.len().max(1);
+        if labels == 0 || computed.len() != labels * group.len() {
+            return Err(Error::internal(format!("{} logits came for {} texts", computed.len(), group.len())));
         }
-        for (row, computed) in group.into_iter().zip(computed) {
+        for (row, computed) in group.into_iter().zip(computed.chunks(labels)) {
             if let Some(place) = logits.get_mut(row) {
-                *place = computed;
+                *place = computed.to_vec();
             }
         }
     }

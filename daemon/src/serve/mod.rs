@@ -3,11 +3,9 @@
 //! The policy of batching is pure (`queue`, with times that were measured by `rate`); one loop has the batches of all models
 //! computed (`dispatcher`); a version is loaded by a thread of its own (`worker`); names lead to versions (`registry`),
 //! versions to workers (`cache`), as many as the memory holds (`memory`); what computes stands behind a seam (`engine`). What
-//! a caller may ask for is in `options`, what it gets in `answer`.
-//!
-//! A version is loaded (`load`) in the `precision` that is asked for, if a `check` with the sample of its checkpoint finds
-//! that it costs no more than it may. Aliases move (`promotion`) once a version is ready; two versions may share one
-//! (`canary`), or one answers beside the other (`shadow`).
+//! a caller may ask for is in `options`, what it gets in `answer`. A version is loaded (`load`) in the `precision` that is
+//! asked for, if a `check` with the sample of its checkpoint finds that it costs no more than it may. Aliases move
+//! (`promotion`) once a version is ready; two versions may share one (`canary`), or one answer beside the other (`shadow`).
 
 pub mod answer;
 pub mod answer_cache;

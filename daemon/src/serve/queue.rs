@@ -35,14 +35,14 @@ pub struct Limits {
 
 /// How long requests may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
+pub struct QueuePolicy {
     /// Before it begins, a request waits so long at most, or is refused.
     pub max_wait: Duration,
     /// While batches follow one another, one that is not full waits so long for more.
     pub max_batch_delay: Duration,
 }
 
-impl Default for Policy {
+impl Default for QueuePolicy {
     fn default() -> Self {
         Self { max_wait: Duration::from_secs(1), max_batch_delay: Duration::ZERO }
     }
@@ -72,11 +72,9 @@ pub struct Request {
 #[must_use = "a place stays taken until it is given back"]
 pub struct Place {
     model: ModelId,
-    rank: i64,
+    rank: Rank,
     arrived: Duration,
     deadline: Option<Duration>,
-    count: usize,
-    cost: Duration,
 }
 
 /// Why a request has no place.
@@ -104,13 +102,13 @@ pub struct Sequence<T> {
 /// Sequences that wait, of all models.
 #[derive(Debug)]
 pub struct Queue<T> {
-    policy: Policy,
+    policy: QueuePolicy,
     models: HashMap<ModelId, BTreeMap<Rank, Waiting<T>>>,
     /// Of everything that waits.
     cost: Duration,
     count: usize,
-    /// Of the places that are held.
-    held: (usize, Duration),
+    /// Places that are held: of how many sequences, and what they cost.
+    held: BTreeMap<Rank, (usize, Duration)>,
     /// When the present batch will be done.
     busy_until: Duration,
     /// When the last one was done.
@@ -130,13 +128,13 @@ struct Waiting<T> {
 
 impl<T> Queue<T> {
     /// An empty queue.
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(policy: QueuePolicy) -> Self {
         Self {
             policy,
             models: HashMap::new(),
             cost: Duration::ZERO,
             count: 0,
-            held: (0, Duration::ZERO),
+            held: BTreeMap::new(),
             busy_until: Duration::ZERO,
             done: None,
             next: 0,
@@ -157,9 +155,10 @@ impl<T> Queue<T> {
             let behind = |map: &BTreeMap<Rank, Waiting<T>>| {
                 map.range((rank + 1, 0)..).map(|(_, waiting)| waiting.sequence.cost).sum::<Duration>()
             };
-            ahead = ahead.saturating_sub(self.models.values().map(behind).sum());
+            let held: Duration = self.held.range((rank + 1, 0)..).map(|(_, (_, cost))| *cost).sum();
+            ahead = ahead.saturating_sub(self.models.values().map(behind).sum::<Duration>() + held);
         }
-        let waiting = self.count + self.held.0;
+        let waiting = self.count + self.held.values().map(|(count, _)| count).sum::<usize>();
         // What a queue that is empty refuses would never be tried, and its cost never be known better.
         if ahead > Duration::ZERO {
             if ahead > max_wait {
@@ -172,27 +171,24 @@ impl<T> Queue<T> {
                 return Err(Refused::Full(waiting));
             }
         }
-        self.held = (self.held.0 + count, self.held.1 + cost);
-        Ok(Place { model, rank, arrived: now, deadline, count, cost })
+        let rank = (rank, self.number());
+        self.held.insert(rank, (count, cost));
+        Ok(Place { model, rank, arrived: now, deadline })
     }
 
     /// Gives a place back that was not used.
     pub fn release(&mut self, place: Place) {
-        self.held = (self.held.0.saturating_sub(place.count), self.held.1.saturating_sub(place.cost));
+        self.held.remove(&place.rank);
     }
 
     /// Queues the sequences of a request in its place.
     pub fn push(&mut self, place: Place, sequences: impl IntoIterator<Item = Sequence<T>>) {
-        let Place { model, rank, arrived, deadline, .. } = place;
-        let waiting = self.models.entry(model).or_default();
+        let Place { model, rank: (rank, _), arrived, deadline } = place;
         for sequence in sequences {
             self.cost += sequence.cost;
             self.count += 1;
-            waiting.insert((rank, self.next), Waiting { arrived, deadline, sequence });
-            self.next += 1;
-        }
-        if waiting.is_empty() {
-            self.models.remove(&model);
+            let rank = (rank, self.number());
+            self.models.entry(model).or_default().insert(rank, Waiting { arrived, deadline, sequence });
         }
         self.release(place);
     }
@@ -268,7 +264,13 @@ impl<T> Queue<T> {
 
     /// How long it takes until everything that was admitted is done.
     fn before(&self, now: Duration) -> Duration {
-        self.busy_until.saturating_sub(now) + self.held.1 + self.cost
+        let held: Duration = self.held.values().map(|(_, cost)| *cost).sum();
+        self.busy_until.saturating_sub(now) + held + self.cost
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
     }
 
     fn first(&self) -> Option<(ModelId, &Waiting<T>)> {

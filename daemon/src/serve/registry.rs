@@ -27,6 +27,16 @@ pub struct Settings {
     pub memory: u64,
 }
 
+/// What models compute on, and what is told of them.
+pub struct Resources {
+    /// Has answers computed.
+    pub dispatcher: Arc<Dispatcher>,
+    /// For checks of models, and answers that are only compared.
+    pub checks: Arc<Lane>,
+    /// Of the daemon.
+    pub metrics: Arc<Metrics>,
+}
+
 /// All models.
 pub struct Models {
     pub(super) blobs: Arc<dyn Blobs>,
@@ -35,26 +45,27 @@ pub struct Models {
     snapshot: Mutex<Option<(Changes, Arc<Listing<Model>>)>>,
     /// Those that are loaded.
     pub(super) cache: Cache,
+    pub(super) metrics: Arc<Metrics>,
     /// Those that answer beside others, and where they compute.
     pub(super) shadows: Mutex<Vec<NamedShadow>>,
     pub(super) checks: Arc<Lane>,
     pub(super) callers: Callers,
-    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Models {
     /// The models in a data folder. None is loaded before it is asked for.
     pub fn new(
-        (blobs, store): (Arc<dyn Blobs>, Arc<dyn Catalog>),
-        (engine, dispatcher): (Arc<dyn Engine>, Arc<Dispatcher>),
-        checks: Arc<Lane>,
+        blobs: Arc<dyn Blobs>,
+        store: Arc<dyn Catalog>,
+        engine: Arc<dyn Engine>,
+        resources: Resources,
         settings: Settings,
-        metrics: Arc<Metrics>,
     ) -> Self {
+        let Resources { dispatcher, checks, metrics } = resources;
         let loader = Loader::new(engine, checks.clone(), settings.policy);
         let cache = Cache::new(blobs.clone(), loader, dispatcher, metrics.clone(), settings.memory);
         let (shadows, callers) = (Mutex::default(), Callers::default());
-        Self { blobs, store, snapshot: Mutex::default(), cache, shadows, checks, callers, metrics }
+        Self { blobs, store, snapshot: Mutex::default(), cache, metrics, shadows, checks, callers }
     }
 
     /// Every model, by name. Blocks only after a change.

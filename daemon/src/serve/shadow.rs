@@ -6,11 +6,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use super::answer::{Classified, labels, probabilities};
+use super::answer::probabilities;
 use super::engine::Loaded;
 use super::input::Input;
 use super::load::Checked;
-use super::worker::Ready;
 use hone_base::error::{Error, Result};
 use hone_base::panic::{guarded, lock};
 use hone_data::tokenize::Tokens;
@@ -41,10 +40,10 @@ pub struct Shadow {
 /// A call that was answered by the version that the alias points at.
 struct Answered {
     inputs: Vec<Input>,
-    /// What answered.
-    ready: Arc<Ready>,
-    /// The probability of each of its labels, for each input.
-    probabilities: Vec<Vec<f32>>,
+    labels: Arc<[String]>,
+    /// In the order of the labels, for each input.
+    scores: Vec<Vec<f32>>,
+    thresholds: Option<Vec<f32>>,
 }
 
 /// How two versions compare.
@@ -116,9 +115,17 @@ impl Answer<'_> {
 
     /// The labels that the text has, by their names.
     fn called(&self) -> Vec<&str> {
-        let called = labels(self.scores, self.thresholds, None);
-        let mut called: Vec<&str> =
-            called.into_iter().filter_map(|class| self.labels.get(class).map(String::as_str)).collect();
+        let labels = self.labels.iter().zip(self.scores);
+        let mut called: Vec<&str> = match self.thresholds {
+            Some(thresholds) => {
+                let reaches = labels.zip(thresholds).filter(|((_, score), threshold)| score >= threshold);
+                reaches.map(|((label, _), _)| label.as_str()).collect()
+            }
+            None => {
+                let best = labels.reduce(|best, next| if next.1 > best.1 { next } else { best });
+                best.map(|(label, _)| label.as_str()).into_iter().collect()
+            }
+        };
         called.sort_unstable();
         called
     }
@@ -171,15 +178,20 @@ impl Shadow {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Has a call compared that was answered, or drops it when there is no time. Never waits. Texts that have an error
-    /// instead of an answer are left out.
-    pub fn compare(&self, inputs: Vec<Input>, answer: &Classified) {
-        let answered = inputs.into_iter().zip(&answer.predictions);
-        let answered = answered.filter_map(|(input, prediction)| {
-            prediction.as_ref().ok().map(|prediction| (input, prediction.probabilities.clone()))
-        });
-        let (inputs, probabilities) = answered.take(MAX_TEXTS).unzip();
-        let call = Answered { inputs, ready: answer.ready.clone(), probabilities };
+    /// Has a call compared that was answered, or drops it when there is no time. Never waits.
+    ///
+    /// `scores` are those of each input in the order of `labels`; `thresholds` likewise, where a text may have several
+    /// labels.
+    pub fn compare(
+        &self,
+        mut inputs: Vec<Input>,
+        labels: Arc<[String]>,
+        mut scores: Vec<Vec<f32>>,
+        thresholds: Option<Vec<f32>>,
+    ) {
+        inputs.truncate(MAX_TEXTS);
+        scores.truncate(MAX_TEXTS);
+        let call = Answered { inputs, labels, scores, thresholds };
         let taken = lock(&self.calls).as_ref().is_some_and(|calls| calls.try_send(call).is_ok());
         if !taken {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -200,35 +212,35 @@ impl Shadow {
 /// Answers calls until there are no more.
 fn answer(calls: &Receiver<Answered>, loaded: Loaded, lane: &Lane, tally: &Mutex<Tally>) {
     let Loaded { tokenizer, model, .. } = loaded;
-    let (names, thresholds) = (model.labels().to_vec(), model.thresholds().map(<[f32]>::to_vec));
-    let thresholds = thresholds.as_deref();
+    let (cut, labels) = (tokenizer.cut(), model.labels().len().max(1));
+    let several = model.thresholds().is_some();
     let model = Mutex::new(model);
-    for Answered { inputs, ready, probabilities: first } in calls {
+    for call in calls {
         let computed = guarded(|| {
-            let cut = tokenizer.cut();
             let encode = |input: &Input| tokenizer.encode(&input.text, input.text_pair.as_deref(), cut);
-            let tokens = lane.run(|| inputs.iter().map(encode).collect::<Result<Vec<Tokens>>>())?;
-            let mut logits = Vec::new();
+            let tokens = lane.run(|| call.inputs.iter().map(encode).collect::<Result<Vec<Tokens>>>())?;
+            let mut scores = Vec::with_capacity(tokens.len());
             let (mut batch, mut filled) = (Vec::new(), 0);
             for (place, sequence) in tokens.iter().enumerate() {
                 batch.push(sequence);
                 filled += sequence.ids.len();
                 if filled >= TOKENS || place + 1 == tokens.len() {
                     let packed = Batch::pack(batch.drain(..));
-                    logits.extend(lane.run(|| lock(&model).logits(&packed))?);
+                    let logits = lane.run(|| lock(&model).logits(&packed))?;
+                    scores.extend(logits.chunks(labels).map(|logits| probabilities(logits, several)));
                     filled = 0;
                 }
             }
-            let row = |logits: &[f32]| probabilities(logits, thresholds.is_some());
-            Ok(logits.chunks(names.len().max(1)).map(row).collect::<Vec<_>>())
+            Ok(scores)
         });
         match computed {
-            Ok(second) => {
-                let mut compared = Tally::default();
-                for (first, second) in first.iter().zip(&second) {
-                    let (labels, of) = (&ready.labels[..], ready.thresholds.as_deref());
-                    let first = Answer { labels, scores: first, thresholds: of };
-                    compared.add(&first, &Answer { labels: &names, scores: second, thresholds });
+            Ok(scores) => {
+                let (model, mut compared) = (lock(&model), Tally::default());
+                for (first, second) in call.scores.iter().zip(&scores) {
+                    let (thresholds, labels) = (call.thresholds.as_deref(), &*call.labels);
+                    let first = Answer { labels, scores: first, thresholds };
+                    let (thresholds, labels) = (model.thresholds(), model.labels());
+                    compared.add(&first, &Answer { labels, scores: second, thresholds });
                 }
                 lock(tally).add_call(&compared);
             }

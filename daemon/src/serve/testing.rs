@@ -8,10 +8,10 @@ use super::classify::Serving;
 use super::dispatcher::Dispatcher;
 use super::engine::{Engine, Loaded, Score, Tokenize};
 use super::input::Input;
-use super::load;
+use super::load::Policy;
 use super::precision::{Offer, Precision};
-use super::queue::{Limits, Policy};
-use super::registry::{Models, Settings};
+use super::queue::{Limits, QueuePolicy};
+use super::registry::{Models, Resources, Settings};
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use hone_base::digest;
@@ -23,7 +23,7 @@ use hone_data::{Cut, Truncation};
 use hone_engine::batch::Batch;
 use hone_engine::model::checkpoint::WEIGHTS;
 use hone_storage::testing::{Home, PROMOTED, spec, version};
-use hone_storage::{Blobs, Catalog, DataDir, Version, data_dir};
+use hone_storage::{Catalog, DataDir, Version, data_dir};
 
 /// Each word becomes a token; what the first word of a text is decides what happens. Weights that name a precision, or
 /// `damaged`, take one label for the other.
@@ -116,6 +116,14 @@ impl Score for Model {
     }
 }
 
+fn resources(lanes: &Lanes, engine: &FakeEngine, queue: QueuePolicy) -> Resources {
+    Resources {
+        dispatcher: Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), queue)),
+        checks: lanes.checks.clone(),
+        metrics: Arc::new(Metrics::new().unwrap()),
+    }
+}
+
 /// Models in a data folder that is gone at the end of the test.
 pub(crate) struct Bench {
     pub(crate) models: Arc<Models>,
@@ -124,39 +132,39 @@ pub(crate) struct Bench {
     engine: FakeEngine,
     lanes: Lanes,
     dispatcher: Arc<Dispatcher>,
-    settings: Settings,
+    settings: (Settings, QueuePolicy),
     _home: Home,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self::with_policy(Policy::default())
-    }
-
-    pub(crate) fn with_policy(policy: Policy) -> Self {
-        Self::with(policy, Settings { policy: load::Policy::default(), memory: u64::MAX })
+        Self::with_memory(u64::MAX)
     }
 
     /// With so many bytes for models.
     pub(crate) fn with_memory(memory: u64) -> Self {
-        Self::with_settings(Settings { policy: load::Policy::default(), memory })
+        Self::with_settings(Settings { policy: Policy::default(), memory })
     }
 
     pub(crate) fn with_settings(settings: Settings) -> Self {
-        Self::with(Policy::default(), settings)
+        Self::build(settings, QueuePolicy::default())
     }
 
-    fn with(policy: Policy, settings: Settings) -> Self {
+    /// With a bound for the queue.
+    pub(crate) fn with_queue(policy: QueuePolicy) -> Self {
+        Self::build(Settings { policy: Policy::default(), memory: u64::MAX }, policy)
+    }
+
+    fn build(settings: Settings, queue: QueuePolicy) -> Self {
         let home = Home::new();
         let (data, store, engine) = (home.data(), home.store(), FakeEngine::default());
         let lanes = Lanes::new(const { NonZeroUsize::new(2).unwrap() }).unwrap();
         let blobs = Arc::new(data.clone());
-        let dispatcher = Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), policy));
-        let computes = (Arc::new(engine.clone()) as Arc<dyn Engine>, dispatcher.clone());
-        let (catalog, checks) = ((blobs as Arc<dyn Blobs>, store.clone()), lanes.checks.clone());
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let models = Arc::new(Models::new(catalog, computes, checks, settings, metrics));
+        let resources = resources(&lanes, &engine, queue);
+        let (dispatcher, computes) = (resources.dispatcher.clone(), Arc::new(engine.clone()));
+        let models = Arc::new(Models::new(blobs, store.clone(), computes, resources, settings));
         store.insert_job("01a", &spec("reviews"), 8).unwrap();
+        let settings = (settings, queue);
         Self { models, data, store, engine, lanes, dispatcher, settings, _home: home }
     }
 
@@ -176,13 +184,11 @@ impl Bench {
 
     /// The same models as a daemon that starts anew has them.
     pub(crate) fn started_again(&self) -> Arc<Models> {
-        let lanes = Lanes::new(NonZeroUsize::MIN).unwrap();
-        let limits = self.engine.limits();
-        let dispatcher = Arc::new(Dispatcher::start(&lanes.serving, limits, Policy::default()));
-        let catalog = (Arc::new(self.data.clone()) as Arc<dyn Blobs>, self.store.clone());
-        let computes = (Arc::new(self.engine.clone()) as Arc<dyn Engine>, dispatcher);
-        let metrics = Arc::new(Metrics::new().unwrap());
-        Arc::new(Models::new(catalog, computes, lanes.checks, self.settings, metrics))
+        let (blobs, computes) = (Arc::new(self.data.clone()), Arc::new(self.engine.clone()));
+        let (settings, queue) = self.settings;
+        let lanes = Lanes::new(const { NonZeroUsize::new(2).unwrap() }).unwrap();
+        let resources = resources(&lanes, &self.engine, queue);
+        Arc::new(Models::new(blobs, self.store.clone(), computes, resources, settings))
     }
 
     /// A version with these weights, and a sample of what right ones answer.
@@ -196,13 +202,13 @@ impl Bench {
         data_dir::create(&folder).unwrap();
         std::fs::write(folder.join(WEIGHTS), weights).unwrap();
         if sampled {
-            let row = |(text, class, logits): (&str, u32, [f32; 2])| SampleRow {
+            let row = |(text, class, scores): (&str, u32, [f32; 2])| SampleRow {
                 text: text.into(),
                 text_pair: None,
                 classes: vec![class],
-                logits: logits.to_vec(),
+                logits: scores.map(f32::ln).to_vec(),
             };
-            let rows = [("good", 1, [-1.0, 1.0]), ("dull", 0, [1.0, -0.5])].map(row).to_vec();
+            let rows = [("good", 1, [0.2, 0.8]), ("dull", 0, [0.7, 0.3])].map(row).to_vec();
             let sample = Sample { precision: Recorded::Fp32, rows };
             std::fs::write(folder.join(SAMPLE), sample.to_json().unwrap()).unwrap();
         }

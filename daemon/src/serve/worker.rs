@@ -33,7 +33,7 @@ pub struct Ready {
     /// Text to tokens.
     pub tokenizer: Arc<dyn Tokenize>,
     /// In class order.
-    pub labels: Vec<String>,
+    pub labels: Arc<[String]>,
     /// In class order, when a text may have several labels.
     pub thresholds: Option<Vec<f32>>,
     /// What computes.
@@ -44,7 +44,7 @@ pub struct Ready {
     pub report: Report,
 }
 
-/// How far a model is.
+/// How far a version is.
 pub enum Stage {
     /// It is being loaded and checked.
     Loading,
@@ -52,7 +52,7 @@ pub enum Stage {
     Ready(Arc<Ready>),
     /// It could not be loaded.
     Failed(Error),
-    /// Nobody wants it, or any more.
+    /// It was unloaded.
     Unloaded,
 }
 
@@ -86,7 +86,7 @@ impl Worker {
         }
     }
 
-    /// How far the model is.
+    /// How far the version is.
     pub fn stage(&self) -> Stage {
         match &*self.phase.borrow() {
             Phase::Loading => Stage::Loading,
@@ -132,7 +132,7 @@ impl Worker {
             Ok(Checked { loaded: Loaded { tokenizer, model, bytes }, report }) => {
                 let (ms, precision) = (start.elapsed().as_millis() as u64, report.precision.name());
                 tracing::info!(model = name, ms, precision, bytes, "model loaded");
-                let (labels, thresholds) = (model.labels().to_vec(), model.thresholds().map(<[f32]>::to_vec));
+                let (labels, thresholds) = (model.labels().into(), model.thresholds().map(<[f32]>::to_vec));
                 let served = dispatcher.serve(model, tokenizer.cut().max_length, &self.metrics, bytes);
                 let tokenizer = tokenizer.into();
                 Phase::Ready(Arc::new(Ready { tokenizer, labels, thresholds, served, bytes, report }))

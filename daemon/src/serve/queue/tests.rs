@@ -10,8 +10,8 @@ fn ms(of: u64) -> Duration {
     Duration::from_millis(of)
 }
 
-fn policy(max_wait: u64) -> Policy {
-    Policy { max_wait: ms(max_wait), max_batch_delay: Duration::ZERO }
+fn policy(max_wait: u64) -> QueuePolicy {
+    QueuePolicy { max_wait: ms(max_wait), max_batch_delay: Duration::ZERO }
 }
 
 fn request(cost: u64) -> Request {
@@ -135,7 +135,9 @@ fn what_nobody_wants_and_what_comes_too_late_costs_nothing() {
 fn a_place_that_is_held_counts_until_it_is_given_back() {
     let mut queue = Queue::<char>::new(policy(100));
     let place = queue.admit(request(200), NOW).unwrap();
-    assert_eq!(push(&mut queue, 0, request(1), 'a'), Err(Refused::Busy(ms(200))));
+    assert_eq!(push(&mut queue, 0, request(300), 'a'), Err(Refused::Busy(ms(200))));
+    let urgent = Request { priority: 10, ..request(1) };
+    push(&mut queue, 0, urgent, 'b').unwrap();
     queue.release(place);
     push(&mut queue, 0, request(1), 'a').unwrap();
 }
@@ -164,7 +166,7 @@ fn a_batch_is_of_one_model_and_the_models_take_turns_by_rank() {
 
 #[test]
 fn a_batch_that_is_not_full_waits_only_while_batches_follow_one_another() {
-    let delayed = Policy { max_wait: ms(1000), max_batch_delay: ms(5) };
+    let delayed = QueuePolicy { max_wait: ms(1000), max_batch_delay: ms(5) };
     let mut queue = Queue::new(delayed);
     let delay = |queue: &Queue<char>, now| queue.delay(ms(now), LIMITS);
     push(&mut queue, 0, request(10), 'a').unwrap();
