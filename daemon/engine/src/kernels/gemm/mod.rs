@@ -98,7 +98,12 @@ impl Compute {
         // Two dozen tasks, unless they became tiny: enough for many threads.
         let most = 24_usize.div_ceil(blocks);
         match self.format() {
-            Format::Int8 => most.min(a.rows * a.columns * columns / SMALLEST_TASK / blocks).clamp(1, panels),
+            Format::Int8 => {
+                let most = most.min(a.rows * a.columns * columns / SMALLEST_TASK / blocks).clamp(1, panels);
+                // Equal ones, of which two or four threads have equally many.
+                let is_even = |groups: &usize| groups.is_multiple_of(2) && panels.is_multiple_of(*groups);
+                (1..=most).rev().find(is_even).unwrap_or(most)
+            }
             _ => most.min(panels.div_ceil(2)),
         }
     }
