@@ -305,6 +305,22 @@ impl Block<'_> {
             unsafe { epilogue.store::<FMA>(self.first_row + row + index, column, values) };
         }
     }
+
+    /// Gives a row of a panel to the epilogue; a whole one as so many values, which the compiler then knows.
+    #[inline(always)]
+    fn store_row<const FMA: bool, const WIDTH: usize, E: Epilogue>(
+        &self,
+        epilogue: &E,
+        row: usize,
+        column: usize,
+        values: &[f32; WIDTH],
+    ) {
+        if row >= self.rows || column + WIDTH > self.columns {
+            return self.store::<FMA, E>(epilogue, row, 1, column, WIDTH, values);
+        }
+        // SAFETY: as in `store`.
+        unsafe { epilogue.store::<FMA>(self.first_row + row, column, values) };
+    }
 }
 
 #[cfg(test)]

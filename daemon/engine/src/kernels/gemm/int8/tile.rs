@@ -101,7 +101,7 @@ fn each<'b, const FMA: bool, const ROWS: usize, E: Epilogue>(
             multiply(left, rows.len(), panel.groups, &mut sums);
             for (row, sums) in rows.clone().zip(&sums) {
                 let values = numbers(sums, &left.row(row - rows.start)[padded(inner)..], &panel);
-                block.store::<FMA, E>(epilogue, row, 1, index * WIDTH, WIDTH, &values);
+                block.store_row::<FMA, WIDTH, E>(epilogue, row, index * WIDTH, &values);
             }
         }
     }
@@ -317,7 +317,8 @@ fn avx512_vnni<'b, E: Epilogue>(
     epilogue: &E,
 ) {
     use std::arch::x86_64::*;
-    #[inline]
+    // Not inlined: the places of its rows need all registers.
+    #[inline(never)]
     #[target_feature(enable = "avx512f,avx512vnni")]
     fn tile<const ROWS: usize>(left: Left<'_>, groups: &[u8], out: &mut Sums<6>) {
         let steps = groups.len() / (GROUP * WIDTH);
