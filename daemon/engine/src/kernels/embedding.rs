@@ -43,7 +43,7 @@ pub fn embed(compute: Compute, lookups: &[Lookup<'_>], width: usize, out: &mut [
             }
         }
     };
-    match compute.is_alone {
+    match compute.goes_alone(out.len()) {
         true => out.chunks_mut(width * ROWS).enumerate().for_each(each),
         false => out.par_chunks_mut(width * ROWS).enumerate().for_each(each),
     }

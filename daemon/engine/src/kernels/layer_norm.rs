@@ -78,7 +78,7 @@ impl LayerNorm<'_> {
                 forward_rows(isa, self.weight, self.bias, self.eps, x, residual, factors, inverse, out);
             });
         };
-        if compute.is_alone {
+        if compute.goes_alone(out.len()) {
             let rows = normal.values.chunks_mut(piece).zip(normal.inverse.chunks_mut(ROWS));
             rows.zip(out.chunks_mut(piece)).enumerate().for_each(each);
         } else {

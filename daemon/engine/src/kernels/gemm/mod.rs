@@ -33,9 +33,6 @@ use super::buffer::{Buffer, with_scratch};
 use super::calls::give_way;
 use super::isa::Set;
 
-/// Values of a left factor that one thread packs sooner than several would begin to.
-const PACKED_ALONE: usize = 1 << 14;
-
 /// Multiplications of 8-bit integers that a task does at least: some microseconds.
 const SMALLEST_TASK: usize = 1 << 20;
 
@@ -166,7 +163,7 @@ pub(super) fn multiply<E: Epilogue>(compute: Compute, a: Matrix<'_>, b: &Packed,
         let packed = scratch.reserve(blocks * stride);
         // Rows are packed in smaller pieces than they are multiplied in.
         let pieces = height / compute.piece_rows();
-        if a.rows * a.columns <= PACKED_ALONE {
+        if compute.goes_alone(a.rows * a.columns) {
             for (block, out) in packed.chunks_mut(stride.max(1)).enumerate() {
                 pack_left(compute, a, rows_of(block), out);
             }
