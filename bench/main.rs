@@ -5,6 +5,7 @@
 //! `compare.py` runs it in turn with the same on PyTorch and prints the ratio, `compare_serving.py` `load` with other servers.
 
 mod daemon;
+mod epoch;
 mod jobs;
 #[cfg(feature = "cuda")]
 mod kernels;
@@ -17,7 +18,6 @@ mod products;
 mod promotions;
 mod texts;
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -37,9 +37,7 @@ use hone_engine::model::classifier::{Setup, Trainable};
 use hone_engine::model::declaration::Declaration;
 use hone_engine::model::noise::{Mode, Noise};
 use hone_engine::model::parameters::Parameters;
-use hone_train::event::TrainEvent;
-use hone_train::spec::{self, Hyperparameters, Source, Spec};
-use hone_train::{Control, Outcome, Plan, run};
+use hone_train::spec::{self, Hyperparameters};
 use serde_json::{Value, json};
 
 #[derive(Parser)]
@@ -287,7 +285,7 @@ fn measure(what: &What) -> Result<Value> {
                 ..Hyperparameters::default()
             };
             let held_out = [validation.as_deref(), test.as_deref()];
-            epoch(common, hyperparameters, train, *limit, held_out, save.as_deref())
+            epoch::measure(common, hyperparameters, train, *limit, held_out, save.as_deref())
         }
         What::Evaluate { common, file, limit, max_length, passes } => {
             evaluate(common, file, *limit, *max_length, *passes)
@@ -409,71 +407,6 @@ fn flop(of: &Architecture, batch: f64, length: f64) -> f64 {
     let linear = 2.0 * batch * length * (4.0 * hidden * hidden + 2.0 * hidden * inner);
     let attention = 4.0 * batch * length * length * hidden;
     3.0 * layers * (linear + attention)
-}
-
-fn epoch(
-    common: &Common,
-    hyperparameters: Hyperparameters,
-    train: &Path,
-    limit: Option<u64>,
-    [validation, test]: [Option<&Path>; 2],
-    save: Option<&Path>,
-) -> Result<Value> {
-    let source = |path: &Path| {
-        let name = path.display().to_string();
-        Source { dataset: name.clone(), name }
-    };
-    let spec = Spec {
-        name: "bench".into(),
-        encoder: common.model.display().to_string(),
-        train: source(train),
-        // Something must be validated; two rows do not count.
-        validation: Some(source(validation.unwrap_or(train))),
-        test: test.map(source),
-        validation_split: 0.2,
-        columns: Default::default(),
-        train_limit: limit.and_then(std::num::NonZeroU64::new),
-        validation_limit: if validation.is_some() { None } else { std::num::NonZeroU64::new(2) },
-        test_limit: None,
-        hyperparameters,
-        promotion: None,
-    };
-    let plan = Plan::new(spec, &common.model, &|path| PathBuf::from(path), &Cancel::default())?;
-    let workspace = tempfile::tempdir().map_err(|error| Error::internal(error.to_string()))?;
-    let (mut epochs, mut memory) = (Vec::new(), Vec::new());
-    let (device, _) = common.open()?;
-    let (rows, steps) = (plan.train.examples.len() as f64, plan.total_steps());
-    let outcome = run(plan, &device, workspace.path(), Control::default(), &mut |event| {
-        if let TrainEvent::Epoch(epoch) = event {
-            epochs.push(epoch);
-            memory.push(peak_memory());
-        }
-        ControlFlow::Continue(())
-    })?;
-    let Outcome::Finished(finished) = outcome else { return Err(Error::internal("the run was stopped")) };
-    if let Some(save) = save {
-        copy(&finished.folder, save).map_err(|error| Error::io("copy the checkpoint to", save, &error))?;
-    }
-    let seconds: Vec<f64> = epochs.iter().map(|epoch| epoch.train_seconds).collect();
-    let tokens: Vec<f64> = epochs.iter().map(|epoch| epoch.tokens_per_second * epoch.train_seconds).collect();
-    Ok(json!({
-        "what": "epoch", "rows": rows, "tokens": tokens.first().map(|tokens| tokens.round()),
-        "samples_per_second": rows / median(&seconds), "seconds": median(&seconds),
-        "seconds_of_each_epoch": seconds, "steps": steps,
-        "peak_rss_bytes_after_each_epoch": memory,
-        "validation_accuracy": epochs.iter().map(|epoch| epoch.validation.accuracy).collect::<Vec<_>>(),
-        "test_accuracy": finished.test.map(|test| test.metrics.accuracy),
-    }))
-}
-
-/// Copies the files of a folder into a new one.
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::create_dir(to)?;
-    for file in std::fs::read_dir(from)? {
-        let file = file?;
-        std::fs::copy(file.path(), to.join(file.file_name()))?;
-    }
-    Ok(())
 }
 
 fn evaluate(

@@ -113,17 +113,18 @@ fn a_model_that_answers_holds_its_weights_once() {
     let products = declaration.products();
     let of_products = declaration.count(|declared| products.contains(&declared.id));
     let rest = declaration.count(|_| true) - of_products;
-    let held = |precision| {
-        let mut backend = answering("bert", Compute::new(Isa::PORTABLE, precision));
+    let held = |isa, precision| {
+        let mut backend = answering("bert", Compute::new(isa, precision));
         assert!(backend.parameters().is_err(), "it has no weights to give");
         backend.memory().parameters
     };
     // Panels are whole, and a parameter begins at a cache line.
     let slack = 4 * (of_products / 8 + 16 * declaration.parameters.len() as u64);
-    let fp32 = held(Precision::Fp32);
+    let fp32 = held(Isa::PORTABLE, Precision::Fp32);
     assert!((4 * (rest + of_products)..4 * (rest + of_products) + slack).contains(&fp32), "{fp32}");
     let classifier =
         Classifier::load_at(&fixture("bert"), &Device::Cpu, Precision::Int8).expect("a classifier");
     assert_eq!(classifier.precision(), Precision::Int8);
-    assert_eq!(classifier.bytes(), held(Precision::Int8));
+    let isa = Isa::chosen().expect("an instruction set");
+    assert_eq!(classifier.bytes(), held(isa, Precision::Int8));
 }

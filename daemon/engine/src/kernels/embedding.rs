@@ -3,14 +3,25 @@
 use rayon::prelude::*;
 
 use super::buffer::Shared;
+use super::isa::vectorised;
 use super::layer_norm::add;
+use super::math::round_to_bf16;
 use super::{Buffer, Compute, ROWS};
+
+/// The values of a table, `[rows, H]`.
+#[derive(Clone, Copy)]
+pub enum Table<'a> {
+    /// float32
+    Fp32(&'a [f32]),
+    /// The bits of bfloat16 values, for models that only answer.
+    Bf16(&'a [u16]),
+}
 
 /// One row of each table for every token.
 #[derive(Clone, Copy)]
 pub struct Lookup<'a> {
     /// `[rows, H]`
-    pub table: &'a [f32],
+    pub table: Table<'a>,
     /// The row of each token, `[T]`. Every row must be in the table.
     pub rows: &'a [u32],
 }
@@ -25,13 +36,29 @@ pub fn embed(compute: Compute, lookups: &[Lookup<'_>], width: usize, out: &mut [
             out.fill(0.0);
             for lookup in lookups {
                 let start = lookup.rows[token] as usize * width;
-                add(compute.isa(), out, &lookup.table[start..start + width]);
+                match lookup.table {
+                    Table::Fp32(table) => add(compute.isa(), out, &table[start..start + width]),
+                    Table::Bf16(table) => add_bf16(compute.isa(), out, &table[start..start + width]),
+                }
             }
         }
     };
-    match compute.is_alone {
+    match compute.goes_alone(out.len()) {
         true => out.chunks_mut(width * ROWS).enumerate().for_each(each),
         false => out.par_chunks_mut(width * ROWS).enumerate().for_each(each),
+    }
+}
+
+/// The bits of the nearest bfloat16 values, ties to even.
+pub fn to_bf16(values: &[f32]) -> Vec<u16> {
+    values.iter().map(|x| (round_to_bf16(*x).to_bits() >> 16) as u16).collect()
+}
+
+vectorised! {
+    /// `sum += row`.
+    fn add_bf16<FMA>(sum: &mut [f32], row: &[u16]) {
+        let _ = FMA;
+        sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += f32::from_bits(u32::from(*x) << 16));
     }
 }
 
@@ -197,12 +224,28 @@ mod tests {
         let kinds = [0, 1, 1, 0, 0, 1, 0];
         for compute in computes() {
             let mut out = vec![f32::NAN; 7 * WIDTH];
-            let lookups = [Lookup { table: &words, rows: &TOKENS }, Lookup { table: &types, rows: &kinds }];
+            let types_of_tokens = Lookup { table: Table::Fp32(&types), rows: &kinds };
+            let lookups = [Lookup { table: Table::Fp32(&words), rows: &TOKENS }, types_of_tokens];
             embed(compute, &lookups, WIDTH, &mut out);
             for (token, out) in out.chunks(WIDTH).enumerate() {
                 let (word, kind) = (TOKENS[token] as usize, kinds[token] as usize);
                 for (column, x) in out.iter().enumerate() {
                     assert_eq!(*x, words[word * WIDTH + column] + types[kind * WIDTH + column]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_a_bfloat16_table_are_the_nearest_values() {
+        let words = normal(1, 9 * WIDTH);
+        let halves = to_bf16(&words);
+        for compute in computes() {
+            let mut out = vec![f32::NAN; 7 * WIDTH];
+            embed(compute, &[Lookup { table: Table::Bf16(&halves), rows: &TOKENS }], WIDTH, &mut out);
+            for (out, token) in out.chunks(WIDTH).zip(TOKENS) {
+                for (x, word) in out.iter().zip(&words[token as usize * WIDTH..]) {
+                    assert!((x - word).abs() <= word.abs() / 256.0 && x.to_bits() << 16 == 0, "{x}, {word}");
                 }
             }
         }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::buffer::with_scratch;
 use super::isa::vectorised;
-use super::math::{dot, mul_add, sum};
+use super::math::{dot, mul_add, sum, sum_by};
 use super::{Buffer, Compute, Dropout, ROWS};
 
 /// The parameters of a layer norm.
@@ -78,7 +78,7 @@ impl LayerNorm<'_> {
                 forward_rows(isa, self.weight, self.bias, self.eps, x, residual, factors, inverse, out);
             });
         };
-        if compute.is_alone {
+        if compute.goes_alone(out.len()) {
             let rows = normal.values.chunks_mut(piece).zip(normal.inverse.chunks_mut(ROWS));
             rows.zip(out.chunks_mut(piece)).enumerate().for_each(each);
         } else {
@@ -92,12 +92,7 @@ impl LayerNorm<'_> {
     /// # Panics
     /// When the weight is empty, or `residual` or `out` has fewer values than `x`.
     pub fn answer(&self, compute: Compute, x: &mut [f32], residual: &[f32], out: &mut [f32]) {
-        let piece = self.weight.len() * ROWS;
-        for ((x, residual), out) in x.chunks_mut(piece).zip(residual.chunks(piece)).zip(out.chunks_mut(piece))
-        {
-            let (isa, mut inverse) = (compute.isa(), [0.0; ROWS]);
-            forward_rows(isa, self.weight, self.bias, self.eps, x, residual, &[], &mut inverse, out);
-        }
+        answer_rows(compute.isa(), self.weight, self.bias, self.eps, x, residual, out);
     }
 
     /// The gradients of `residual` (in place of `grad`, that of the result) and of `x` (into `grad_x`; the same when
@@ -173,6 +168,30 @@ vectorised! {
             let out = &mut out[at];
             for (((out, x), w), b) in out.iter_mut().zip(&*x).zip(weight).zip(bias) {
                 *out = mul_add::<FMA>(*x, *w, *b);
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// The same without dropout, to the bit; the normalised rows are not written.
+    fn answer_rows<FMA>(
+        weight: &[f32],
+        bias: &[f32],
+        eps: f32,
+        x: &mut [f32],
+        residual: &[f32],
+        out: &mut [f32],
+    ) {
+        let width = weight.len();
+        let rows = x.chunks_mut(width).zip(residual.chunks(width)).zip(out.chunks_mut(width));
+        for ((x, residual), out) in rows {
+            x.iter_mut().zip(residual).for_each(|(x, r)| *x += r);
+            let mean = sum(x) / width as f32;
+            let squares = sum_by(x, x, |x, _, sum| mul_add::<FMA>(x - mean, x - mean, sum));
+            let inverse = 1.0 / (squares / width as f32 + eps).sqrt();
+            for (((out, x), w), b) in out.iter_mut().zip(&*x).zip(weight).zip(bias) {
+                *out = mul_add::<FMA>((x - mean) * inverse, *w, *b);
             }
         }
     }
@@ -295,6 +314,20 @@ mod tests {
             }
         }
         Ok(())
+    }
+
+    #[test]
+    fn an_answer_is_that_of_the_forward_pass_to_the_bit() {
+        let (weight, bias) = (normal(1, 37), normal(2, 37));
+        let norm = LayerNorm { weight: &weight, bias: &bias, eps: 1e-5 };
+        let (x, residual) = (normal(3, 20 * 37), normal(4, 20 * 37));
+        for compute in computes() {
+            let (mut state, mut expected, mut found) = (Normal::default(), x.clone(), x.clone());
+            state.reserve(20, 37).copy_from_slice(&x);
+            norm.forward(compute, &mut state, Some(&residual), None, &mut expected);
+            norm.answer(compute, &mut x.clone(), &residual, &mut found);
+            assert_eq!(found, expected, "{compute:?}");
+        }
     }
 
     #[test]

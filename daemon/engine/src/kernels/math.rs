@@ -6,6 +6,14 @@ pub(super) fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
+/// The nearest value that bfloat16 has, ties to even.
+#[inline(always)]
+pub(super) fn round_to_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
+    if x.is_nan() { x } else { f32::from_bits(rounded) }
+}
+
 /// `e^x` for x up to 88, off by at most 2 units in the last place; 0 below -87.3.
 ///
 /// `x = n ln 2 + r`; `2^n` is put together from bits, `e^r` is a polynomial (the minimax fit of the Cephes library).

@@ -32,6 +32,9 @@ pub use isa::Isa;
 use gemm::Format;
 use isa::Set;
 
+/// Values that one thread goes through sooner than several would begin to.
+const FEW: usize = 1 << 14;
+
 /// Rows that one task takes: a constant, so that results do not depend on the number of threads.
 const ROWS: usize = 16;
 
@@ -101,6 +104,11 @@ impl Compute {
     /// The same with tiles in vector registers alone: for small products, which are done before AMX has begun.
     fn in_vectors(self) -> Self {
         Self { isa: self.isa.without_amx(), ..self }
+    }
+
+    /// Whether the calling thread goes through so many values alone.
+    fn goes_alone(self, values: usize) -> bool {
+        self.is_alone || values <= FEW
     }
 
     /// Bytes that a value of a product's right factor takes, once it is packed.

@@ -1,17 +1,18 @@
 //! Attention without dropout and in float32, as it is when a model answers: some heads of a sequence at a time, and of a
 //! long sequence some queries, so that their probabilities stay in the cache.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::super::buffer::{Shared, with_scratch};
-use super::super::calls::give_way;
-use super::super::gemm::{Matrix, Packed, RowScaled, Rows, Scaled, multiply_here};
-use super::super::isa::vectorised;
-use super::super::math::{VECTOR, exp_of_negative, largest_of_lanes, sum_of_lanes};
-use super::super::{Buffer, Compute};
 use super::{Attention, Task};
+use crate::kernels::buffer::{Shared, with_scratch};
+use crate::kernels::calls::give_way;
+use crate::kernels::gemm::{Matrix, Packed, RowScaled, Rows, Scaled, multiply_here};
+use crate::kernels::isa::vectorised;
+use crate::kernels::math::{VECTOR, exp_of_negative, largest_of_lanes, sum_of_lanes};
+use crate::kernels::{Buffer, Compute};
 
 /// Multiplications of a task at least: some microseconds of them.
 const SMALLEST_TASK: usize = 1 << 17;
@@ -41,7 +42,7 @@ impl Attention<'_> {
         let each = |(heads, first): (Range<usize>, Task)| {
             give_way();
             thread_local! {
-                static WORK: std::cell::RefCell<Work> = std::cell::RefCell::default();
+                static WORK: RefCell<Work> = RefCell::default();
             }
             let mut work = WORK.take();
             for head in heads {

@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn embeddings_are_the_norm_of_the_sum_of_rows() {
-        use crate::kernels::embedding::{Lookup, embed};
+        use crate::kernels::embedding::{Lookup, Table, embed};
         use crate::kernels::layer_norm as host;
         use crate::kernels::{Compute, Dropout, Isa, Precision};
 
@@ -257,7 +257,7 @@ mod tests {
                 let mut lookups: Vec<Lookup<'_>> = [&words, &positions, &types]
                     .into_iter()
                     .zip(&tables)
-                    .map(|(rows, table)| Lookup { table, rows })
+                    .map(|(rows, table)| Lookup { table: Table::Fp32(table), rows })
                     .collect();
                 lookups.truncate(if has_types { 3 } else { 2 });
                 let (mut state, mut expected) = (host::Normal::default(), vec![0.0; words.len() * WIDTH]);

@@ -8,7 +8,7 @@
 use super::pair;
 use super::{Block, Epilogue, Matrix};
 use crate::kernels::isa::{Isa, Set};
-use crate::kernels::math::mul_add;
+use crate::kernels::math::{mul_add, round_to_bf16};
 
 /// Rows and columns of a tile.
 pub(super) const fn shape(isa: Isa) -> (usize, usize) {
@@ -44,7 +44,7 @@ pub(super) fn pack(
         }
     }
     if rounded {
-        out.iter_mut().for_each(|x| *x = round(*x));
+        out.iter_mut().for_each(|x| *x = round_to_bf16(*x));
     }
 }
 
@@ -91,14 +91,6 @@ fn transpose_avx512(matrix: Matrix<'_>, first: usize, height: usize, out: &mut [
             }
         }
     }
-}
-
-/// The nearest value that bfloat16 has, ties to even.
-#[inline(always)]
-fn round(x: f32) -> f32 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
-    if x.is_nan() { x } else { f32::from_bits(rounded) }
 }
 
 /// The rows of a left factor that a tile takes: packed, `HEIGHT` together, or `LYING` as they do in the matrix.

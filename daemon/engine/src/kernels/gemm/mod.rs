@@ -33,9 +33,6 @@ use super::buffer::{Buffer, with_scratch};
 use super::calls::give_way;
 use super::isa::Set;
 
-/// Values of a left factor that one thread packs sooner than several would begin to.
-const PACKED_ALONE: usize = 1 << 14;
-
 /// Multiplications of 8-bit integers that a task does at least: some microseconds.
 const SMALLEST_TASK: usize = 1 << 20;
 
@@ -98,7 +95,12 @@ impl Compute {
         // Two dozen tasks, unless they became tiny: enough for many threads.
         let most = 24_usize.div_ceil(blocks);
         match self.format() {
-            Format::Int8 => most.min(a.rows * a.columns * columns / SMALLEST_TASK / blocks).clamp(1, panels),
+            Format::Int8 => {
+                let most = most.min(a.rows * a.columns * columns / SMALLEST_TASK / blocks).clamp(1, panels);
+                // Equal ones, of which two or four threads have equally many.
+                let is_even = |groups: &usize| groups.is_multiple_of(2) && panels.is_multiple_of(*groups);
+                (1..=most).rev().find(is_even).unwrap_or(most)
+            }
             _ => most.min(panels.div_ceil(2)),
         }
     }
@@ -161,7 +163,7 @@ pub(super) fn multiply<E: Epilogue>(compute: Compute, a: Matrix<'_>, b: &Packed,
         let packed = scratch.reserve(blocks * stride);
         // Rows are packed in smaller pieces than they are multiplied in.
         let pieces = height / compute.piece_rows();
-        if a.rows * a.columns <= PACKED_ALONE {
+        if compute.goes_alone(a.rows * a.columns) {
             for (block, out) in packed.chunks_mut(stride.max(1)).enumerate() {
                 pack_left(compute, a, rows_of(block), out);
             }
@@ -299,6 +301,22 @@ impl Block<'_> {
             // columns are those of this task alone.
             unsafe { epilogue.store::<FMA>(self.first_row + row + index, column, values) };
         }
+    }
+
+    /// Gives a row of a panel to the epilogue; a whole one as so many values, which the compiler then knows.
+    #[inline(always)]
+    fn store_row<const FMA: bool, const WIDTH: usize, E: Epilogue>(
+        &self,
+        epilogue: &E,
+        row: usize,
+        column: usize,
+        values: &[f32; WIDTH],
+    ) {
+        if row >= self.rows || column + WIDTH > self.columns {
+            return self.store::<FMA, E>(epilogue, row, 1, column, WIDTH, values);
+        }
+        // SAFETY: as in `store`.
+        unsafe { epilogue.store::<FMA>(self.first_row + row, column, values) };
     }
 }
 

@@ -6,10 +6,10 @@ use super::super::parameters::Parameters;
 use super::super::rows::Rows;
 use super::gradients::Gradients;
 use super::layer::{linear, norm};
-use crate::kernels::embedding::{Groups, Lookup, embed};
+use crate::kernels::embedding::{Groups, Lookup, Table, embed, to_bf16};
 use crate::kernels::layer_norm::Normal;
 use crate::kernels::linear::Prepared;
-use crate::kernels::{Buffer, Compute, Packed};
+use crate::kernels::{Buffer, Compute, Packed, Precision};
 
 /// The tables, and the projection's weight as products read it.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub(super) struct Embeddings {
     hidden: usize,
     eps: f64,
     projection: Prepared,
+    /// The table of the words in bfloat16, where a model answers at less than float32.
+    words: Option<Vec<u16>>,
 }
 
 /// The memory of a pass.
@@ -45,14 +47,19 @@ impl Embeddings {
             hidden: architecture.hidden_size,
             eps: architecture.layer_norm_eps,
             projection: Prepared::default(),
+            words: None,
         }
     }
 
-    /// Prepares the projection's weight, on this thread alone.
-    pub(super) fn prepare(&mut self, parameters: &Parameters) {
+    /// Prepares the projection's weight, on this thread alone, and at less than float32 the words. Returns what no pass reads
+    /// from `parameters` then, beside weights of products.
+    pub(super) fn prepare(&mut self, parameters: &Parameters) -> Option<ParameterId> {
+        let is_rounded = self.compute.precision() != Precision::Fp32;
+        self.words = is_rounded.then(|| to_bf16(parameters.of(self.of.tokens)));
         if let Some(projection) = self.of.projection {
             self.projection.forward_here(self.compute, linear(parameters, projection));
         }
+        is_rounded.then_some(self.of.tokens)
     }
 
     /// The same on all threads, after it has moved.
@@ -74,7 +81,7 @@ impl Embeddings {
         let tokens = tape.rows.words.len();
         let tables = tables(&self.of, &tape.rows);
         let lookups: Vec<Lookup<'_>> =
-            tables.map(|(table, rows)| Lookup { table: parameters.of(table), rows }).collect();
+            tables.map(|(table, rows)| Lookup { table: self.table(parameters, table), rows }).collect();
         embed(compute, &lookups, self.width, tape.normal.reserve(tokens, self.width));
         let norm = norm(parameters, self.of.norm, self.eps);
         let Some(projection) = self.of.projection else {
@@ -88,6 +95,13 @@ impl Embeddings {
         drop_out(compute, mode, narrow);
         let projection = linear(parameters, projection);
         self.projection.apply(compute, narrow, projection.bias, out.reserve(tokens * self.hidden));
+    }
+
+    fn table<'a>(&'a self, parameters: &'a Parameters, table: ParameterId) -> Table<'a> {
+        match &self.words {
+            Some(words) if table == self.of.tokens => Table::Bf16(words),
+            _ => Table::Fp32(parameters.of(table)),
+        }
     }
 
     /// From the gradient of the first layer's input, `grad`, which is used up, to those of the parameters. `unused` is
@@ -128,9 +142,9 @@ impl Embeddings {
         }
     }
 
-    /// Bytes of the prepared weight.
+    /// Bytes of what was prepared.
     pub(super) fn bytes(&self) -> usize {
-        self.projection.bytes()
+        self.projection.bytes() + self.words.as_ref().map_or(0, |words| size_of_val(words.as_slice()))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::architecture::Architecture;
-use super::super::declaration::Declaration;
+use super::super::declaration::{Declaration, ParameterId};
 use super::super::keep::Keep;
 use super::super::noise::Mode;
 use super::super::parameters::Parameters;
@@ -139,10 +139,10 @@ impl Encoder {
         }
     }
 
-    /// Prepares what is kept, each set of parameters once, on this thread alone. No pass reads these weights from
-    /// `parameters` then.
-    pub(super) fn prepare(&mut self, parameters: &Parameters) {
-        self.embeddings.prepare(parameters);
+    /// Prepares what is kept, each set of parameters once, on this thread alone. Returns what no pass reads from
+    /// `parameters` then, beside weights of products.
+    pub(super) fn prepare(&mut self, parameters: &Parameters) -> Option<ParameterId> {
+        let table = self.embeddings.prepare(parameters);
         self.is_current = true;
         let declaration = self.declaration.clone();
         let mut before = None;
@@ -152,6 +152,7 @@ impl Encoder {
                 prepared(&mut self.layers, &layer).keep(&layer);
             }
         }
+        table
     }
 
     /// From the gradient of the last pass's result to those of all trainable parameters. `grad` is used up.

@@ -102,9 +102,8 @@ impl CpuBackend {
         let Start { declaration, parameters, compute, learning } = start;
         Cpu.check(&declaration, compute.precision())?;
         let Some(learning) = learning else {
-            let network = Network::prepared(&declaration, compute, &parameters);
-            // What products read lies in the network, once.
-            let parameters = parameters.without(&declaration.products());
+            let (network, unread) = Network::prepared(&declaration, compute, &parameters);
+            let parameters = parameters.without(&unread);
             return Ok(Self { parameters, network, learner: None });
         };
         if compute.precision() == Precision::Int8 {

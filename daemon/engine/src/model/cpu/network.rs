@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::architecture::Architecture;
-use super::super::declaration::Declaration;
+use super::super::declaration::{Declaration, ParameterId};
 use super::super::keep::Keep;
 use super::super::noise::Mode;
 use super::super::parameters::Parameters;
@@ -36,18 +36,20 @@ impl Network {
         Self::with(Encoder::new(declaration, compute, false), Head::new(declaration, compute))
     }
 
-    /// One that answers alone: weights are prepared now, on this thread, and no pass reads them from `parameters`.
+    /// One that answers alone: weights are prepared now, on this thread. Beside it what no pass reads from `parameters` any
+    /// more.
     pub(super) fn prepared(
         declaration: &Arc<Declaration>,
         compute: Compute,
         parameters: &Parameters,
-    ) -> Self {
+    ) -> (Self, Vec<ParameterId>) {
         let mut network =
             Self::with(Encoder::new(declaration, compute, true), Head::new(declaration, compute));
-        network.encoder.prepare(parameters);
+        let mut unread = declaration.products();
+        unread.extend(network.encoder.prepare(parameters));
         network.head.prepare(parameters);
         network.groups = Some(Groups::default());
-        network
+        (network, unread)
     }
 
     fn with(encoder: Encoder, head: Head) -> Self {

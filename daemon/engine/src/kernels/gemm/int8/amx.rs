@@ -57,7 +57,7 @@ pub(super) fn tiles<'b, E: Epilogue>(
             let rows = first..block.rows.min(first + 2 * SIDE);
             for ((row, sums), left) in rows.zip(&sums.0).zip(left.chunks_exact(stride)) {
                 let values = numbers(sums, &left[inner..], &panel);
-                block.store::<true, E>(epilogue, row, 1, index * WIDTH, WIDTH, &values);
+                block.store_row::<true, WIDTH, E>(epilogue, row, index * WIDTH, &values);
             }
         }
     }

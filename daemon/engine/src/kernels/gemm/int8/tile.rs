@@ -61,7 +61,10 @@ pub(in super::super) fn tiles<'b, E: Epilogue>(
     match isa.set() {
         // SAFETY: there is no `Isa` of a set that the processor lacks.
         #[cfg(target_arch = "x86_64")]
-        Set::Avx2 | Set::Avx512 => unsafe { avx2(block, packed, panels, panel, epilogue) },
+        Set::Avx2 => unsafe { avx2(block, packed, panels, panel, epilogue) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Set::Avx512 => unsafe { avx512(block, packed, panels, panel, epilogue) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Set::AvxVnni => unsafe { avx_vnni(block, packed, panels, panel, epilogue) },
@@ -98,7 +101,7 @@ fn each<'b, const FMA: bool, const ROWS: usize, E: Epilogue>(
             multiply(left, rows.len(), panel.groups, &mut sums);
             for (row, sums) in rows.clone().zip(&sums) {
                 let values = numbers(sums, &left.row(row - rows.start)[padded(inner)..], &panel);
-                block.store::<FMA, E>(epilogue, row, 1, index * WIDTH, WIDTH, &values);
+                block.store_row::<FMA, WIDTH, E>(epilogue, row, index * WIDTH, &values);
             }
         }
     }
@@ -206,6 +209,55 @@ fn avx2<'b, E: Epilogue>(
     });
 }
 
+/// With AVX-512, likewise as 16-bit integers.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+fn avx512<'b, E: Epilogue>(
+    block: &Block<'_>,
+    packed: &[f32],
+    panels: Range<usize>,
+    panel: impl Fn(usize) -> &'b [f32],
+    epilogue: &E,
+) {
+    use std::arch::x86_64::*;
+    /// Columns whose sums the registers hold.
+    const COLUMNS: usize = 32;
+    #[inline]
+    #[target_feature(enable = "avx2,avx512f,avx512bw")]
+    fn tile<const ROWS: usize>(left: Left<'_>, groups: &[u8], out: &mut Sums<6>) {
+        let steps = groups.len() / (GROUP * WIDTH);
+        let rows = left.pointers::<ROWS>(steps * GROUP);
+        for first in (0..WIDTH).step_by(COLUMNS) {
+            // Two sums of each column, side by side: of its first pair and of its second.
+            let mut sums = [[_mm512_setzero_si512(); 4]; ROWS];
+            for step in 0..steps {
+                // SAFETY: each step of a panel has four bytes for each column, and of each row.
+                unsafe {
+                    let b = groups.as_ptr().add((step * WIDTH + first) * GROUP).cast::<__m256i>();
+                    let b = [0, 1, 2, 3].map(|part| _mm512_cvtepi8_epi16(_mm256_loadu_si256(b.add(part))));
+                    for row in 0..ROWS {
+                        let a = rows[row].add(step * GROUP).cast::<i32>().read_unaligned();
+                        let a = _mm512_cvtepu8_epi16(_mm256_set1_epi32(a));
+                        for (sum, b) in sums[row].iter_mut().zip(b) {
+                            *sum = _mm512_add_epi32(*sum, _mm512_madd_epi16(a, b));
+                        }
+                    }
+                }
+            }
+            for (out, sums) in out.iter_mut().zip(sums) {
+                for (out, sum) in out[first..first + COLUMNS].chunks_exact_mut(8).zip(sums) {
+                    let both = _mm512_add_epi32(sum, _mm512_srli_epi64::<32>(sum));
+                    // SAFETY: there is room for eight integers.
+                    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm512_cvtepi64_epi32(both)) };
+                }
+            }
+        }
+    }
+    each::<true, 6, E>(block, packed, panels, panel, epilogue, |left, rows, groups, out| {
+        by_rows!(tile, left, rows, groups, out);
+    });
+}
+
 /// With AVX-VNNI.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avxvnni")]
@@ -265,7 +317,8 @@ fn avx512_vnni<'b, E: Epilogue>(
     epilogue: &E,
 ) {
     use std::arch::x86_64::*;
-    #[inline]
+    // Not inlined: the places of its rows need all registers.
+    #[inline(never)]
     #[target_feature(enable = "avx512f,avx512vnni")]
     fn tile<const ROWS: usize>(left: Left<'_>, groups: &[u8], out: &mut Sums<6>) {
         let steps = groups.len() / (GROUP * WIDTH);
