@@ -122,10 +122,15 @@ def load(args, address, pid, data, *rest):
     return result([*command, "--texts", data.test, *rest], "load")
 
 
+def limit(args):
+    return ["--limit", args.limit] if args.limit else []
+
+
 def hone(args, data, precision):
     called = ["--name", data.name]
     with daemon(args, data, *flags(precision)) as (address, pid):
         many = ["--callers", args.callers, "--texts-per-call", args.texts_per_call, "--passes", args.passes]
+        many += limit(args)
         whole = load(args, address, pid, data, *called, *many)["closed"]
         one = ["--limit", args.alone, "--passes", 5, "--warm-up", 0.5]
         alone = load(args, address, pid, data, *called, *one)["closed"]
@@ -144,7 +149,8 @@ def hone(args, data, precision):
 def peer(args, data, precision):
     command = [args.python, PEER, "--model", data.checkpoint, "--texts", data.test, "--precision", precision]
     command += ["--threads", args.threads, "--max-length", data.tokens, "--passes", args.passes]
-    return result([*command, "--alone", args.alone, "--cache", args.cache / "onnx"], "serving_peer")
+    command += ["--alone", args.alone, "--cache", args.cache / "onnx", *limit(args)]
+    return result(command, "serving_peer")
 
 
 def free_port():
@@ -259,8 +265,9 @@ def main():
     parser.add_argument("--python", default=sys.executable, help="one that has onnxruntime and torch")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/hone-bench")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
-    parser.add_argument("--callers", type=int, default=4)
+    parser.add_argument("--callers", type=int, default=2)
     parser.add_argument("--texts-per-call", type=int, default=32)
+    parser.add_argument("--limit", type=int, help="only the first rows of each test file")
     parser.add_argument("--passes", type=int, default=3, help="over the file, in each round")
     parser.add_argument("--alone", type=int, default=200, help="texts that are asked one at a time")
     parser.add_argument("--tei", type=Path, help="text-embeddings-router, built with gRPC")

@@ -16,6 +16,11 @@ impl Latencies {
         self.microseconds.push(latency.as_micros().try_into().unwrap_or(u32::MAX));
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.microseconds.len()
+    }
+
     /// Milliseconds that the share of all calls does not exceed (nearest rank); none without a call.
     pub(crate) fn percentile(&self, share: f64) -> Option<f64> {
         let mut sorted = self.microseconds.clone();

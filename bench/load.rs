@@ -62,6 +62,9 @@ pub(crate) struct Load {
     limit: Option<u64>,
     #[arg(long, default_value_t = 1)]
     texts_per_call: usize,
+    /// The priority of the calls; only with hone.v1.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    priority: i32,
     /// Connections that the calls are spread over.
     #[arg(long, default_value_t = 1)]
     connections: usize,
@@ -139,7 +142,7 @@ pub(crate) fn measure(of: &Load) -> Result<Value> {
         let model = started.as_ref().map(|_| SERVED).or(of.name.as_deref()).unwrap_or_default();
         let driver = Arc::new(Driver {
             server: Server::new(address, of.protocol, of.connections)?,
-            calls: of.protocol.calls(model, &texts, of.texts_per_call)?,
+            calls: of.protocol.calls(model, &texts, of.texts_per_call, of.priority)?,
             deadline: of.deadline_ms.map(Duration::from_millis),
         });
         let process = started.as_ref().map(Daemon::id).or(of.pid).map(Process::new);

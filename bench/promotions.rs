@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use hone::v1::inference_service_client::InferenceServiceClient;
 use hone::v1::model_service_client::ModelServiceClient;
-use hone::v1::{ClassifyRequest, ClassifyResponse, Input, PromoteModelRequest};
+use hone::v1::{ClassifyRequest, ClassifyResponse, Input, PromoteModelRequest, RollbackModelRequest};
 use hone_base::error::{Error, Result};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -63,7 +63,7 @@ pub(crate) struct Promotions {
     /// Seconds of calls without a promotion, before them.
     #[arg(long, default_value_t = 5)]
     quiet: u64,
-    /// Jobs run beside the promotions, one after the other.
+    /// Jobs run beside the promotions, one after the other; the promotions go on until the first has ended.
     #[arg(long)]
     train: bool,
 }
@@ -118,7 +118,7 @@ async fn back_and_forth(
         return Err(Status::internal("the two versions give the same scores"));
     }
     let mut alias = Alias { models: ModelServiceClient::new(channel.clone()), moves: Arc::default() };
-    alias.point_at(&versions, 0).await?;
+    alias.promote(versions.first().copied().unwrap_or_default()).await?;
     let callers = Callers {
         client,
         inputs: inputs.into(),
@@ -138,7 +138,7 @@ async fn back_and_forth(
     let again = callers.during(of.callers, tokio::time::sleep(Duration::from_secs(of.quiet))).await.0;
     let ratio = seen.latencies.percentile(0.99).zip(quiet.latencies.percentile(0.99));
     Ok(json!({
-        "what": "promotions", "promotions": of.promotions, "seconds": seconds, "callers": of.callers,
+        "what": "promotions", "promotions": times.len(), "seconds": seconds, "callers": of.callers,
         "texts_per_call": of.texts_per_call, "calls_told_apart": told_apart, "jobs": ended_jobs,
         "promotion_ms": times.summary(),
         "quiet": quiet.report(), "promoting": seen.report(), "afterwards": again.report(),
@@ -148,9 +148,7 @@ async fn back_and_forth(
 }
 
 fn request(model: &str, inputs: &[Input]) -> ClassifyRequest {
-    let mut request = ClassifyRequest { model: model.to_owned(), ..ClassifyRequest::default() };
-    request.inputs = inputs.to_vec();
-    request
+    ClassifyRequest { model: model.to_owned(), inputs: inputs.to_vec(), ..ClassifyRequest::default() }
 }
 
 /// The alias, and how often it was moved.
@@ -167,40 +165,46 @@ struct Moves {
 }
 
 impl Alias {
-    async fn point_at(&mut self, versions: &[u32], number: usize) -> Result<(), Status> {
-        let version = versions.get(number % versions.len()).copied().unwrap_or_default();
+    async fn promote(&mut self, version: u32) -> Result<(), Status> {
         self.moves.asked.fetch_add(1, Ordering::SeqCst);
-        let mut request = PromoteModelRequest { model: format!("{SERVED}@{version}"), ..Default::default() };
-        request.alias = LIVE.to_owned();
-        self.models.promote(request).await?;
+        let (model, alias) = (format!("{SERVED}@{version}"), LIVE.to_owned());
+        self.models.promote(PromoteModelRequest { model, alias, ..Default::default() }).await?;
         self.moves.answered.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 
-    /// All promotions, each with its time, and how many jobs have ended beside them.
+    async fn roll_back(&mut self) -> Result<(), Status> {
+        self.moves.asked.fetch_add(1, Ordering::SeqCst);
+        self.models
+            .rollback(RollbackModelRequest { name: SERVED.to_owned(), alias: LIVE.to_owned() })
+            .await?;
+        self.moves.answered.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Promotions of the second version and rollbacks to the first in turn, each with its time, and how many jobs have
+    /// ended beside them.
     async fn back_and_forth(
         &mut self,
         of: &Promotions,
         versions: &[u32],
         jobs: &Jobs,
     ) -> Result<(Latencies, usize), Status> {
-        let done = AtomicBool::new(false);
+        let (done, ended) = (AtomicBool::new(false), AtomicUsize::new(0));
         let training = async {
-            let mut ended = 0;
             while of.train && !done.load(Ordering::Relaxed) {
-                jobs.run_and_delete(Job { name: TRAINED, rows: 200, epochs: 1, seed: None }).await?;
-                ended += 1;
+                jobs.run_and_delete(Job { name: TRAINED, rows: 96, epochs: 1, seed: None }).await?;
+                ended.fetch_add(1, Ordering::Relaxed);
             }
-            Ok::<_, Status>(ended)
+            Ok::<_, Status>(())
         };
         let moving = async {
             let mut times = Latencies::default();
-            for number in 1..=of.promotions {
+            let second = versions.get(1).copied().unwrap_or_default();
+            let trained = || !of.train || ended.load(Ordering::Relaxed) > 0;
+            for number in (0..).take_while(|number| *number < of.promotions || !trained()) {
                 let begun = Instant::now();
-                let moved = self.point_at(versions, number).await;
-                if moved.is_err() {
-                    done.store(true, Ordering::Relaxed);
-                }
+                let moved = if number % 2 == 0 { self.promote(second).await } else { self.roll_back().await };
                 moved?;
                 times.push(begun.elapsed());
                 tokio::time::sleep(Duration::from_millis(of.pause_ms)).await;
@@ -208,8 +212,8 @@ impl Alias {
             done.store(true, Ordering::Relaxed);
             Ok::<_, Status>(times)
         };
-        let (ended, times) = tokio::join!(training, moving);
-        Ok((times?, ended?))
+        let (times, ()) = tokio::try_join!(moving, training)?;
+        Ok((times, ended.into_inner()))
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) struct Tally {
     labelled: usize,
     right: usize,
     codes: BTreeMap<&'static str, usize>,
+    texts_without: BTreeMap<&'static str, usize>,
     messages: BTreeMap<String, usize>,
     answered: Latencies,
     refused: Latencies,
@@ -45,14 +46,16 @@ impl Tally {
         *self.codes.entry(name(code)).or_default() += 1;
         match answer {
             Ok(answer) => {
-                self.texts += labels.len();
-                if deadline.is_none_or(|deadline| latency <= deadline) {
-                    self.timely_texts += labels.len();
-                }
-                for (label, predicted) in labels.iter().zip(&answer.labels) {
-                    if let Some(label) = label {
-                        self.labelled += 1;
-                        self.right += usize::from(label == predicted);
+                let timely = deadline.is_none_or(|deadline| latency <= deadline);
+                for (label, predicted) in labels.iter().zip(answer.labels) {
+                    match predicted {
+                        Ok(predicted) => {
+                            self.texts += 1;
+                            self.timely_texts += usize::from(timely);
+                            self.labelled += usize::from(label.is_some());
+                            self.right += usize::from(label.as_ref() == Some(&predicted));
+                        }
+                        Err(code) => *self.texts_without.entry(name(code)).or_default() += 1,
                     }
                 }
                 self.answered.push(latency);
@@ -62,8 +65,9 @@ impl Tally {
                 if code == Code::ResourceExhausted {
                     self.refused.push(latency);
                 }
-                if self.messages.len() < MESSAGES || self.messages.contains_key(status.message()) {
-                    *self.messages.entry(status.message().to_owned()).or_default() += 1;
+                let message = without_numbers(status.message());
+                if self.messages.len() < MESSAGES || self.messages.contains_key(&message) {
+                    *self.messages.entry(message).or_default() += 1;
                 }
             }
         }
@@ -92,6 +96,7 @@ impl Tally {
             "goodput_texts_per_second": rate(self.timely_texts),
             "accuracy": (self.labelled > 0).then(|| self.right as f64 / self.labelled as f64),
             "codes": self.codes,
+            "texts_without_answer": self.texts_without,
             "errors": self.messages,
             "latency_ms": self.answered.summary(),
             "histogram_ms": self.answered.histogram(),
@@ -120,6 +125,19 @@ fn code_of(status: &Status, latency: Duration, deadline: Option<Duration>) -> Co
         Code::Cancelled if deadline.is_some_and(|deadline| latency >= deadline) => Code::DeadlineExceeded,
         code => code,
     }
+}
+
+/// A message with `#` for each number, so that those of one kind are one.
+fn without_numbers(message: &str) -> String {
+    let mut kept = String::with_capacity(message.len());
+    for letter in message.chars() {
+        match letter.is_ascii_digit() {
+            true if kept.ends_with('#') => {}
+            true => kept.push('#'),
+            false => kept.push(letter),
+        }
+    }
+    kept
 }
 
 /// A code as the specification of gRPC writes it.
@@ -156,7 +174,7 @@ mod tests {
     }
 
     fn answer(predicted: &[&str]) -> Result<Answer, Status> {
-        Ok(Answer { labels: predicted.iter().map(|&label| label.to_owned()).collect(), stages: None })
+        Ok(Answer { labels: predicted.iter().map(|&label| Ok(label.to_owned())).collect(), stages: None })
     }
 
     fn count(tally: &mut Tally, answer: Result<Answer, Status>, milliseconds: u64) {
@@ -181,14 +199,24 @@ mod tests {
     fn errors_are_told_by_code_and_message_and_have_no_part_in_the_latency_of_answers() {
         let mut tally = Tally::default();
         count(&mut tally, answer(&["a", "b"]), 10);
-        count(&mut tally, Err(Status::resource_exhausted("full")), 1);
-        count(&mut tally, Err(Status::resource_exhausted("full")), 3);
+        count(&mut tally, Err(Status::resource_exhausted("full, 12 wait")), 1);
+        count(&mut tally, Err(Status::resource_exhausted("full, 9 wait")), 3);
         count(&mut tally, Err(Status::unavailable("gone")), 50);
         let report = tally.report(1.0);
         assert_eq!(report["codes"], json!({ "OK": 1, "RESOURCE_EXHAUSTED": 2, "UNAVAILABLE": 1 }));
-        assert_eq!(report["errors"], json!({ "full": 2, "gone": 1 }));
+        assert_eq!(report["errors"], json!({ "full, # wait": 2, "gone": 1 }));
         assert_eq!(report["latency_ms"]["max"], json!(10.0));
         assert_eq!(report["refused_ms"]["max"], json!(3.0));
+    }
+
+    #[test]
+    fn a_text_without_an_answer_counts_for_nothing_but_its_code() {
+        let mut tally = Tally::default();
+        let labels_of_answer = vec![Ok("a".to_owned()), Err(Code::DeadlineExceeded)];
+        count(&mut tally, Ok(Answer { labels: labels_of_answer, stages: None }), 1);
+        let report = tally.report(1.0);
+        assert_eq!((&report["texts_per_second"], &report["accuracy"]), (&json!(1.0), &json!(1.0)));
+        assert_eq!(report["texts_without_answer"], json!({ "DEADLINE_EXCEEDED": 1 }));
     }
 
     #[test]
@@ -212,7 +240,8 @@ mod tests {
     #[test]
     fn messages_of_errors_are_bounded() {
         let mut tally = Tally::default();
-        (0..100).for_each(|number| count(&mut tally, Err(Status::internal(number.to_string())), 1));
+        let message = |number| "x".repeat(number);
+        (0..100).for_each(|number| count(&mut tally, Err(Status::internal(message(number))), 1));
         assert_eq!(tally.report(1.0)["errors"].as_object().unwrap().len(), MESSAGES);
         assert_eq!(tally.report(1.0)["codes"]["INTERNAL"], json!(100));
     }

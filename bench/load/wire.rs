@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
-use hone::v1::{ClassifyRequest, ClassifyResponse, Input};
+use hone::v1::{ClassifyRequest, ClassifyResponse, Input, Prediction};
 use hone_base::error::{Error, Result};
 use prost::Message;
 use prost::bytes::{Buf as _, BufMut as _, Bytes};
@@ -11,7 +11,7 @@ use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use crate::texts::Text;
 
@@ -35,8 +35,8 @@ pub(crate) struct Call {
 /// What was answered.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Answer {
-    /// The best label of each text.
-    pub(crate) labels: Vec<String>,
+    /// Of each text the best label, or why it has no answer.
+    pub(crate) labels: Vec<Result<String, Code>>,
     /// Where the server's time went, if it tells.
     pub(crate) stages: Option<Stages>,
 }
@@ -58,18 +58,24 @@ impl Protocol {
         })
     }
 
-    /// Calls of up to so many texts each, in the order of the texts.
+    /// Calls of up to so many texts each, in the order of the texts. Only `hone.v1` has a priority.
     ///
     /// # Errors
     ///
     /// The protocol has no call of more than one text.
-    pub(crate) fn calls(self, model: &str, texts: &[Text], texts_per_call: usize) -> Result<Vec<Call>> {
+    pub(crate) fn calls(
+        self,
+        model: &str,
+        texts: &[Text],
+        texts_per_call: usize,
+        priority: i32,
+    ) -> Result<Vec<Call>> {
         if self == Self::Tei && texts_per_call != 1 {
             return Err(Error::invalid("tei.v1 has no call of several texts: leave --texts-per-call at 1"));
         }
         let call = |texts: &[Text]| {
             let body = match self {
-                Self::Hone => hone_request(model, texts).encode_to_vec(),
+                Self::Hone => hone_request(model, texts, priority).encode_to_vec(),
                 Self::Tei => texts.iter().flat_map(|text| tei_request(text).encode_to_vec()).collect(),
             };
             Call { body: body.into(), labels: texts.iter().map(|text| text.label.clone()).collect() }
@@ -87,11 +93,10 @@ impl Protocol {
     }
 }
 
-fn hone_request(model: &str, texts: &[Text]) -> ClassifyRequest {
-    let mut request = ClassifyRequest { model: model.to_owned(), ..Default::default() };
-    let input = |text: &Text| Input { text: text.text.clone(), ..Default::default() };
-    request.inputs = texts.iter().map(input).collect();
-    request
+fn hone_request(model: &str, texts: &[Text], priority: i32) -> ClassifyRequest {
+    let input = |text: &Text| Input { text: text.text.clone(), text_pair: None };
+    let inputs = texts.iter().map(input).collect();
+    ClassifyRequest { model: model.to_owned(), inputs, priority, ..ClassifyRequest::default() }
 }
 
 fn of_hone(answer: ClassifyResponse) -> Answer {
@@ -101,7 +106,11 @@ fn of_hone(answer: ClassifyResponse) -> Answer {
         compute: of.compute_ms,
         total: of.total_ms,
     });
-    Answer { labels: answer.predictions.into_iter().map(|of| of.label).collect(), stages }
+    let label = |of: Prediction| match of.error {
+        Some(error) => Err(Code::from_i32(error.code)),
+        None => Ok(of.label),
+    };
+    Answer { labels: answer.predictions.into_iter().map(label).collect(), stages }
 }
 
 /// The fields of `tei.v1.PredictRequest` that are sent.
@@ -156,7 +165,7 @@ fn of_tei(answer: TeiResponse) -> Answer {
         total: milliseconds(of.total_time_ns),
     });
     let best = answer.predictions.into_iter().max_by(|a, b| a.score.total_cmp(&b.score));
-    Answer { labels: best.into_iter().map(|of| of.label).collect(), stages }
+    Answer { labels: best.into_iter().map(|of| Ok(of.label)).collect(), stages }
 }
 
 /// Connections to a server.
@@ -252,12 +261,12 @@ mod tests {
 
     #[test]
     fn every_text_is_in_one_call_and_calls_keep_the_order() {
-        let calls = Protocol::Hone.calls("m@1", &texts(5), 2).unwrap();
+        let calls = Protocol::Hone.calls("m@1", &texts(5), 2, 7).unwrap();
         assert_eq!(calls.iter().map(|call| call.labels.len()).collect::<Vec<_>>(), [2, 2, 1]);
         let sent: Vec<String> = calls
             .iter()
             .map(|call| ClassifyRequest::decode(call.body.clone()).unwrap())
-            .inspect(|request| assert_eq!(request.model, "m@1"))
+            .inspect(|request| assert_eq!((request.model.as_str(), request.priority), ("m@1", 7)))
             .flat_map(|request| request.inputs.into_iter().map(|input| input.text))
             .collect();
         assert_eq!(sent, ["text 0", "text 1", "text 2", "text 3", "text 4"]);
@@ -265,13 +274,25 @@ mod tests {
 
     #[test]
     fn tei_takes_one_text_a_call_and_its_answer_is_the_best_prediction() {
-        assert!(Protocol::Tei.calls("", &texts(2), 2).is_err());
-        assert_eq!(Protocol::Tei.calls("", &texts(2), 1).unwrap().len(), 2);
+        assert!(Protocol::Tei.calls("", &texts(2), 2, 0).is_err());
+        assert_eq!(Protocol::Tei.calls("", &texts(2), 1, 0).unwrap().len(), 2);
         let prediction = |score, label: &str| TeiPrediction { score, label: label.to_owned() };
         let answer =
             TeiResponse { predictions: vec![prediction(0.1, "a"), prediction(0.9, "b")], metadata: None };
         let read = Protocol::Tei.read(answer.encode_to_vec().into()).unwrap();
-        assert_eq!(read, Answer { labels: vec!["b".to_owned()], stages: None });
+        assert_eq!(read, Answer { labels: vec![Ok("b".to_owned())], stages: None });
+    }
+
+    #[test]
+    fn an_input_without_an_answer_has_its_code() {
+        let error = hone::v1::Error { code: 3, ..Default::default() };
+        let predictions = vec![
+            Prediction { label: "a".to_owned(), ..Prediction::default() },
+            Prediction { error: Some(error), ..Prediction::default() },
+        ];
+        let answer = ClassifyResponse { predictions, ..ClassifyResponse::default() };
+        let read = Protocol::Hone.read(answer.encode_to_vec().into()).unwrap();
+        assert_eq!(read.labels, [Ok("a".to_owned()), Err(Code::InvalidArgument)]);
     }
 
     #[test]
