@@ -128,6 +128,7 @@ impl Serving {
         }
         let together = options.all_or_nothing || count == 1;
         let (members, asked) = self.look_up(&ready, fit, inputs);
+        observed.cached(members.len() - asked.len());
         let Computed { scored, timings } =
             self.compute(&ready, fit, asked, options, together, observed).await?;
         let mut scored = scored.into_iter();
