@@ -8,21 +8,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser as _};
-use hone::v1::event::Kind;
 use hone::v1::inference_service_client::InferenceServiceClient;
-use hone::v1::model_service_client::ModelServiceClient;
-use hone::v1::training_service_client::TrainingServiceClient;
-use hone::v1::{
-    ClassifyRequest, DeleteJobRequest, DeleteModelRequest, EpochMetrics, Hyperparameters, Input, JobSpec,
-    StartJobRequest, WatchJobRequest,
-};
+use hone::v1::{ClassifyRequest, Input};
 use hone_base::error::{Error, Result};
 use hone_daemon::config::Config;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tonic::Status;
-use tonic::transport::Channel;
+
+use crate::jobs::{Job, Jobs, Moment, channel};
 
 /// The model that is called.
 const SERVED: &str = "served";
@@ -80,8 +75,9 @@ pub(crate) fn measure(of: &Lanes) -> Result<Value> {
 
 async fn beside_jobs(of: &Lanes, address: &str) -> Result<Value, Status> {
     let jobs = Jobs::connect(address)?;
-    jobs.run(of, SERVED).await?;
-    let alone = jobs.run(of, TRAINED).await?;
+    let job = |name| Job { name, rows: of.rows, epochs: of.epochs, seed: None };
+    jobs.run(job(SERVED)).await?;
+    let alone = jobs.run_and_delete(job(TRAINED)).await?;
     let quiet = Duration::from_secs(of.quiet);
 
     let callers = Callers::start(of, address);
@@ -90,7 +86,7 @@ async fn beside_jobs(of: &Lanes, address: &str) -> Result<Value, Status> {
     let callers = Callers::start(of, address);
     let mut beside = Vec::new();
     for _ in 0..of.jobs {
-        beside.push(jobs.run(of, TRAINED).await?);
+        beside.push(jobs.run_and_delete(job(TRAINED)).await?);
     }
     let mut with = callers.stop()?;
     let moments: Vec<Moment> = beside.iter_mut().flat_map(|job| std::mem::take(&mut job.moments)).collect();
@@ -132,12 +128,6 @@ fn summary(calls: &[Call]) -> Value {
     json!({ "calls": times.len(), "median": at(0.5), "p90": at(0.9), "p99": at(0.99), "p999": at(0.999), "max": times.last() })
 }
 
-/// What a job has just done.
-struct Moment {
-    at: Instant,
-    what: &'static str,
-}
-
 /// The slowest calls, with where their time went, and what the job had done last when they began.
 fn slowest(calls: &mut [Call], moments: &[Moment]) -> Vec<Value> {
     calls.sort_by(|a, b| b.milliseconds.total_cmp(&a.milliseconds));
@@ -152,28 +142,8 @@ fn slowest(calls: &mut [Call], moments: &[Moment]) -> Vec<Value> {
     calls.iter().take(10).map(told).collect()
 }
 
-/// In a word.
-fn in_a_word(kind: &Kind) -> &'static str {
-    match kind {
-        Kind::StateChanged(_) => "state",
-        Kind::Notice(_) => "notice",
-        Kind::Prepared(_) => "prepared",
-        Kind::Step(_) => "step",
-        Kind::Evaluation(_) => "evaluation",
-        Kind::Epoch(_) => "epoch",
-        Kind::Test(_) => "test",
-        Kind::Published(_) => "published",
-    }
-}
-
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     super::median(&values.collect::<Vec<_>>())
-}
-
-fn channel(address: &str) -> Result<Channel, Status> {
-    let endpoint =
-        Channel::from_shared(address.to_owned()).map_err(|error| Status::internal(error.to_string()))?;
-    Ok(endpoint.connect_lazy())
 }
 
 /// Clients, each on a thread of its own, as they would be outside.
@@ -220,7 +190,7 @@ async fn call_in_a_loop(
         let text =
             |place: usize| TEXTS.get((number + place) % TEXTS.len()).copied().unwrap_or_default().to_owned();
         let inputs = (0..texts).map(|place| Input { text: text(place), text_pair: None }).collect();
-        let request = ClassifyRequest { model: format!("{SERVED}@1"), inputs };
+        let request = ClassifyRequest { model: format!("{SERVED}@1"), inputs, ..Default::default() };
         let begin = Instant::now();
         let timings = client.classify(request).await?.into_inner().timings.unwrap_or_default();
         let call = Call {
@@ -239,69 +209,6 @@ async fn call_in_a_loop(
         }
     }
     Ok(calls)
-}
-
-/// What runs jobs, one after the other.
-struct Jobs {
-    training: TrainingServiceClient<Channel>,
-    models: ModelServiceClient<Channel>,
-}
-
-struct Ended {
-    seconds: f64,
-    moments: Vec<Moment>,
-    epoch: EpochMetrics,
-}
-
-impl Jobs {
-    fn connect(address: &str) -> Result<Self, Status> {
-        let channel = channel(address)?;
-        Ok(Self {
-            training: TrainingServiceClient::new(channel.clone()),
-            models: ModelServiceClient::new(channel),
-        })
-    }
-
-    /// Starts a job and waits for its end. Of what jobs trained nothing but the served model stays.
-    async fn run(&self, of: &Lanes, name: &str) -> Result<Ended, Status> {
-        let (mut training, mut models) = (self.training.clone(), self.models.clone());
-        let spec = JobSpec {
-            name: Some(name.to_owned()),
-            train_limit: Some(of.rows),
-            validation_limit: Some(16),
-            test_limit: Some(16),
-            hyperparameters: Some(Hyperparameters {
-                epochs: Some(of.epochs),
-                max_length: Some(64),
-                ..Hyperparameters::default()
-            }),
-            ..JobSpec::default()
-        };
-        let begin = Instant::now();
-        let job = training.start(StartJobRequest { spec: Some(spec), request_id: None }).await?.into_inner();
-        let request = WatchJobRequest { job_id: job.id.clone(), after: 0 };
-        let mut events = training.watch(request).await?.into_inner();
-        let (mut last, mut published) = (None, false);
-        let mut moments = vec![Moment { at: begin, what: "asked for" }];
-        while let Some(event) = events.message().await? {
-            if let Some(kind) = &event.kind {
-                moments.push(Moment { at: Instant::now(), what: in_a_word(kind) });
-            }
-            match event.kind {
-                Some(Kind::Epoch(epoch)) => last = Some(epoch),
-                Some(Kind::Published(_)) => published = true,
-                _ => {}
-            }
-        }
-        let seconds = begin.elapsed().as_secs_f64();
-        let epoch = last.filter(|_| published).ok_or_else(|| Status::internal("a job has failed"))?;
-        if name != SERVED {
-            models.delete(DeleteModelRequest { model: name.to_owned() }).await?;
-        }
-        training.delete(DeleteJobRequest { job_id: job.id }).await?;
-        moments.push(Moment { at: Instant::now(), what: "deleted" });
-        Ok(Ended { seconds, moments, epoch })
-    }
 }
 
 struct Daemon {

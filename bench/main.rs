@@ -1,11 +1,19 @@
 //! Measures training, evaluation and classification on this machine, one JSON object a line:
-//! `hone-bench step | epoch | evaluate | classify`, on a GPU `kernels`, and `lanes`: calls beside jobs.
+//! `hone-bench step | epoch | evaluate | classify`, on a GPU `kernels`, `lanes` (calls beside jobs), `load` (calls to a
+//! server) and `promotions` (an alias that moves under load).
 //!
-//! `compare.py` runs it in turn with the same on PyTorch and prints the ratio.
+//! `compare.py` runs it in turn with the same on PyTorch and prints the ratio, `compare_serving.py` `load` with other servers.
 
+mod daemon;
+mod jobs;
 #[cfg(feature = "cuda")]
 mod kernels;
 mod lanes;
+mod latency;
+mod load;
+mod process;
+mod promotions;
+mod texts;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -112,6 +120,13 @@ enum What {
     },
     /// Calls to a daemon while no job runs, and while jobs start, run and end.
     Lanes(#[command(flatten)] lanes::Lanes),
+    /// Calls to a running daemon, or to one that is started for them.
+    Load(#[command(flatten)] load::Load),
+    /// An alias that goes back and forth between two versions while it is called.
+    Promotions(#[command(flatten)] promotions::Promotions),
+    /// The daemon that other commands start.
+    #[command(hide = true)]
+    Daemon(#[command(flatten)] hone_daemon::config::Config),
     /// Each kernel and product of a training step of the model, on a GPU.
     #[cfg(feature = "cuda")]
     Kernels {
@@ -160,7 +175,7 @@ impl What {
             | Self::Epoch { common, .. }
             | Self::Evaluate { common, .. }
             | Self::Classify { common, .. } => Some(common),
-            Self::Lanes(_) => None,
+            Self::Lanes(_) | Self::Load(_) | Self::Promotions(_) | Self::Daemon(_) => None,
             #[cfg(feature = "cuda")]
             Self::Kernels { common, .. } => Some(common),
         }
@@ -192,7 +207,7 @@ fn main() -> Result<()> {
         None => measure(&cli.what)?,
     };
     #[allow(clippy::print_stdout)]
-    {
+    if !measured.is_null() {
         println!("{measured}");
     }
     Ok(())
@@ -254,6 +269,9 @@ fn measure(what: &What) -> Result<Value> {
         }
         What::Classify { common, batch, length, passes } => classify(common, *batch, *length, *passes),
         What::Lanes(of) => lanes::measure(of),
+        What::Load(of) => load::measure(of),
+        What::Promotions(of) => promotions::measure(of),
+        What::Daemon(config) => daemon::serve(config),
         #[cfg(feature = "cuda")]
         What::Kernels { common, batch, length, bandwidth, rate } => {
             let (device, compute) = common.open()?;

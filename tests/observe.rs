@@ -42,7 +42,7 @@ async fn until(address: SocketAddr, says: impl Fn(&Samples) -> bool) -> Samples 
 
 fn request(model: &str, texts: &[&str]) -> ClassifyRequest {
     let inputs = texts.iter().map(|text| Input { text: (*text).into(), text_pair: None }).collect();
-    ClassifyRequest { model: model.into(), inputs }
+    ClassifyRequest { model: model.into(), inputs, ..ClassifyRequest::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,7 +62,8 @@ async fn an_answer_names_the_model_and_is_alike_alone_and_in_a_batch() {
             texts.iter().map(|text| hone::v1::Input { text: (*text).into(), text_pair: None }).collect();
         let mut inference = daemon.inference();
         async move {
-            let request = hone::v1::ClassifyRequest { model: "toy@latest".into(), inputs };
+            let request =
+                hone::v1::ClassifyRequest { model: "toy@latest".into(), inputs, ..Default::default() };
             inference.classify(request).await.expect("answers").into_inner()
         }
     };
@@ -97,6 +98,7 @@ async fn a_stream_of_requests_is_answered_in_order() {
         .map(|index| hone::v1::ClassifyRequest {
             model: "toy".into(),
             inputs: vec![hone::v1::Input { text: texts[index % texts.len()].into(), text_pair: None }],
+            ..Default::default()
         })
         .collect();
     let mut answers = daemon
@@ -198,7 +200,8 @@ async fn versions_are_promoted_downloaded_and_deleted() {
     daemon.train_toy().await;
     let second = daemon.train_toy().await.model.expect("a model");
     assert_eq!(second.version, 2);
-    let promote = PromoteModelRequest { model: "toy@1".into(), alias: "production".into() };
+    let promote =
+        PromoteModelRequest { model: "toy@1".into(), alias: "production".into(), ..Default::default() };
     let model = daemon.models().promote(promote).await.expect("a model").into_inner();
     let aliases: HashMap<_, _> =
         model.aliases.iter().map(|alias| (alias.name.as_str(), alias.version)).collect();

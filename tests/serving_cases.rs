@@ -22,7 +22,7 @@ async fn classify(daemon: &Daemon, texts: &[&str]) -> Result<ClassifyResponse, S
 
 fn request(texts: &[&str]) -> ClassifyRequest {
     let inputs = texts.iter().map(|text| Input { text: (*text).into(), text_pair: None }).collect();
-    ClassifyRequest { model: String::new(), inputs }
+    ClassifyRequest { model: String::new(), inputs, ..Default::default() }
 }
 
 async fn predictions(daemon: &Daemon, texts: &[&str]) -> Vec<Prediction> {

@@ -2,6 +2,7 @@
 
 mod checkpoint_every;
 mod class_weights;
+mod classify;
 mod settings;
 mod train;
 mod values;
@@ -14,6 +15,7 @@ use clap_complete::Shell;
 use hone::text_file::Encoding;
 use hone::v1;
 
+pub(crate) use classify::Wishes;
 pub(crate) use train::TrainArgs;
 
 use crate::error::EXIT_CODES;
@@ -135,7 +137,7 @@ pub(crate) struct CompareArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 With --file or '-', each line is one text and gives one answer, in order, so that the output can be pasted \
-beside the input. A line that cannot be classified (empty, no UTF-8, longer than 1 MiB) keeps its place: its label is \
+beside the input. A line that cannot be classified (empty, no UTF-8, longer than 1 MiB, refused by the daemon) keeps its place: its label is \
 '-' (with --json: null, and \"error\" says why), the rest goes on, and the exit code is 5 at the end. \
 A text may contain the model's own special tokens: \"[SEP]\" (or \"</s>\") in it separates, as in the Python library. \
 Into a pipe each answer is LABEL, SCORE and TEXT with tabs between them; a model that was trained with --multi-label \
@@ -157,6 +159,8 @@ pub(crate) struct ClassifyArgs {
     /// The second text of the pair, for a model that was trained on pairs; takes exactly one TEXT.
     #[arg(long, value_name = "TEXT", conflicts_with = "file")]
     pub(crate) text_pair: Option<String>,
+    #[command(flatten)]
+    pub(crate) wishes: Wishes,
 }
 
 #[derive(Debug, Args)]
@@ -191,13 +195,70 @@ pub(crate) enum ModelsCommand {
         /// The model's name.
         name: String,
     },
-    /// Point an alias at a version, in one step and without a pause in serving.
+    /// Point an alias at a version: it is loaded, checked and warm first, so no call waits or fails.
     Promote {
         /// The version: NAME@VERSION or NAME@ALIAS.
         #[arg(value_name = "NAME@VERSION")]
         model: String,
-        /// The alias that shall point at it, for example "production".
+        /// The alias that shall point at it. Default: live
+        #[arg(value_name = "ALIAS", conflicts_with = "alias")]
+        to: Option<String>,
+        /// The same as a flag.
+        #[arg(long, value_name = "ALIAS")]
+        alias: Option<String>,
+        /// The alias stays, and the version answers this share of its callers; 0 ends that. A caller with a routing key
+        /// always gets the same version.
+        #[arg(long, value_name = "SHARE", value_parser = values::share, allow_negative_numbers = true,
+            conflicts_with = "shadow")]
+        canary: Option<f64>,
+        /// The alias stays, and the version answers beside it, for comparison alone; `off` ends that.
+        #[arg(long, value_name = "on|off", num_args = 0..=1, default_missing_value = "on", require_equals = true)]
+        shadow: Option<OnOff>,
+    },
+    /// Point an alias back at the version that it pointed at before.
+    Rollback {
+        /// The model's name.
+        name: String,
+        /// The alias.
+        #[arg(long, value_name = "ALIAS", default_value = "live")]
         alias: String,
+    },
+    /// Show who moved which alias when.
+    History {
+        /// The model's name.
+        name: String,
+    },
+    /// Load a version before somebody calls it.
+    Load {
+        /// NAME, NAME@VERSION or NAME@ALIAS.
+        #[arg(value_name = "NAME[@VERSION|@ALIAS]")]
+        model: String,
+    },
+    /// Unload a version, or all of a model, once the calls in it are answered; the next call loads it again.
+    Unload {
+        /// NAME, NAME@VERSION or NAME@ALIAS.
+        #[arg(value_name = "NAME[@VERSION|@ALIAS]")]
+        model: String,
+    },
+    /// Keep a version loaded, also after the daemon's next start.
+    Pin {
+        /// NAME, NAME@VERSION or NAME@ALIAS.
+        #[arg(value_name = "NAME[@VERSION|@ALIAS]")]
+        model: String,
+    },
+    /// Let a pinned version go when others need the room.
+    Unpin {
+        /// NAME, NAME@VERSION or NAME@ALIAS.
+        #[arg(value_name = "NAME[@VERSION|@ALIAS]")]
+        model: String,
+    },
+    /// Decide how a model is served.
+    Set {
+        /// The model's name.
+        name: String,
+        /// What it answers in; `default` leaves it to the daemon.
+        #[arg(long, value_name = "PRECISION")]
+        precision: ServePrecision,
     },
     /// Delete a version or a whole model.
     Delete {
@@ -217,6 +278,23 @@ pub(crate) enum ModelsCommand {
         #[arg(long, value_name = "FOLDER")]
         to: Option<PathBuf>,
     },
+}
+
+/// Whether something begins or ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum OnOff {
+    On,
+    Off,
+}
+
+/// What a model answers in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ServePrecision {
+    Default,
+    Auto,
+    Fp32,
+    Bf16,
+    Int8,
 }
 
 #[derive(Debug, Args)]
@@ -389,6 +467,15 @@ mod tests {
             ("train --warmup-steps 5 --warmup-ratio 0.1", "cannot be used with"),
             ("train --dry-run --detach", "cannot be used with"),
             ("classify --file texts.txt hello", "cannot be used with"),
+            ("classify --truncation middle a", "possible values: right, left, none"),
+            ("classify --min-score 1.5 a", "from 0 to 1"),
+            ("classify --priority 101 a", "101 is not in -100..=100"),
+            ("classify --top-k 0 a", "0 is not in 1.."),
+            ("models promote a@1 --canary 100%", "less than 100%"),
+            ("models promote a@1 --canary=-1%", "from 0"),
+            ("models promote a@1 --canary 5% --shadow", "cannot be used with"),
+            ("models promote a@1 live --alias live", "cannot be used with"),
+            ("models set a --precision fp16", "possible values: default, auto, fp32, bf16, int8"),
             ("compare one", "2 values required"),
             ("--timeout 0 jobs", "at least 1 ms"),
             ("--timeout soon jobs", "not a time"),

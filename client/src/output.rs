@@ -7,6 +7,7 @@ pub(crate) mod dry_run;
 pub(crate) mod epochs;
 pub(crate) mod format;
 pub(crate) mod json;
+pub(crate) mod serving;
 pub(crate) mod spec;
 pub(crate) mod table;
 pub(crate) mod unreadable;

@@ -3,14 +3,18 @@
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use candle_core::Device;
 use clap::Parser;
 
 use crate::jobs::restart::ResumeJobs;
+use crate::serve::load::Policy;
+use crate::serve::queue::QueuePolicy;
 use crate::telemetry::LogFormat;
 use hone_base::error::{Error, Result};
 use hone_data::Limits;
+use hone_storage::ServePrecision;
 use hone_train::host::{HostMemory, MemoryLimit, Room};
 
 /// The daemon of Hone: fine-tunes text classifiers and serves them over gRPC.
@@ -83,6 +87,21 @@ pub struct Config {
     #[arg(long, env = "HONE_MEMORY_LIMIT", value_name = "SIZE", default_value = "auto", value_parser = memory_limit)]
     pub memory_limit: MemoryLimit,
 
+    /// Memory of all loaded models together, in bytes or with K, M or G; the one that was not used for longest makes room
+    /// [default: a quarter of what the daemon may take]
+    #[arg(long, env = "HONE_MODEL_MEMORY", value_name = "SIZE")]
+    pub model_memory: Option<Size>,
+
+    /// What models answer in: auto (the fastest that costs nothing to speak of), fp32, bf16 or int8; a model's own setting
+    /// goes first
+    #[arg(long, env = "HONE_SERVE_PRECISION", value_name = "PRECISION", default_value = "auto")]
+    pub serve_precision: ServePrecision,
+
+    /// Points of accuracy that less than fp32 may cost on a version's validation sample; one that loses more answers in
+    /// the next better precision. 100 allows any loss, and what cannot be checked
+    #[arg(long, env = "HONE_MAX_ACCURACY_LOSS", value_name = "POINTS", default_value = "0.5", value_parser = points)]
+    pub max_accuracy_loss: f64,
+
     /// Connections at once at most; others are closed
     #[arg(long, env = "HONE_MAX_CONNECTIONS", value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
@@ -90,6 +109,18 @@ pub struct Config {
     /// Seconds after which a request, an upload or a download that does not go on is given up
     #[arg(long, env = "HONE_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "60")]
     pub idle_timeout: NonZeroU32,
+
+    /// Milliseconds that a text waits at most before it is computed; calls that would wait longer are refused
+    #[arg(long, env = "HONE_MAX_QUEUE_MS", value_name = "MS", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=600_000))]
+    pub max_queue_ms: u32,
+
+    /// Milliseconds that a batch which is not full waits for more, while batches follow one another
+    #[arg(long, env = "HONE_MAX_BATCH_DELAY", value_name = "MS", default_value = "0", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub max_batch_delay: u32,
+
+    /// Memory for answers to texts that come again, in bytes or with K, M or G [default: none is kept]
+    #[arg(long, env = "HONE_ANSWER_CACHE", value_name = "SIZE")]
+    pub answer_cache: Option<Size>,
 
     /// Address at which Prometheus reads the metrics (`/metrics`, plain HTTP) [default: none]
     #[arg(long, env = "HONE_METRICS_LISTEN", value_name = "HOST:PORT")]
@@ -185,6 +216,11 @@ impl FromStr for Size {
     }
 }
 
+fn points(text: &str) -> std::result::Result<f64, String> {
+    let points = text.parse().ok().filter(|points| (0.0..=100.0).contains(points));
+    points.ok_or_else(|| "expected a number from 0 to 100".to_owned())
+}
+
 fn memory_limit(text: &str) -> std::result::Result<MemoryLimit, String> {
     match text {
         "auto" => Ok(MemoryLimit::Auto),
@@ -197,6 +233,22 @@ fn memory_limit(text: &str) -> std::result::Result<MemoryLimit, String> {
 }
 
 impl Config {
+    /// How long requests may wait.
+    pub fn queue_policy(&self) -> QueuePolicy {
+        let ms = |of: u32| Duration::from_millis(of.into());
+        QueuePolicy { max_wait: ms(self.max_queue_ms), max_batch_delay: ms(self.max_batch_delay) }
+    }
+
+    /// In what models answer.
+    pub fn policy(&self) -> Policy {
+        Policy { precision: self.serve_precision, max_accuracy_loss: self.max_accuracy_loss }
+    }
+
+    /// Bytes that all loaded models together may take.
+    pub fn model_memory(&self) -> u64 {
+        self.model_memory.map_or_else(|| self.room().host.available() / 4, |size| size.0)
+    }
+
     /// What reading a file and training may take.
     pub fn room(&self) -> Room {
         let files = Limits { unpacked: self.max_unpacked.0, rows: self.max_rows.get(), ..Limits::default() };
@@ -245,6 +297,12 @@ mod tests {
             ["--max-rows", "0"],
             ["--memory-limit", "some"],
             ["--idle-timeout", "0"],
+            ["--max-queue-ms", "0"],
+            ["--max-batch-delay", "1001"],
+            ["--model-memory", "0"],
+            ["--serve-precision", "fp16"],
+            ["--max-accuracy-loss", "-1"],
+            ["--max-accuracy-loss", "nan"],
         ] {
             assert_eq!(parse(&bad).unwrap_err().exit_code(), 2, "{bad:?}");
         }

@@ -23,8 +23,9 @@ use crate::rpc::health::Health;
 use crate::rpc::stopping::Stopping;
 use crate::rpc::{Bounds, HoneRouter, Services, router};
 use crate::serve::classify::Serving;
+use crate::serve::dispatcher::Dispatcher;
 use crate::serve::engine::{DeviceEngine, Engine};
-use crate::serve::registry::Models;
+use crate::serve::registry::{Models, Resources, Settings};
 use hone_base::error::{Error, Result};
 use hone_engine::kernels::Isa;
 use hone_storage::data_dir::{DataDir, Lock};
@@ -129,8 +130,16 @@ impl Daemon {
         let parts = tokio::task::spawn_blocking(move || Parts::open(&root, policy));
         let Parts { data, lock, store, jobs } = parts.await.map_err(crashed)??;
         let blobs: Arc<dyn Blobs> = Arc::new(data.clone());
-        let models =
-            Arc::new(Models::new(blobs.clone(), store.clone(), engine, lanes.clone(), metrics.clone()));
+        let resources = Resources {
+            dispatcher: Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), config.queue_policy())),
+            checks: lanes.checks.clone(),
+            metrics: metrics.clone(),
+        };
+        let dispatcher = resources.dispatcher.clone();
+        let settings = Settings { policy: config.policy(), memory: config.model_memory() };
+        let models = Arc::new(Models::new(blobs.clone(), store.clone(), engine, resources, settings));
+        let recalling = models.clone();
+        tokio::task::spawn_blocking(move || recalling.recall()).await.map_err(crashed)??;
         let (health, stopping) = (Health::new().await, Stopping::default());
         let idle = Duration::from_secs(config.idle_timeout.get().into());
         let services = Services {
@@ -143,7 +152,8 @@ impl Daemon {
                 config.room(),
             )),
             models: models.clone(),
-            serving: Serving::new(models.clone(), lanes),
+            serving: Serving::new(models.clone(), dispatcher, lanes)
+                .keeping(config.answer_cache.map_or(0, |size| size.0)),
             trainer: trainer.clone(),
             blobs: blobs.clone(),
             encoder: config.model.clone(),
@@ -180,11 +190,13 @@ impl Daemon {
         let (most, idle) = connections;
         let incoming = Connections::new(listener, most, idle);
         let mut server = pin!(router.serve_with_incoming_shutdown(incoming, stopping.begun()));
+        let loading = tokio::spawn(models.clone().load_pinned());
         health.set(true).await;
         let served = tokio::select! {
             served = &mut server => served.map_err(|error| Error::internal(format!("serving failed: {error}"))),
             () = shutdown => Ok(()),
         };
+        loading.abort();
         tracing::info!("stopping");
         health.set(false).await;
         stopping.begin();

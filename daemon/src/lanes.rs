@@ -25,6 +25,8 @@ pub struct Lanes {
     pub training: Arc<Lane>,
     /// Tokenizing of files before a job has the device.
     pub files: Arc<Lane>,
+    /// Checks of models before they answer, and answers that are only compared.
+    pub checks: Arc<Lane>,
 }
 
 impl Lanes {
@@ -40,6 +42,7 @@ impl Lanes {
             serving: Arc::new(Lane::new("serving", threads)?),
             training: Arc::new(Lane::behind(&calls, "training", threads)?),
             files: Arc::new(Lane::behind(&calls, "files", threads)?),
+            checks: Arc::new(Lane::behind(&calls, "checks", threads)?),
             calls,
         })
     }

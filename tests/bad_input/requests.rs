@@ -64,7 +64,7 @@ async fn what_does_not_exist_is_not_found_by_its_name() {
     check("a version", daemon.classify("toy@7", &["a"]).await.map(drop), "\"toy@7\"; toy has the versions 1");
     check("an alias", daemon.classify("toy@best", &["a"]).await.map(drop), "\"toy@best\"");
     check("get a model", models.get(GetModelRequest { name: "nobody".into() }).await.map(drop), "nobody");
-    let promote = PromoteModelRequest { model: "toy@7".into(), alias: "best".into() };
+    let promote = PromoteModelRequest { model: "toy@7".into(), alias: "best".into(), ..Default::default() };
     check("promote", models.promote(promote).await.map(drop), "toy@7");
     check(
         "delete a model",
@@ -92,7 +92,10 @@ async fn a_request_to_classify_outside_the_limits_is_refused_and_the_model_lives
     let before = Held::by(&daemon).await;
     let ask = |texts: Vec<String>| {
         let inputs = texts.into_iter().map(|text| Input { text, text_pair: None }).collect();
-        let (request, mut inference) = (ClassifyRequest { model: "toy".into(), inputs }, daemon.inference());
+        let (request, mut inference) = (
+            ClassifyRequest { model: "toy".into(), inputs, all_or_nothing: true, ..Default::default() },
+            daemon.inference(),
+        );
         async move { inference.classify(request).await.map(drop) }
     };
     let long = vec!["short".to_owned(), "x".repeat(10 << 20)];

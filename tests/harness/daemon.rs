@@ -199,7 +199,7 @@ impl Calls {
     /// The labels of some texts.
     pub(crate) async fn classify(&self, model: &str, texts: &[&str]) -> Result<Vec<String>, Status> {
         let inputs = texts.iter().map(|text| Input { text: (*text).into(), text_pair: None }).collect();
-        let request = ClassifyRequest { model: model.into(), inputs };
+        let request = ClassifyRequest { model: model.into(), inputs, ..Default::default() };
         let response = self.inference().classify(request).await?.into_inner();
         Ok(response.predictions.into_iter().map(|prediction| prediction.label).collect())
     }

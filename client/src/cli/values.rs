@@ -32,6 +32,26 @@ pub(super) fn split(text: &str) -> Result<f64, String> {
     number_that(text, |value| value > 0.0 && value < 1.0, "between 0 and 1, for example 0.2")
 }
 
+/// A score.
+pub(super) fn score(text: &str) -> Result<f32, String> {
+    number_that(text, |value| (0.0..=1.0).contains(&value), "from 0 to 1").map(|value| value as f32)
+}
+
+/// A share of callers: 5%, or 0.05.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    let share = match text.trim().strip_suffix('%') {
+        Some(percent) => number(percent)? / 100.0,
+        None => number(text)?,
+    };
+    match (0.0..1.0).contains(&share) {
+        true => Ok(share),
+        false => {
+            Err("must be from 0 to less than 100%, for example 5%; promote without it completes it"
+                .to_owned())
+        }
+    }
+}
+
 pub(super) fn positive_u64(text: &str) -> Result<u64, String> {
     let text = text.trim();
     if let Ok(value) = text.parse() {

@@ -8,12 +8,14 @@ use hone::v1;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
 
 use super::hint_at_models;
 use crate::cli::{ClassifyArgs, Global};
 use crate::connect::Daemon;
 use crate::error::{Error, Kind};
-use crate::lines::{self, Line, Why};
+use crate::fields::with_flags;
+use crate::lines::{self, Line};
 use crate::output::{Output, format, json};
 
 /// Batches that are under way at a time: enough to keep the daemon busy, and a bound on memory.
@@ -22,12 +24,12 @@ const IN_FLIGHT: usize = 4;
 const TEXTS: usize = 256;
 
 pub(super) async fn run(global: &Global, args: &ClassifyArgs, output: &mut Output<'_>) -> Result<(), Error> {
-    let model = args.model.clone().unwrap_or_default();
+    let wish = args.wishes.request(args.model.as_deref().unwrap_or_default());
     if let Some(file) = &args.file {
-        return file_or_pipe(global, model, file, args.encoding, output).await;
+        return file_or_pipe(global, &wish, file, args.encoding, output).await;
     }
     if args.texts == ["-"] && args.text_pair.is_none() {
-        return file_or_pipe(global, model, Path::new("-"), args.encoding, output).await;
+        return file_or_pipe(global, &wish, Path::new("-"), args.encoding, output).await;
     }
     if args.text_pair.is_some() && args.texts.len() != 1 {
         return Err(Error::usage("--text-pair takes exactly one TEXT")
@@ -40,20 +42,20 @@ pub(super) async fn run(global: &Global, args: &ClassifyArgs, output: &mut Outpu
     let mut tally = Tally::default();
     for texts in args.texts.chunks(TEXTS) {
         let input = |text: &String| v1::Input { text: text.clone(), text_pair: args.text_pair.clone() };
-        let request = v1::ClassifyRequest { model: model.clone(), inputs: texts.iter().map(input).collect() };
+        let request = v1::ClassifyRequest { inputs: texts.iter().map(input).collect(), ..wish.clone() };
         let answer = daemon.call(daemon.inference().classify(request)).await.map_err(hint_at_models)?;
         let lines: Vec<Line> = texts.iter().cloned().map(Line::Text).collect();
         tally.count(&lines, Some(&answer));
         show(&lines, Some(&answer), output)?;
     }
     tally.tell_cuts(output);
-    Ok(())
+    tally.verdict("text")
 }
 
 /// Streams lines through the daemon: answers in order, memory bounded.
 async fn file_or_pipe(
     global: &Global,
-    model: String,
+    wish: &v1::ClassifyRequest,
     path: &Path,
     named: Option<Encoding>,
     output: &mut Output<'_>,
@@ -64,7 +66,7 @@ async fn file_or_pipe(
     }
     let daemon = Daemon::connect(global).await?;
     let mut tally = Tally::default();
-    let result = stream(&daemon, &model, &mut batches, &mut tally, output).await;
+    let result = stream(&daemon, wish, &mut batches, &mut tally, output).await;
     tally.tell_cuts(output);
     result.map_err(|error| match (error.kind(), tally.lines) {
         (Kind::OutputClosed, _) | (_, 0) => error,
@@ -73,12 +75,12 @@ async fn file_or_pipe(
             format::plural(lines, "line", "lines")
         )),
     })?;
-    tally.verdict()
+    tally.verdict("line")
 }
 
 async fn stream(
     daemon: &Daemon,
-    model: &str,
+    wish: &v1::ClassifyRequest,
     batches: &mut lines::Batches,
     tally: &mut Tally,
     output: &mut Output<'_>,
@@ -106,7 +108,7 @@ async fn stream(
                     if has_text(&lines) {
                         if let Some(requests) = &requests {
                             // Cannot be full: there is room for as many as may be under way.
-                            let _ = requests.try_send(request(model, &lines));
+                            let _ = requests.try_send(request(wish, &lines));
                         }
                         if let Some(receiver) = receiver.take() {
                             let call = daemon.inference().classify_stream(ReceiverStream::new(receiver)).await;
@@ -124,6 +126,7 @@ async fn stream(
                 let Some(answer) = answer else {
                     return Err(Error::other("the daemon ended the stream before the last answer"));
                 };
+                let answer = of_lines(&lines, answer).map_err(|status| hint_at_models(daemon.error(&status)))?;
                 tally.count(&lines, Some(&answer));
                 show(&lines, Some(&answer), output)?;
             }
@@ -144,12 +147,25 @@ fn has_text(lines: &[Line]) -> bool {
     lines.iter().any(|line| matches!(line, Line::Text(_)))
 }
 
-fn request(model: &str, lines: &[Line]) -> v1::ClassifyRequest {
+/// The answer, where the lines have one; else the status of the whole request.
+///
+/// A request with one text that is refused is answered as one of several would be: with an error for this text.
+fn of_lines(lines: &[Line], answer: v1::ClassifyResponse) -> Result<v1::ClassifyResponse, Status> {
+    let Some(error) = answer.error else { return Ok(answer) };
+    let texts = lines.iter().filter(|line| matches!(line, Line::Text(_))).count();
+    if texts == 1 && error.field.starts_with("inputs[0]") {
+        let prediction = v1::Prediction { error: Some(error), ..v1::Prediction::default() };
+        return Ok(v1::ClassifyResponse { predictions: vec![prediction], error: None, ..answer });
+    }
+    Err(Status::new(Code::from(error.code), error.message))
+}
+
+fn request(wish: &v1::ClassifyRequest, lines: &[Line]) -> v1::ClassifyRequest {
     let input = |line: &Line| match line {
         Line::Text(text) => Some(v1::Input { text: text.clone(), text_pair: None }),
         Line::Bad { .. } => None,
     };
-    v1::ClassifyRequest { model: model.to_owned(), inputs: lines.iter().filter_map(input).collect() }
+    v1::ClassifyRequest { inputs: lines.iter().filter_map(input).collect(), ..wish.clone() }
 }
 
 /// What became of the lines so far.
@@ -157,7 +173,8 @@ fn request(model: &str, lines: &[Line]) -> v1::ClassifyRequest {
 struct Tally {
     lines: u64,
     bad: u64,
-    first_bad: Option<(u64, Why)>,
+    /// Its number, why it cannot be classified, and what to do about it.
+    first_bad: Option<(u64, String, Option<String>)>,
     cut: u64,
     /// Tokens that were kept of a text that was cut: what the model takes.
     kept: u32,
@@ -165,14 +182,19 @@ struct Tally {
 
 impl Tally {
     fn count(&mut self, lines: &[Line], answer: Option<&v1::ClassifyResponse>) {
+        let predictions = answer.map_or(&[][..], |answer| &answer.predictions);
+        let mut rest = predictions.iter();
         for line in lines {
             self.lines += 1;
-            if let Line::Bad { why, .. } = line {
+            let bad = match line {
+                Line::Text(_) => rest.next().and_then(refusal).map(|why| (why, None)),
+                Line::Bad { why, .. } => Some((why.words().to_owned(), why.hint())),
+            };
+            if let Some((why, hint)) = bad {
                 self.bad += 1;
-                self.first_bad.get_or_insert((self.lines, *why));
+                self.first_bad.get_or_insert((self.lines, why, hint));
             }
         }
-        let predictions = answer.map_or(&[][..], |answer| &answer.predictions);
         for prediction in predictions.iter().filter(|prediction| prediction.truncated) {
             self.cut += 1;
             self.kept = self.kept.max(prediction.tokens);
@@ -191,14 +213,14 @@ impl Tally {
         }
     }
 
-    fn verdict(&self) -> Result<(), Error> {
-        let Some((line, why)) = self.first_bad else { return Ok(()) };
-        let (bad, lines) = (format::count(self.bad), format::plural(self.lines, "line", "lines"));
+    fn verdict(&self, what: &str) -> Result<(), Error> {
+        let Some((place, why, hint)) = &self.first_bad else { return Ok(()) };
+        let (bad, all) = (format::count(self.bad), format::plural(self.lines, what, &format!("{what}s")));
         let error = Error::new(
             Kind::Refused,
-            format!("{bad} of {lines} could not be classified; the first is line {line}: {}", why.words()),
+            format!("{bad} of {all} could not be classified; the first is {what} {place}: {why}"),
         );
-        Err(match why.hint() {
+        Err(match hint {
             Some(hint) => error.hint(hint),
             None => error,
         })
@@ -216,9 +238,10 @@ fn show(lines: &[Line], answer: Option<&v1::ClassifyResponse>, output: &mut Outp
     for line in lines {
         let text = match line {
             Line::Text(text) => match (predictions.next(), answer) {
-                (Some(prediction), Some(answer)) if output.is_json() => {
-                    prediction_json(text, prediction, answer).to_string()
-                }
+                (Some(prediction), Some(answer)) if output.is_json() => match refusal(prediction) {
+                    Some(why) => bad_json(text, &why).to_string(),
+                    None => prediction_json(text, prediction, answer).to_string(),
+                },
                 (Some(prediction), _) => row(text, Some(prediction), output),
                 (None, _) => continue,
             },
@@ -229,6 +252,11 @@ fn show(lines: &[Line], answer: Option<&v1::ClassifyResponse>, output: &mut Outp
         block.push('\n');
     }
     if block.is_empty() { Ok(()) } else { output.raw(block.as_bytes()) }
+}
+
+/// Why the daemon gives a text no answer, if it gives none.
+fn refusal(prediction: &v1::Prediction) -> Option<String> {
+    prediction.error.as_ref().map(|error| with_flags(&error.message))
 }
 
 /// What stands between the labels of a text, and between their scores.
@@ -252,6 +280,7 @@ fn answer(prediction: &v1::Prediction) -> (String, String) {
 /// For people an aligned row that fits; for a pipe LABEL, SCORE and the whole TEXT with tabs between them.
 fn row(text: &str, prediction: Option<&v1::Prediction>, output: &Output<'_>) -> String {
     let text = format::one_line(text);
+    let prediction = prediction.filter(|prediction| prediction.error.is_none());
     let (label, score) = prediction.map_or_else(|| ("-".to_owned(), "-".to_owned()), answer);
     let Some(width) = output.width() else {
         return format!("{label}\t{score}\t{text}");
@@ -265,7 +294,8 @@ fn row(text: &str, prediction: Option<&v1::Prediction>, output: &Output<'_>) -> 
     }
     let labels = prediction.map_or(&[][..], |prediction| &prediction.scores);
     let widest = labels.iter().map(|score| console::measure_text_width(&score.label)).max().unwrap_or(0);
-    let label = console::pad_str(&label, widest.clamp(1, 20), console::Alignment::Left, Some("…"));
+    let label = if label.is_empty() { "(none)" } else { &label };
+    let label = console::pad_str(label, widest.clamp(1, 20), console::Alignment::Left, Some("…"));
     let cut = if cut.is_empty() { String::new() } else { format!("  {cut}") };
     let line = format!("{}  {score:<6}{cut}  {text}", output.paint().bold(&label));
     console::truncate_str(&line, width, "…").into_owned()
@@ -274,11 +304,13 @@ fn row(text: &str, prediction: Option<&v1::Prediction>, output: &Output<'_>) -> 
 fn prediction_json(text: &str, prediction: &v1::Prediction, answer: &v1::ClassifyResponse) -> Value {
     let mut scores: Vec<_> = prediction.scores.iter().collect();
     scores.sort_by(|a, b| a.label.cmp(&b.label));
+    let logits = scores.iter().filter_map(|score| Some((score.label.clone(), json::float(score.logit?))));
+    let logits: Map<String, Value> = logits.collect();
     let scores: Map<String, Value> =
         scores.into_iter().map(|score| (score.label.clone(), json::float(score.score))).collect();
     let mut object = json!({
         "text": text,
-        "label": prediction.label,
+        "label": Some(&prediction.label).filter(|label| !label.is_empty()),
         "score": json::float(prediction.score),
         "scores": scores,
         "model": format!("{}@{}", answer.model, answer.version),
@@ -286,8 +318,16 @@ fn prediction_json(text: &str, prediction: &v1::Prediction, answer: &v1::Classif
         "tokens": prediction.tokens,
         "truncated": prediction.truncated,
     });
-    if let (true, Value::Object(object)) = (has_several(prediction), &mut object) {
-        object.insert("labels".into(), json!(prediction.labels));
+    if let Value::Object(object) = &mut object {
+        if has_several(prediction) {
+            object.insert("labels".into(), json!(prediction.labels));
+        }
+        if !logits.is_empty() {
+            object.insert("logits".into(), logits.into());
+        }
+        if !answer.request_id.is_empty() {
+            object.insert("id".into(), json!(answer.request_id));
+        }
     }
     object
 }

@@ -246,7 +246,8 @@ mod tests {
         let model = v1::Model {
             name: "m".into(),
             versions: vec![version(2), version(1)],
-            aliases: vec![v1::Alias { name: "latest".into(), version: 2 }],
+            aliases: vec![v1::Alias { name: "latest".into(), version: 2, ..Default::default() }],
+            precision: None,
         };
         assert_eq!(resolve(&model, "latest").map(|version| version.version), Ok(2));
         assert_eq!(resolve(&model, "1").map(|version| version.version), Ok(1));

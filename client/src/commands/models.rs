@@ -1,16 +1,19 @@
-//! `client models`: names with numbered versions, and the aliases that point at them.
+//! `client models`: names with numbered versions, and the aliases that point at them; what is loaded.
 
 use std::io::IsTerminal as _;
 
 use hone::v1;
 
 use super::{download, hint_at_models};
-use crate::cli::{Global, ModelsCommand};
+use crate::cli::{Global, ModelsCommand, OnOff, ServePrecision};
 use crate::connect::Daemon;
 use crate::error::Error;
 use crate::output::table::{Column, Table};
-use crate::output::{Output, format, json, unreadable};
+use crate::output::{Output, format, json, serving, unreadable};
 use crate::pages;
+
+/// The alias that services call, where none is named.
+const LIVE: &str = "live";
 
 pub(super) async fn run(
     global: &Global,
@@ -20,7 +23,21 @@ pub(super) async fn run(
     match command {
         None | Some(ModelsCommand::List) => list(global, output).await,
         Some(ModelsCommand::Show { name }) => show(global, name, output).await,
-        Some(ModelsCommand::Promote { model, alias }) => promote(global, model, alias, output).await,
+        Some(ModelsCommand::Promote { model, to, alias, canary, shadow }) => {
+            let alias = to.as_deref().or(alias.as_deref()).unwrap_or(LIVE).to_owned();
+            let shadow = shadow.map(|shadow| shadow == OnOff::On);
+            let request = v1::PromoteModelRequest { model: model.clone(), alias, canary: *canary, shadow };
+            promote(global, request, output).await
+        }
+        Some(ModelsCommand::Rollback { name, alias }) => rollback(global, name, alias, output).await,
+        Some(ModelsCommand::History { name }) => history(global, name, output).await,
+        Some(ModelsCommand::Load { model }) => change(global, Change::Load, model, output).await,
+        Some(ModelsCommand::Unload { model }) => change(global, Change::Unload, model, output).await,
+        Some(ModelsCommand::Pin { model }) => change(global, Change::Pin(true), model, output).await,
+        Some(ModelsCommand::Unpin { model }) => change(global, Change::Pin(false), model, output).await,
+        Some(ModelsCommand::Set { name, precision }) => {
+            change(global, Change::Precision(*precision), name, output).await
+        }
         Some(ModelsCommand::Delete { model, yes }) => delete(global, model, *yes, output).await,
         Some(ModelsCommand::Download { model, to }) => {
             download::run(global, model, to.as_deref(), output).await
@@ -77,20 +94,90 @@ async fn show(global: &Global, name: &str, output: &mut Output<'_>) -> Result<()
     tell(&model, output)
 }
 
-async fn promote(global: &Global, model: &str, alias: &str, output: &mut Output<'_>) -> Result<(), Error> {
+async fn promote(
+    global: &Global,
+    request: v1::PromoteModelRequest,
+    output: &mut Output<'_>,
+) -> Result<(), Error> {
+    let v1::PromoteModelRequest { model, alias, canary, shadow } = request.clone();
     if !model.contains('@') {
         return Err(Error::usage(format!("\"{model}\" names no version"))
             .hint(format!("write NAME@VERSION, for example {model}@1")));
     }
     let daemon = Daemon::connect(global).await?;
-    let request = v1::PromoteModelRequest { model: model.to_owned(), alias: alias.to_owned() };
-    let model = daemon.call(daemon.models().promote(request)).await.map_err(hint_at_models)?;
+    // The version is loaded and checked first.
+    let shown = daemon.call_start(daemon.models().promote(request)).await.map_err(hint_at_models)?;
+    match (canary, shadow) {
+        _ if output.is_json() => output.json(&json::model(&shown)),
+        (Some(0.0), _) => output.text(&format!("{}@{alias} is shared with no other version now", shown.name)),
+        (Some(share), _) => output.text(&format!(
+            "{model} answers {} of the callers of {}@{alias} now",
+            format::share(share),
+            shown.name
+        )),
+        (_, Some(true)) => output.text(&format!("{model} answers beside {}@{alias} now", shown.name)),
+        (_, Some(false)) => output.text(&format!("nothing answers beside {}@{alias} any more", shown.name)),
+        (None, None) => say_where(&shown, &alias, output),
+    }
+}
+
+async fn rollback(global: &Global, name: &str, alias: &str, output: &mut Output<'_>) -> Result<(), Error> {
+    let daemon = Daemon::connect(global).await?;
+    let request = v1::RollbackModelRequest { name: name.to_owned(), alias: alias.to_owned() };
+    let model = daemon.call_start(daemon.models().rollback(request)).await.map_err(hint_at_models)?;
     if output.is_json() {
         return output.json(&json::model(&model));
     }
+    say_where(&model, alias, output)
+}
+
+/// Says where an alias points.
+fn say_where(model: &v1::Model, alias: &str, output: &mut Output<'_>) -> Result<(), Error> {
     let version = model.aliases.iter().find(|known| known.name == alias).map(|known| known.version);
     let version = version.map_or_else(|| "?".to_owned(), |version| version.to_string());
     output.text(&format!("{}@{alias} is version {version} now", model.name))
+}
+
+async fn history(global: &Global, name: &str, output: &mut Output<'_>) -> Result<(), Error> {
+    let daemon = Daemon::connect(global).await?;
+    let request = v1::ModelHistoryRequest { name: name.to_owned() };
+    let history = daemon.call(daemon.models().history(request)).await.map_err(hint_at_models)?;
+    if output.is_json() {
+        return history.moves.iter().try_for_each(|moved| output.json(&serving::move_json(moved)));
+    }
+    output.text(&serving::moves(&history.moves).lines(output.width()).join("\n"))
+}
+
+/// A change of what is loaded, or how.
+enum Change {
+    Load,
+    Unload,
+    Pin(bool),
+    Precision(ServePrecision),
+}
+
+async fn change(global: &Global, change: Change, model: &str, output: &mut Output<'_>) -> Result<(), Error> {
+    let daemon = Daemon::connect(global).await?;
+    let (mut models, name) = (daemon.models(), model.to_owned());
+    let done = match change {
+        Change::Load => daemon.call_start(models.load(v1::LoadModelRequest { model: name })).await,
+        Change::Unload => daemon.call(models.unload(v1::UnloadModelRequest { model: name })).await,
+        Change::Pin(pinned) => {
+            daemon.call_start(models.pin(v1::PinModelRequest { model: name, pinned })).await
+        }
+        Change::Precision(precision) => {
+            let precision = match precision {
+                ServePrecision::Default => "",
+                ServePrecision::Auto => "auto",
+                ServePrecision::Fp32 => "fp32",
+                ServePrecision::Bf16 => "bf16",
+                ServePrecision::Int8 => "int8",
+            };
+            let request = v1::SetModelRequest { name, precision: Some(precision.to_owned()) };
+            daemon.call_start(models.set(request)).await
+        }
+    };
+    tell(&done.map_err(hint_at_models)?, output)
 }
 
 async fn delete(global: &Global, model: &str, yes: bool, output: &mut Output<'_>) -> Result<(), Error> {
@@ -131,6 +218,9 @@ fn tell(model: &v1::Model, output: &mut Output<'_>) -> Result<(), Error> {
     let mut table = version_table();
     add_versions(&mut table, model);
     let mut text = table.lines(output.width()).join("\n");
+    for paragraph in serving::paragraphs(model, output) {
+        text.push_str(&format!("\n\n{paragraph}"));
+    }
     let mut facts = Table::new([Column::left(""), Column::left("").shrink(10)]);
     if let Some(newest) = model.versions.first() {
         let mut fact =

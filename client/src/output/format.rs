@@ -108,6 +108,11 @@ pub(crate) fn percent(part: u64, whole: u64) -> String {
     if share > 0.0 && share < 1.0 { format!("{share:.1}%") } else { format!("{share:.0}%") }
 }
 
+/// A share of 1 in hundredths, without needless zeros: 5%, 12.5%.
+pub(crate) fn share(share: f64) -> String {
+    format!("{}%", (share * 1e4).round() / 1e2)
+}
+
 /// RFC 3339 in UTC, always to the millisecond so that the texts sort as the times do.
 pub(crate) fn rfc3339(time: &Timestamp) -> String {
     let seconds = Timestamp { seconds: time.seconds, nanos: 0 }.to_string();

@@ -8,6 +8,7 @@ use prost_types::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::format::rfc3339;
+use super::serving;
 
 /// One event of a job: type, number and time first, then the event's own fields.
 pub(crate) fn event(event: &v1::Event) -> Value {
@@ -278,13 +279,19 @@ pub(crate) fn model(model: &v1::Model) -> Value {
         put(&mut object, "validation", version.validation.as_ref().map(metrics));
         put(&mut object, "test", version.test.as_ref().map(metrics));
         object.insert("encoder".into(), version.encoder.as_str().into());
+        put(&mut object, "serving", version.serving.as_ref().map(serving::json));
         Value::Object(object)
     };
     let aliases = model.aliases.iter().map(|alias| (alias.name.clone(), alias.version.into()));
+    let is_shared = |alias: &&v1::Alias| alias.canary.is_some() || alias.shadow.is_some();
+    let shared = model.aliases.iter().filter(is_shared);
+    let shared = shared.map(|alias| (alias.name.clone(), serving::shared_json(alias)));
     json!({
         "name": model.name,
         "versions": model.versions.iter().map(version).collect::<Vec<_>>(),
         "aliases": Value::Object(aliases.collect()),
+        "shared": Value::Object(shared.collect()),
+        "precision": model.precision,
     })
 }
 
@@ -319,7 +326,7 @@ pub(super) fn put(object: &mut Map<String, Value>, key: &str, value: Option<impl
     }
 }
 
-fn time(time: Option<&Timestamp>) -> Option<String> {
+pub(crate) fn time(time: Option<&Timestamp>) -> Option<String> {
     time.map(rfc3339)
 }
 

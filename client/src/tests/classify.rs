@@ -43,6 +43,33 @@ async fn a_model_of_several_labels_gives_all_that_are_set() {
 }
 
 #[tokio::test]
+async fn what_is_asked_for_besides_stands_in_the_json() {
+    let stub = Stub::start().await;
+    let ran = client(&stub, &["--json", "classify", "--logits", "--id", "mine", "positive film"]).await;
+    let answer = &ran.json()[0];
+    assert_eq!((&answer["logits"]["positive"], &answer["id"]), (&json!(1.5), &json!("mine")));
+}
+
+#[tokio::test]
+async fn a_text_that_the_daemon_refuses_keeps_its_place_and_the_others_are_answered() {
+    let stub = Stub::start().await;
+    let why = "it has 9 tokens, and at most 7 are taken";
+    let classify = ["classify", "--truncation", "none", "positive film", "refused"];
+    let ran = client(&stub, &classify).await;
+    assert_eq!((ran.code, ran.out.as_str()), (5, "positive\t0.9800\tpositive film\n-\t-\trefused\n"));
+    assert!(ran.err.contains(&format!("1 of 2 texts could not be classified; the first is text 2: {why}")));
+    let ran = client(&stub, &[&["--json"], &classify[..]].concat()).await;
+    assert_eq!(ran.json()[1]["error"], json!(why));
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("texts.txt");
+    std::fs::write(&file, "refused\n").unwrap();
+    let ran = client(&stub, &["classify", "--truncation", "none", "--file", &file.to_string_lossy()]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (5, "-\t-\trefused\n"));
+    assert!(ran.err.contains(why), "{ran:?}");
+}
+
+#[tokio::test]
 async fn a_terminal_gets_rows_that_fit() {
     let stub = Stub::start().await;
     let terminal = Terminal { out: Some(40), err: None, color: false };

@@ -88,8 +88,8 @@ fn reviews(weights: &[u8]) -> v1::Model {
         labels: vec!["negative".into(), "positive".into()],
         ..Default::default()
     };
-    let aliases = vec![v1::Alias { name: "latest".into(), version: 2 }];
-    v1::Model { name: "reviews".into(), versions: vec![version], aliases }
+    let aliases = vec![v1::Alias { name: "latest".into(), version: 2, ..Default::default() }];
+    v1::Model { name: "reviews".into(), versions: vec![version], aliases, precision: None }
 }
 
 #[tokio::test]

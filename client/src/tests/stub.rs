@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_health::server::HealthReporter;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -41,6 +41,9 @@ pub(super) struct Script {
     pub(super) dry_run: v1::DryRunResponse,
     pub(super) datasets: Vec<v1::Dataset>,
     pub(super) models: Vec<v1::Model>,
+    pub(super) moves: Vec<v1::AliasMove>,
+    /// The last request to promote.
+    pub(super) promoted: Option<v1::PromoteModelRequest>,
     pub(super) files: Vec<(String, Vec<u8>)>,
 
     pub(super) cursors: Vec<u64>,
@@ -77,6 +80,13 @@ impl Stub {
             .add_service(ModelServiceServer::new(stub.clone()));
         tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
         stub
+    }
+
+    /// The model that a reference names.
+    fn named(&self, reference: &str) -> Result<Response<v1::Model>, Status> {
+        let name = reference.split('@').next().unwrap_or_default();
+        let found = self.script().models.iter().find(|model| model.name == name).cloned();
+        found.map(Response::new).ok_or_else(|| Status::not_found(format!("there is no model \"{name}\"")))
     }
 
     pub(super) fn script(&self) -> MutexGuard<'_, Script> {
@@ -203,7 +213,21 @@ fn classify(request: &v1::ClassifyRequest) -> Result<v1::ClassifyResponse, Statu
         return Err(Status::not_found("there is no model \"absent\""));
     }
     let threshold = (request.model == "several").then_some(0.4);
-    let predictions = request.inputs.iter().map(|input| v1::Prediction {
+    let refusal = |place: usize| v1::Error {
+        code: Code::InvalidArgument.into(),
+        message: "it has 9 tokens, and at most 7 are taken".into(),
+        field: format!("inputs[{place}].text"),
+        retry_after: None,
+    };
+    let refused = |input: &v1::Input| input.text == "refused" && request.truncation_side != 0;
+    if let [only] = request.inputs.as_slice()
+        && refused(only)
+    {
+        let error = Some(refusal(0));
+        return Ok(v1::ClassifyResponse { error, ..Default::default() });
+    }
+    let logit = request.return_logits.then_some(1.5);
+    let answer = |input: &v1::Input| v1::Prediction {
         labels: input
             .text
             .split(' ')
@@ -213,13 +237,19 @@ fn classify(request: &v1::ClassifyRequest) -> Result<v1::ClassifyResponse, Statu
         label: input.text.split(' ').next().unwrap_or_default().to_owned(),
         score: 0.98,
         scores: vec![
-            v1::Score { label: "positive".into(), score: 0.98, threshold },
-            v1::Score { label: "negative".into(), score: 0.02, threshold },
+            v1::Score { label: "positive".into(), score: 0.98, threshold, logit },
+            v1::Score { label: "negative".into(), score: 0.02, threshold, logit },
         ],
         tokens: 7,
         truncated: input.text.contains("endless"),
+        error: None,
+    };
+    let predictions = request.inputs.iter().enumerate().map(|(place, input)| match refused(input) {
+        true => v1::Prediction { error: Some(refusal(place)), ..Default::default() },
+        false => answer(input),
     });
     Ok(v1::ClassifyResponse {
+        request_id: request.request_id.clone(),
         predictions: predictions.collect(),
         model: "reviews".into(),
         version: 3,
@@ -345,9 +375,7 @@ impl ModelService for Stub {
     }
 
     async fn get(&self, request: Request<v1::GetModelRequest>) -> Result<Response<v1::Model>, Status> {
-        let name = request.into_inner().name;
-        let found = self.script().models.iter().find(|model| model.name == name).cloned();
-        found.map(Response::new).ok_or_else(|| Status::not_found(format!("there is no model \"{name}\"")))
+        self.named(&request.into_inner().name)
     }
 
     async fn promote(
@@ -355,10 +383,50 @@ impl ModelService for Stub {
         request: Request<v1::PromoteModelRequest>,
     ) -> Result<Response<v1::Model>, Status> {
         let request = request.into_inner();
+        self.script().promoted = Some(request.clone());
         let version = request.model.split_once('@').and_then(|(_, version)| version.parse().ok());
         let version = version.ok_or_else(|| Status::invalid_argument("a version is needed"))?;
-        let aliases = vec![v1::Alias { name: request.alias, version }];
+        let aliases = vec![v1::Alias { name: request.alias, version, ..Default::default() }];
         Ok(Response::new(v1::Model { name: "reviews".into(), aliases, ..Default::default() }))
+    }
+
+    async fn rollback(
+        &self,
+        request: Request<v1::RollbackModelRequest>,
+    ) -> Result<Response<v1::Model>, Status> {
+        let request = request.into_inner();
+        let aliases = vec![v1::Alias { name: request.alias, version: 1, ..Default::default() }];
+        Ok(Response::new(v1::Model { name: request.name, aliases, ..Default::default() }))
+    }
+
+    async fn history(
+        &self,
+        _: Request<v1::ModelHistoryRequest>,
+    ) -> Result<Response<v1::ModelHistoryResponse>, Status> {
+        Ok(Response::new(v1::ModelHistoryResponse { moves: self.script().moves.clone() }))
+    }
+
+    async fn load(&self, request: Request<v1::LoadModelRequest>) -> Result<Response<v1::Model>, Status> {
+        self.named(&request.into_inner().model)
+    }
+
+    async fn unload(&self, request: Request<v1::UnloadModelRequest>) -> Result<Response<v1::Model>, Status> {
+        self.named(&request.into_inner().model)
+    }
+
+    async fn pin(&self, request: Request<v1::PinModelRequest>) -> Result<Response<v1::Model>, Status> {
+        self.named(&request.into_inner().model)
+    }
+
+    async fn set(&self, request: Request<v1::SetModelRequest>) -> Result<Response<v1::Model>, Status> {
+        self.named(&request.into_inner().name)
+    }
+
+    async fn ready(
+        &self,
+        _: Request<v1::ModelReadyRequest>,
+    ) -> Result<Response<v1::ModelReadyResponse>, Status> {
+        Ok(Response::new(v1::ModelReadyResponse::default()))
     }
 
     async fn delete(

@@ -5,6 +5,7 @@
 //! `Columns` with their path (`columns.label`): any client can show that, and the command-line client makes flags of it.
 
 use std::fmt;
+use std::time::Duration;
 
 pub use hone_message::quoted;
 
@@ -24,6 +25,8 @@ pub enum Kind {
     Exhausted,
     /// The caller or the operator stopped it.
     Cancelled,
+    /// It was not done in the time that the caller gave it.
+    Deadline,
     /// The daemon is going down, or something that it needs cannot be reached for now.
     Unavailable,
     /// Stored or received bytes are damaged.
@@ -32,11 +35,13 @@ pub enum Kind {
     Internal,
 }
 
-/// A failure with its kind and a message for people.
+/// A failure with its kind and a message for people, and, for programs, what of the request is wrong and when to try again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     kind: Kind,
     message: String,
+    field: Option<Box<str>>,
+    retry_after: Option<Duration>,
 }
 
 /// The result of everything in the daemon that can fail.
@@ -45,7 +50,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// A failure of the given kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), field: None, retry_after: None }
+    }
+
+    /// The caller's input is wrong in this field of the request, such as `inputs[3].text`.
+    pub fn invalid_field(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::invalid(message).of_field(field)
+    }
+
+    /// Too much is asked of the daemon at once, which passes by itself: the same may succeed after this time.
+    pub fn busy(retry_after: Duration, message: impl Into<String>) -> Self {
+        Self::new(Kind::Exhausted, message).retry_after(retry_after)
     }
 
     /// The caller's input is wrong.
@@ -93,6 +108,28 @@ impl Error {
         &self.message
     }
 
+    /// The path of the request's field that is wrong, if it is known.
+    pub fn wrong_field(&self) -> Option<&str> {
+        self.field.as_deref()
+    }
+
+    /// The time after which the same may succeed, if it passes by itself.
+    pub fn retry(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The same failure, of a field of the request.
+    #[must_use]
+    pub fn of_field(self, field: impl Into<String>) -> Self {
+        Self { field: Some(field.into().into_boxed_str()), ..self }
+    }
+
+    /// The same failure, which passes by itself.
+    #[must_use]
+    pub fn retry_after(self, time: Duration) -> Self {
+        Self { retry_after: Some(time), ..self }
+    }
+
     /// The same failure as one of a thing that the caller named and may mend: damaged, missing and unreadable are all the
     /// same to whoever has named the wrong folder.
     #[must_use]
@@ -106,7 +143,7 @@ impl Error {
     /// The same failure, its message put behind `prefix` and a colon.
     #[must_use]
     pub fn within(self, prefix: impl fmt::Display) -> Self {
-        Self { kind: self.kind, message: format!("{prefix}: {}", self.message) }
+        Self { message: format!("{prefix}: {}", self.message), ..self }
     }
 }
 

@@ -2,7 +2,7 @@
 //! `json_list` and `json_cells`, `fast_text`), to examples (`columns`, `reader`, `dataset`) within `limits`, to labels
 //! (`label_reader` of `label_sets`, `label_lists`, `missing` and `spelling`; `labels`, `targets`) and splits (`split`), to
 //! what is told of them (`measure`, `summary`, `quality`), to tokens (`tokenizer_files`, `vocabulary`, `frame`,
-//! `truncation`, `tokenize`), to packed batches (`batch`).
+//! `truncation`, `tokenize`), to packed batches (`batch`). What of the validation rows goes with a checkpoint: `sample`.
 
 mod columns;
 pub mod dataset;
@@ -25,6 +25,7 @@ mod missing;
 pub mod quality;
 mod reader;
 mod row;
+pub mod sample;
 mod source;
 mod spelling;
 mod split;
@@ -39,7 +40,7 @@ pub use limits::{Limits, in_words};
 pub use measure::Measure;
 pub use missing::MissingLabel;
 pub use source::unpacked_size;
-pub use truncation::Truncation;
+pub use truncation::{Cut, Truncation};
 
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@ use tokenizers::{EncodeInput, PostProcessorWrapper, TruncationDirection, Truncat
 use super::Example;
 use super::frame::Frame;
 use super::tokenizer_files;
-use super::truncation::Truncation;
+use super::truncation::{Cut, Truncation};
 use hone_base::cancel::Cancel;
 use hone_base::error::{Error, Result};
 pub use hone_engine::batch::Tokens;
@@ -76,6 +76,11 @@ impl Tokenizer {
         self.truncation
     }
 
+    /// How texts are cut.
+    pub fn cut(&self) -> Cut {
+        Cut { max_length: self.shared.max_length, truncation: self.truncation }
+    }
+
     /// Tokens of a sequence at most.
     pub fn max_length(&self) -> usize {
         self.shared.max_length
@@ -117,12 +122,23 @@ impl Tokenizer {
 
     /// The tokens of one text or pair. A pair is cut longest first: that tells how much each text keeps, and the way of
     /// truncation tells which part of it.
+    ///
+    /// # Errors
+    /// `Invalid` for a text above [`MAX_TEXT_BYTES`], and where the maximum length has no room for special tokens.
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Tokens> {
+        self.encode_cut(text, pair, self.cut())
+    }
+
+    /// The same, cut in another way, or to another length.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_cut(&self, text: &str, pair: Option<&str>, cut: Cut) -> Result<Tokens> {
         let mut first = self.ids(text)?;
         let second = pair.map(|pair| self.ids(pair)).transpose()?;
         let frame = if second.is_some() { &self.shared.pair } else { &self.shared.single };
         let mut second = second.unwrap_or_default();
-        let max_length = self.shared.max_length;
+        let Cut { max_length, truncation } = cut;
         let Some(budget) = max_length.checked_sub(frame.special_tokens()) else {
             return Err(Error::invalid(format!(
                 "a maximum length of {max_length} has no room for the {} special tokens of a pair",
@@ -131,8 +147,8 @@ impl Tokenizer {
         };
         let full_length = frame.special_tokens() + first.len() + second.len();
         let (first_kept, second_kept) = longest_first(first.len(), second.len(), budget);
-        self.truncation.cut(&mut first, first_kept);
-        self.truncation.cut(&mut second, second_kept);
+        truncation.cut(&mut first, first_kept);
+        truncation.cut(&mut second, second_kept);
         let (ids, types) = frame.fill(&first, &second);
         Ok(Tokens { ids, types, full_length })
     }
@@ -278,6 +294,18 @@ pub(super) mod tests {
         assert_eq!(pair.types, [0, 0, 0, 1, 1, 1]);
         assert_eq!(pair.full_length, 6);
         assert_eq!((long.max_length(), long.vocab_size(), long.special_tokens_count()), (9, 16, 2));
+    }
+
+    #[test]
+    fn a_text_may_be_cut_in_another_way_than_the_tokenizers() {
+        let tokenizer = tokenizer(9);
+        let cut = |max_length, truncation| {
+            tokenizer.encode_cut("a film not good", None, Cut { max_length, truncation }).unwrap()
+        };
+        let head = cut(4, Truncation::Head);
+        assert_eq!((head.ids, head.full_length), (vec![2, 5, 6, 3], 6));
+        assert_eq!(cut(4, Truncation::Tail).ids, [2, 10, 7, 3]);
+        assert_eq!(cut(9, Truncation::Tail), tokenizer.encode("a film not good", None).unwrap());
     }
 
     #[test]

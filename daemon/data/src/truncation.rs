@@ -16,6 +16,15 @@ pub enum Truncation {
     HeadTail,
 }
 
+/// How long a sequence may be, and what is kept of a longer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Tokens at most, special tokens included.
+    pub max_length: usize,
+    /// What is kept of more.
+    pub truncation: Truncation,
+}
+
 impl Truncation {
     /// Cuts the ids of one text, special tokens aside, to at most `length`.
     pub(super) fn cut(self, ids: &mut Vec<u32>, length: usize) {

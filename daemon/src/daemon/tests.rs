@@ -25,6 +25,7 @@ use tonic::codegen::http;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt as _;
 
 use super::*;
 use crate::jobs::testing::{self, FakeTrainer, Home};
@@ -152,7 +153,11 @@ fn chunk(bytes: &[u8]) -> Part {
 
 fn texts(model: &str, texts: &[&str]) -> v1::ClassifyRequest {
     let input = |text: &&str| v1::Input { text: (*text).into(), text_pair: None };
-    v1::ClassifyRequest { model: model.into(), inputs: texts.iter().map(input).collect() }
+    v1::ClassifyRequest {
+        model: model.into(),
+        inputs: texts.iter().map(input).collect(),
+        ..Default::default()
+    }
 }
 
 #[tokio::test]
@@ -289,7 +294,8 @@ async fn models_are_promoted_downloaded_and_deleted() {
     let daemon = Harness::start(&home).await;
     daemon.train("reviews").await;
     daemon.train("reviews").await;
-    let promote = v1::PromoteModelRequest { model: "reviews@1".into(), alias: "live".into() };
+    let promote =
+        v1::PromoteModelRequest { model: "reviews@1".into(), alias: "live".into(), ..Default::default() };
     let model = daemon.models().promote(promote).await.unwrap().into_inner();
     let aliases: Vec<_> = model.aliases.iter().map(|alias| (alias.name.as_str(), alias.version)).collect();
     assert_eq!(aliases, [("latest", 2), ("live", 1)]);
@@ -320,19 +326,24 @@ async fn models_are_promoted_downloaded_and_deleted() {
 }
 
 #[tokio::test]
-async fn a_stream_answers_in_order_and_ends_with_its_first_error() {
+async fn a_stream_answers_in_order_and_a_request_that_fails_has_its_error_in_its_place() {
     let home = Home::new();
     let daemon = Harness::start(&home).await;
     daemon.train("reviews").await;
     let requests: Vec<_> = (0..50).map(|i| texts("", &[if i % 2 == 0 { "good" } else { "dull" }])).collect();
-    let requests = requests.into_iter().chain([texts("", &[]), texts("", &["good"])]);
+    let bad = v1::ClassifyRequest { request_id: "bad".into(), ..texts("", &[]) };
+    let requests = requests.into_iter().chain([bad, texts("", &["good"])]);
     let requests = futures::stream::iter(requests.collect::<Vec<_>>());
     let mut answers = daemon.inference().classify_stream(requests).await.unwrap().into_inner();
     for i in 0..50 {
         let answer = answers.message().await.unwrap().unwrap();
         assert_eq!(answer.predictions[0].label, if i % 2 == 0 { "positive" } else { "negative" });
     }
-    assert_eq!(answers.message().await.unwrap_err().code(), Code::InvalidArgument);
+    let failed = answers.message().await.unwrap().unwrap();
+    let error = failed.error.unwrap();
+    assert_eq!((failed.request_id.as_str(), error.code, error.field.as_str()), ("bad", 3, "inputs"));
+    assert_eq!(answers.message().await.unwrap().unwrap().predictions[0].label, "positive");
+    assert_eq!(answers.message().await.unwrap(), None);
     daemon.stop().await;
 }
 
@@ -357,9 +368,15 @@ async fn a_text_beyond_the_limit_is_named() {
     let daemon = Harness::start(&home).await;
     daemon.train("reviews").await;
     let long = "x".repeat(10 << 20);
-    let status = daemon.inference().classify(texts("", &["good", &long])).await.unwrap_err();
+    let answer = daemon.inference().classify(texts("", &["good", &long])).await.unwrap().into_inner();
+    let error = answer.predictions[1].error.as_ref().unwrap();
+    assert_eq!((error.code, error.field.as_str()), (3, "inputs[1].text"));
+    assert_eq!(answer.predictions[0].label, "positive");
+    let status = daemon.inference().classify(texts("", &[&long])).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
-    assert!(status.message().contains("inputs[1]"), "{status}");
+    assert!(status.message().contains("inputs[0].text"), "{status}");
+    let details = status.get_details_bad_request().unwrap();
+    assert_eq!(details.field_violations[0].field, "inputs[0].text");
     daemon.stop().await;
 }
 

@@ -46,9 +46,10 @@ impl Log {
         Ok(seen)
     }
 
-    /// Records a version together with the events that tell of it, which wakes the readers of its job. Blocking.
-    pub fn publish(&self, version: &Version, events: &[JobEvent]) -> Result<()> {
-        self.store.publish(version, events).map(drop)
+    /// Records a version, under `latest` and other aliases, together with the events that tell of it, which wakes the
+    /// readers of its job. Blocking.
+    pub fn publish(&self, version: &Version, aliases: &[&str], events: &[JobEvent]) -> Result<()> {
+        self.store.publish(version, aliases, events).map(drop)
     }
 
     /// A reader of the events that are numbered higher than `after`. Blocking.

@@ -398,7 +398,11 @@ impl Registry {
                     weights_sha256: version.weights_sha256.clone(),
                     epoch: version.epoch,
                 };
-                self.log.publish(version, &[JobEvent::Published(published), change(State::Succeeded)])?;
+                self.log.publish(
+                    version,
+                    &[],
+                    &[JobEvent::Published(published), change(State::Succeeded)],
+                )?;
                 State::Succeeded
             }
             End::Failed(error) => {

@@ -134,7 +134,7 @@ mod tests {
         let (data, store) = (home.data(), home.store());
         store.insert_job("01a", &spec("reviews"), 8).unwrap();
         let number = store.reserve_version("reviews").unwrap();
-        store.publish(&version("reviews", number, "01a"), &[]).unwrap();
+        store.publish(&version("reviews", number, "01a"), &[], &[]).unwrap();
         for folder in [data.version("reviews", 1), data.version("reviews", 7), data.version("topics", 1)] {
             data_dir::create(&folder).unwrap();
         }

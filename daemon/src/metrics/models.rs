@@ -80,6 +80,7 @@ struct Families {
     batch_seconds: HistogramVec,
     texts: IntCounterVec,
     tokens: IntCounterVec,
+    cached: IntCounterVec,
     loads: IntCounterVec,
     load_seconds: HistogramVec,
     loaded: IntGaugeVec,
@@ -112,6 +113,11 @@ impl ModelsMetrics {
             tokens: counters(
                 "hone_tokens_total",
                 "Tokens of the texts that were answered, special tokens included.",
+                &["model"],
+            )?,
+            cached: counters(
+                "hone_cached_texts_total",
+                "Texts whose answer was kept from before, and not computed.",
                 &["model"],
             )?,
             loads: counters(
@@ -175,6 +181,7 @@ impl Families {
             batch_seconds: self.batch_seconds.with_label_values(labels),
             texts: self.texts.with_label_values(labels),
             tokens: self.tokens.with_label_values(labels),
+            cached: self.cached.with_label_values(labels),
             loads: RESULTS.map(|result| self.loads.with_label_values(&[name, result])),
             load_seconds: self.load_seconds.with_label_values(labels),
             loaded: self.loaded.with_label_values(labels),
@@ -190,7 +197,7 @@ impl Families {
         for gauge in [&self.queue_texts, &self.queue_tokens, &self.loaded, &self.memory] {
             let _ = gauge.remove_label_values(labels);
         }
-        for counter in [&self.texts, &self.tokens] {
+        for counter in [&self.texts, &self.tokens, &self.cached] {
             let _ = counter.remove_label_values(labels);
         }
         for result in RESULTS {
@@ -217,6 +224,7 @@ pub struct ModelMetrics {
     batch_seconds: Histogram,
     texts: IntCounter,
     tokens: IntCounter,
+    cached: IntCounter,
     loads: [IntCounter; 2],
     load_seconds: Histogram,
     loaded: IntGauge,
@@ -333,6 +341,13 @@ impl Classification<'_> {
     pub fn answered(&self, texts: usize, tokens: usize) {
         if let Some(model) = &self.model {
             model.answered(texts, tokens);
+        }
+    }
+
+    /// So many of the request's texts have answers that were kept from before.
+    pub fn cached(&self, texts: usize) {
+        if let Some(model) = &self.model {
+            model.cached.inc_by(texts as u64);
         }
     }
 

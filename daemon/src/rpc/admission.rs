@@ -19,7 +19,8 @@ use tonic::codegen::http::{Request, Response};
 use tonic::codegen::{Bytes, Service};
 use tower_layer::Layer;
 
-use hone_base::error::{Error, Kind};
+use crate::serve::options::RETRY;
+use hone_base::error::Error;
 use hone_base::panic::lock;
 
 /// The bytes before a message: whether it is compressed, and its length.
@@ -196,8 +197,8 @@ impl Admitted {
             let kib = length.div_ceil(1 << 10) as u32;
             let room = if length <= SMALL { &layer.small } else { &layer.large };
             let permit = room.clone().try_acquire_many_owned(kib).map_err(|_| {
-                Error::new(
-                    Kind::Exhausted,
+                Error::busy(
+                    RETRY,
                     "the daemon receives as many messages as it can hold; try again, or send fewer or smaller ones at once",
                 )
             })?;

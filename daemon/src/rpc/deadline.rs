@@ -1,6 +1,6 @@
 //! Deadlines. Tonic ends a call whose `grpc-timeout` has passed with CANCELLED, which says that the caller gave up,
 //! and lets a streamed answer go on past it. This layer stands closer to the services and ends either with
-//! DEADLINE_EXCEEDED.
+//! DEADLINE_EXCEEDED. The services learn the deadline too ([`of`]), so that nothing is begun that cannot be done in time.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,7 +10,7 @@ use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::http::{HeaderMap, Request, Response};
+use tonic::codegen::http::{Extensions, HeaderMap, Request, Response};
 use tonic::codegen::{Bytes, Service};
 use tower_layer::Layer;
 
@@ -44,11 +44,12 @@ where
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let timeout = timeout(request.headers());
         let Some(deadline) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) else {
             return Box::pin(self.0.call(request));
         };
+        request.extensions_mut().insert(CallDeadline(deadline));
         let answer = self.0.call(request);
         Box::pin(async move {
             tokio::select! {
@@ -59,6 +60,15 @@ where
             }
         })
     }
+}
+
+/// When the caller gives the call up.
+#[derive(Clone, Copy, Debug)]
+struct CallDeadline(Instant);
+
+/// When the caller of a request gives it up, if it said so.
+pub fn of(extensions: &Extensions) -> Option<std::time::Instant> {
+    extensions.get::<CallDeadline>().map(|deadline| deadline.0.into_std())
 }
 
 fn exceeded() -> Status {

@@ -1,16 +1,20 @@
 //! `hone.v1.InferenceService`.
 
-use crate::rpc::convert::Wire;
 use std::pin::Pin;
+use std::time::Instant;
 
 use futures::{Stream, StreamExt as _};
 use hone::v1::inference_service_server::InferenceService;
 use hone::v1::{ClassifyRequest, ClassifyResponse};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::inference::inputs;
+use super::convert::inference::{Question, response};
+use super::convert::{Parsed as _, Wire as _};
+use super::deadline;
 use super::stopping::Stopping;
 use crate::serve::classify::Serving;
+use crate::serve::options::Options;
+use hone_base::error::{Error, Result as HoneResult};
 
 /// Requests of one stream that are computed at once.
 const IN_FLIGHT: usize = 16;
@@ -27,7 +31,8 @@ impl InferenceService for Inference {
         &self,
         request: Request<ClassifyRequest>,
     ) -> Result<Response<ClassifyResponse>, Status> {
-        Ok(Response::new(classify(&self.serving, request.into_inner()).await?))
+        let deadline = deadline::of(request.extensions());
+        Ok(Response::new(classify(&self.serving, request.into_inner(), deadline, false).await?))
     }
 
     type ClassifyStreamStream = Pin<Box<dyn Stream<Item = Result<ClassifyResponse, Status>> + Send>>;
@@ -42,7 +47,17 @@ impl InferenceService for Inference {
             .take_until(stopping.begun())
             .map(move |request| {
                 let serving = serving.clone();
-                async move { classify(&serving, request?).await }
+                async move {
+                    // Only a broken stream is one's end.
+                    let request = request?;
+                    let id = request.request_id.clone();
+                    let failed = |error: Error| ClassifyResponse {
+                        request_id: id,
+                        error: Some((&error).wire()),
+                        ..ClassifyResponse::default()
+                    };
+                    Ok(classify(&serving, request, None, true).await.unwrap_or_else(failed))
+                }
             })
             .buffered(IN_FLIGHT);
         // What came before the daemon began to go down is answered.
@@ -52,8 +67,15 @@ impl InferenceService for Inference {
     }
 }
 
-async fn classify(serving: &Serving, request: ClassifyRequest) -> Result<ClassifyResponse, Status> {
-    Ok(serving.classify(&request.model, inputs(request.inputs)).await?.wire())
+async fn classify(
+    serving: &Serving,
+    request: ClassifyRequest,
+    deadline: Option<Instant>,
+    waits: bool,
+) -> HoneResult<ClassifyResponse> {
+    let Question { model, inputs, options, shown } = request.parsed()?;
+    let answer = serving.classify(&model, inputs, &Options { deadline, waits, ..options }).await?;
+    Ok(response(answer, shown))
 }
 
 /// The stream up to its first error, and that.

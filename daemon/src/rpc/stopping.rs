@@ -1,11 +1,15 @@
 //! Whether the daemon is going down: said once, heard by every open stream and by work that takes long.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use hone_base::cancel::{Cancel, Reason};
 use hone_base::error::{Error, Kind};
+
+/// How long a daemon may take to come back.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Hears that the daemon goes down.
 #[derive(Clone, Debug)]
@@ -48,6 +52,7 @@ impl Stopping {
 
     /// What a stream that is cut off ends with.
     pub fn error() -> Error {
-        Error::new(Kind::Unavailable, "the daemon is going down; connect again when it is back")
+        let why = "the daemon is going down; connect again when it is back";
+        Error::new(Kind::Unavailable, why).retry_after(RETRY)
     }
 }

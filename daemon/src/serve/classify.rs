@@ -1,19 +1,25 @@
-//! A request on its way: admitted, turned into tokens, queued, answered.
+//! A request on its way: admitted, turned into tokens, queued, answered. An input that cannot be answered has its own error
+//! and fails no other, unless the caller wants all or nothing.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::Semaphore;
 
+use super::answer::{Classified, Prediction, Timings};
+use super::answer_cache::{AnswerCache, Key};
+use super::dispatcher::{Answer, Content, Dispatcher, Order, Scored};
+use super::input::{Input, encode, is_small, pieces};
+use super::options::{Fit, Options, RETRY};
+use super::promotion::Route;
 use super::registry::Models;
-use super::worker::{Answer, Ready, Refused};
+use super::worker::Ready;
 use crate::lanes::Lanes;
 use crate::metrics::{Classification, Stage};
 use crate::workers::Workers;
 use hone_base::error::{Error, Kind, Result};
-use hone_data::tokenize::{MAX_TEXT_BYTES, Tokens};
+use hone_data::tokenize::Tokens;
 use hone_engine::kernels::calls::Calls;
-use hone_storage::Version;
 
 /// Texts of a request at most.
 pub const MAX_INPUTS: usize = 1024;
@@ -21,95 +27,69 @@ pub const MAX_INPUTS: usize = 1024;
 /// Text of all requests together, in KiB, that the daemon holds at most.
 const ADMITTED_KIB: usize = 256 << 10;
 
-/// Texts that one task turns into tokens at most.
-const PIECE_TEXTS: usize = 16;
-
-/// Bytes of texts from which on a task takes no further text.
-const PIECE_BYTES: usize = 64 << 10;
-
 /// Answers requests.
 #[derive(Clone)]
 pub struct Serving {
     models: Arc<Models>,
+    dispatcher: Arc<Dispatcher>,
     calls: Calls,
     room: Arc<Semaphore>,
     /// Turn texts into tokens.
     tokens: Workers,
+    /// Answers that were given before, if they are kept.
+    known: Option<Arc<AnswerCache>>,
 }
 
-/// A text or pair.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Input {
-    /// The text.
-    pub text: String,
-    /// The second text of a pair.
-    pub text_pair: Option<String>,
+/// An input of a request: its answer is known, or will be kept under this key.
+enum Member {
+    Known(Arc<Scored>),
+    Asked(Option<Key>),
 }
 
-/// The answer to a request.
-#[derive(Debug)]
-pub struct Classified {
-    /// What answered.
-    pub version: Arc<Version>,
-    /// One for each input, in order.
-    pub predictions: Vec<Prediction>,
-    /// Where the time went.
-    pub timings: Timings,
-}
-
-/// The answer to an input.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Prediction {
-    /// Every label with its probability, the highest first.
-    pub scores: Vec<Score>,
-    /// The labels that the text has: the one with the highest probability, or, where a text may have several, those
-    /// that reach their thresholds.
-    pub labels: Vec<String>,
-    /// Tokens that were computed, special tokens included.
-    pub tokens: usize,
-    /// Whether the input was cut.
-    pub truncated: bool,
-}
-
-/// A label and how probable it is.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Score {
-    /// The label.
-    pub label: String,
-    /// Its probability.
-    pub score: f32,
-    /// The score from which on it is set, where a text may have several labels.
-    pub threshold: Option<f32>,
-}
-
-/// Where a request's time went.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Timings {
-    /// Text to tokens.
-    pub tokenize: Duration,
-    /// From the queue's end to the first batch.
-    pub queue: Duration,
-    /// From the first batch to the last answer.
-    pub compute: Duration,
-    /// All of it, loading of the model included.
-    pub total: Duration,
+/// What was computed for the inputs of a request, and when.
+struct Computed {
+    scored: Vec<Result<Scored>>,
+    timings: Timings,
 }
 
 impl Serving {
     /// Answers with these models, on these threads.
-    pub fn new(models: Arc<Models>, lanes: Lanes) -> Self {
+    pub fn new(models: Arc<Models>, dispatcher: Arc<Dispatcher>, lanes: Lanes) -> Self {
         Self {
             models,
+            dispatcher,
             room: Arc::new(Semaphore::new(ADMITTED_KIB)),
             tokens: lanes.tokens,
             calls: lanes.calls,
+            known: None,
         }
     }
 
-    /// Classifies the inputs of one request. When the future is dropped, what waits is not computed.
-    pub async fn classify(&self, reference: &str, inputs: Vec<Input>) -> Result<Classified> {
+    /// Keeps answers to texts that come again in so many bytes of memory; 0 keeps none.
+    #[must_use]
+    pub fn keeping(self, bytes: u64) -> Self {
+        Self { known: (bytes > 0).then(|| Arc::new(AnswerCache::new(bytes))), ..self }
+    }
+
+    /// Classifies the inputs of one request. When the future is dropped, or the deadline passes, what waits is not computed.
+    ///
+    /// # Errors
+    /// Of the request as a whole: its number of inputs, its options, its model, no room, its deadline; and the error of an
+    /// input that is the only one, or the first one where all or nothing is wanted.
+    pub async fn classify(
+        &self,
+        reference: &str,
+        inputs: Vec<Input>,
+        options: &Options,
+    ) -> Result<Classified> {
         let mut observed = self.models.metrics.models.classification();
-        let answer = self.answer(reference, inputs, &mut observed).await;
+        let answer = self.answer(reference, inputs, options, &mut observed);
+        let answer = match options.deadline {
+            None => answer.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), answer).await.unwrap_or_else(|_| {
+                Err(Error::new(Kind::Deadline, "the request's deadline has passed before it was answered"))
+            }),
+        };
         observed.ended(answer)
     }
 
@@ -117,70 +97,165 @@ impl Serving {
         &self,
         reference: &str,
         inputs: Vec<Input>,
+        options: &Options,
         observed: &mut Classification<'_>,
     ) -> Result<Classified> {
         let start = Instant::now();
-        let bytes = check(&inputs)?;
-        let _room = self.room.try_acquire_many((bytes / 1024 + inputs.len()) as u32).map_err(|_| {
-            Error::new(
-                Kind::Exhausted,
+        let count = inputs.len();
+        if count == 0 || count > MAX_INPUTS {
+            let why = format!("a request has 1 to {MAX_INPUTS} inputs; this one has {count}");
+            return Err(Error::invalid_field("inputs", why));
+        }
+        let bytes: usize = inputs.iter().map(Input::bytes).sum();
+        let _room = self.room.try_acquire_many((bytes / 1024 + count) as u32).map_err(|_| {
+            Error::busy(
+                RETRY,
                 "the daemon holds as many requests as it can; try again, or send fewer at once",
             )
         })?;
-        let version = self.models.resolve(reference).await?;
+        let Route { version, shadow } = self.models.route(reference, options.routing_key.as_deref()).await?;
         observed.found(&version.name);
         let loading = Instant::now();
-        let (mut worker, ready) = self.models.cache.ready(&version).await?;
+        let ready = self.models.cache.ready(&version).await?;
         observed.stage(Stage::Load, loading, Instant::now());
-        let tokenizing = Instant::now();
-        let mut tokens = self.tokenize(ready.clone(), inputs).await?;
-        let tokenize = tokenizing.elapsed();
-        observed.stage(Stage::Tokenize, tokenizing, Instant::now());
-        let facts: Vec<(usize, bool)> =
-            tokens.iter().map(|tokens| (tokens.ids.len(), tokens.full_length > tokens.ids.len())).collect();
-
-        let queued = Instant::now();
-        let answers = loop {
-            match worker.submit(tokens, self.calls.enter()) {
-                Ok(answers) => break answers,
-                Err(Refused::Full(error)) => return Err(error),
-                // Unloaded to make room since this request came: load it again.
-                Err(Refused::Closed(back)) => tokens = back,
-            }
-            (worker, _) = self.models.cache.ready(&version).await?;
-        };
-        let (scores, began, done) = collect(answers, facts.len()).await?;
-        observed.stage(Stage::Queue, queued, began);
-        observed.stage(Stage::Compute, began, done);
-        observed.answered(facts.len(), facts.iter().map(|(tokens, _)| tokens).sum());
-        let predictions = scores.into_iter().zip(facts).map(|(scores, (tokens, truncated))| {
-            let scores = ranked(&ready, &scores)?;
-            Ok(Prediction { labels: set(&scores), scores, tokens, truncated })
-        });
-        Ok(Classified {
-            predictions: predictions.collect::<Result<_>>()?,
-            version,
-            timings: Timings {
-                tokenize,
-                queue: began.saturating_duration_since(queued),
-                compute: done.saturating_duration_since(began),
-                total: start.elapsed(),
-            },
-        })
+        let fit = options.fit(&*ready.tokenizer)?;
+        if options.min_score.is_some() && ready.thresholds.is_some() {
+            let why = "`min_score` is for models whose texts have one label; each label of this one has its own threshold";
+            return Err(Error::invalid_field("min_score", why));
+        }
+        let together = options.all_or_nothing || count == 1;
+        let shadowed = shadow.map(|shadow| (shadow, inputs.clone()));
+        let (members, asked) = self.look_up(&ready, fit, inputs);
+        observed.cached(members.len() - asked.len());
+        let Computed { scored, timings } =
+            self.compute(&ready, fit, asked, options, together, observed).await?;
+        let mut scored = scored.into_iter();
+        let predictions: Vec<Result<Prediction>> = members
+            .into_iter()
+            .map(|member| {
+                let scored = match member {
+                    Member::Known(scored) => scored,
+                    Member::Asked(key) => {
+                        let next = scored.next().ok_or_else(|| Error::internal("an answer is missing"))?;
+                        let scored = Arc::new(next?);
+                        if let Some((known, key)) = self.known.as_ref().zip(key) {
+                            known.keep(key, scored.clone());
+                        }
+                        scored
+                    }
+                };
+                Prediction::new(&ready, &scored, options.min_score)
+            })
+            .collect();
+        if together {
+            fail_as_one(predictions.iter().enumerate())?;
+        }
+        if let Some((shadow, inputs)) = shadowed {
+            let answered = inputs.into_iter().zip(&predictions);
+            let answered =
+                answered.filter_map(|(input, it)| Some((input, it.as_ref().ok()?.probabilities.clone())));
+            let (inputs, scores) = answered.unzip();
+            shadow.compare(inputs, ready.labels.clone(), scores, ready.thresholds.clone());
+        }
+        let answered = predictions.iter().flatten();
+        observed.answered(answered.clone().count(), answered.map(|prediction| prediction.tokens).sum());
+        let timings = Timings { total: start.elapsed(), ..timings };
+        Ok(Classified { predictions, version, ready, timings })
     }
 
-    /// The tokens of all inputs, in order. A request with many takes a thread for a piece of it at a time, in turn with
+    /// What is known of the inputs, and those that have to be computed, with their places.
+    fn look_up(&self, ready: &Ready, fit: Fit, inputs: Vec<Input>) -> (Vec<Member>, Vec<(usize, Input)>) {
+        let mut asked = Vec::with_capacity(inputs.len());
+        let member = |(place, input): (usize, Input)| {
+            let known = self.known.as_ref().filter(|_| !fit.refuses());
+            let key = known
+                .map(|_| Key::new(ready.served.id(), fit.cut(), &input.text, input.text_pair.as_deref()));
+            match known.zip(key).and_then(|(known, key)| known.get(&key)) {
+                Some(scored) => Member::Known(scored),
+                None => {
+                    asked.push((place, input));
+                    Member::Asked(key)
+                }
+            }
+        };
+        (inputs.into_iter().enumerate().map(member).collect(), asked)
+    }
+
+    /// What the model says of each input.
+    async fn compute(
+        &self,
+        ready: &Arc<Ready>,
+        fit: Fit,
+        inputs: Vec<(usize, Input)>,
+        options: &Options,
+        together: bool,
+        observed: &mut Classification<'_>,
+    ) -> Result<Computed> {
+        if inputs.is_empty() {
+            return Ok(Computed { scored: Vec::new(), timings: Timings::default() });
+        }
+        let bytes: Vec<usize> = inputs.iter().map(|(_, input)| input.bytes()).collect();
+        let order = Order { priority: options.priority.get().into(), deadline: options.deadline };
+        let admitted = match options.waits {
+            true => self.dispatcher.admit_patiently(&ready.served, order, &bytes).await?,
+            false => self.dispatcher.admit(&ready.served, order, &bytes)?,
+        };
+        let call = self.calls.enter();
+        let tokenizing = Instant::now();
+        let contents: Vec<Result<Content>> = if is_small(&bytes) {
+            let text = |((place, input), bytes): ((usize, Input), usize)| {
+                let ready = ready.clone();
+                Ok(Content::Text(bytes, Box::new(move || encode(&ready, fit, &input, place))))
+            };
+            inputs.into_iter().zip(bytes).map(text).collect()
+        } else {
+            let places: Vec<usize> = inputs.iter().map(|(place, _)| *place).collect();
+            let tokens = self.tokenize(ready.clone(), fit, inputs).await?;
+            if together {
+                fail_as_one(places.into_iter().zip(&tokens))?;
+            }
+            tokens.into_iter().map(|tokens| tokens.map(Content::Tokens)).collect()
+        };
+        let queued = Instant::now();
+        let mut sequences = Vec::with_capacity(contents.len());
+        let failed: Vec<Result<()>> =
+            contents.into_iter().map(|content| content.map(|content| sequences.push(content))).collect();
+        let count = sequences.len();
+        let (scored, began, done) = match count {
+            0 => (Vec::new(), queued, queued),
+            _ => collect(admitted.queue(sequences, call), count).await?,
+        };
+        observed.stage(Stage::Tokenize, tokenizing, queued);
+        observed.stage(Stage::Queue, queued, began);
+        observed.stage(Stage::Compute, began, done);
+        let mut scored = scored.into_iter();
+        let missing = || Error::internal("an answer is missing");
+        let scored = failed.into_iter().map(|of| of.and_then(|()| scored.next().ok_or_else(missing)?));
+        let timings = Timings {
+            tokenize: queued - tokenizing,
+            queue: began.saturating_duration_since(queued),
+            compute: done.saturating_duration_since(began),
+            ..Timings::default()
+        };
+        Ok(Computed { scored: scored.collect(), timings })
+    }
+
+    /// The tokens of inputs, in order. A request with many takes a thread for a piece of it at a time, in turn with
     /// other requests.
-    async fn tokenize(&self, ready: Arc<Ready>, inputs: Vec<Input>) -> Result<Vec<Tokens>> {
+    async fn tokenize(
+        &self,
+        ready: Arc<Ready>,
+        fit: Fit,
+        inputs: Vec<(usize, Input)>,
+    ) -> Result<Vec<Result<Tokens>>> {
         let mut tokens = Vec::with_capacity(inputs.len());
-        let (mut begun, mut first) = (Vec::new(), 0);
+        let mut begun = Vec::new();
         let call = Arc::new(self.calls.enter());
         for piece in pieces(inputs) {
-            let (ready, call, place) = (ready.clone(), call.clone(), first);
-            first += piece.len();
+            let (ready, call) = (ready.clone(), call.clone());
             let encode = move || {
                 let _call = call;
-                encode(&ready, &piece, place)
+                Ok(piece.iter().map(|(place, input)| encode(&ready, fit, input, *place)).collect::<Vec<_>>())
             };
             begun.push(self.tokens.start(encode).await?);
         }
@@ -191,111 +266,61 @@ impl Serving {
     }
 }
 
-/// The inputs in order, a piece for each task.
-fn pieces(inputs: Vec<Input>) -> Vec<Vec<Input>> {
-    let mut pieces: Vec<Vec<Input>> = Vec::new();
-    let mut bytes = 0;
-    for input in inputs {
-        let size = input.text.len() + input.text_pair.as_ref().map_or(0, String::len);
-        match pieces.last_mut().filter(|piece| piece.len() < PIECE_TEXTS && bytes < PIECE_BYTES) {
-            Some(piece) => piece.push(input),
-            None => {
-                bytes = 0;
-                pieces.push(vec![input]);
-            }
-        }
-        bytes += size;
-    }
-    pieces
+/// Fails with the first error of the inputs, each with its place in the request, and names its input.
+fn fail_as_one<'a, T: 'a>(members: impl IntoIterator<Item = (usize, &'a Result<T>)>) -> Result<()> {
+    let mut members = members.into_iter();
+    let failed = members.find_map(|(place, member)| Some((place, member.as_ref().err()?)));
+    let Some((place, error)) = failed else { return Ok(()) };
+    let error = error.clone();
+    Err(match error.wrong_field().map(str::to_owned) {
+        Some(field) => error.within(field),
+        None if place > 0 || members.next().is_some() => error.within(format!("inputs[{place}]")),
+        None => error,
+    })
 }
 
-/// The tokens of inputs, the first of which has this place in its request.
-fn encode(ready: &Ready, inputs: &[Input], first: usize) -> Result<Vec<Tokens>> {
-    let encode = |(place, input): (usize, &Input)| {
-        let tokens = ready.tokenizer.encode(&input.text, input.text_pair.as_deref());
-        tokens.map_err(|error| error.within(format!("inputs[{place}]")))
-    };
-    (first..).zip(inputs).map(encode).collect()
-}
-
-/// Checks the inputs and counts their bytes.
-fn check(inputs: &[Input]) -> Result<usize> {
-    if inputs.is_empty() || inputs.len() > MAX_INPUTS {
-        return Err(Error::invalid(format!(
-            "a request has 1 to {MAX_INPUTS} inputs; this one has {}",
-            inputs.len()
-        )));
-    }
-    let mut bytes = 0;
-    for (place, input) in inputs.iter().enumerate() {
-        for (field, text) in [("text", Some(&input.text)), ("text_pair", input.text_pair.as_ref())] {
-            let length = text.map_or(0, String::len);
-            if length > MAX_TEXT_BYTES {
-                return Err(Error::invalid(format!(
-                    "inputs[{place}].{field} has {length} bytes; a text has at most {MAX_TEXT_BYTES}"
-                )));
-            }
-            bytes += length;
-        }
-    }
-    Ok(bytes)
-}
-
-/// The scores of all sequences in order, when the first batch began, and when the last answer was there.
+/// What was said of all sequences in order, when the first batch began, and when the last answer was there.
 async fn collect(
     mut answers: tokio::sync::mpsc::Receiver<Answer>,
     count: usize,
-) -> Result<(Vec<Vec<f32>>, Instant, Instant)> {
-    let mut scores = vec![Vec::new(); count];
+) -> Result<(Vec<Result<Scored>>, Instant, Instant)> {
+    let mut scored: Vec<Option<Result<Scored>>> = Vec::new();
+    scored.resize_with(count, || None);
     let mut span: Option<(Instant, Instant)> = None;
     for _ in 0..count {
         let Some(answer) = answers.recv().await else {
-            return Err(Error::new(
-                Kind::Unavailable,
-                "the model was unloaded before it answered; try again",
-            ));
+            let why = "the daemon is going down before it answered; try again when it is back";
+            return Err(Error::new(Kind::Unavailable, why).retry_after(RETRY));
         };
-        let given = answer.scores.map_err(|error| match count {
-            1 => error,
-            _ => error.within(format!("inputs[{}]", answer.place)),
-        })?;
-        if let Some(place) = scores.get_mut(answer.place) {
-            *place = given;
+        if let Some(place) = scored.get_mut(answer.place) {
+            *place = Some(answer.scored);
         }
         let (began, done) = span.unwrap_or((answer.began, answer.done));
         span = Some((began.min(answer.began), done.max(answer.done)));
     }
+    let missing = || Err(Error::internal("an answer is missing"));
     let (began, done) = span.ok_or_else(|| Error::internal("a request without inputs was queued"))?;
-    Ok((scores, began, done))
-}
-
-/// The scores with their labels, the highest first.
-fn ranked(ready: &Ready, scores: &[f32]) -> Result<Vec<Score>> {
-    if scores.len() != ready.labels.len() || scores.iter().any(|score| !score.is_finite()) {
-        return Err(Error::internal("the model's scores are not numbers; its weights may be damaged"));
-    }
-    let score = |(class, (label, &score)): (usize, (&String, &f32))| {
-        let threshold = ready.thresholds.as_ref().and_then(|thresholds| thresholds.get(class).copied());
-        Score { label: label.clone(), score, threshold }
-    };
-    let mut ranked: Vec<Score> = ready.labels.iter().zip(scores).enumerate().map(score).collect();
-    ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
-    Ok(ranked)
-}
-
-/// The labels that a text with these scores has.
-fn set(ranked: &[Score]) -> Vec<String> {
-    let is_set = |(place, score): &(usize, &Score)| match score.threshold {
-        Some(threshold) => score.score >= threshold,
-        None => *place == 0,
-    };
-    ranked.iter().enumerate().filter(is_set).map(|(_, score)| score.label.clone()).collect()
+    Ok((scored.into_iter().map(|scored| scored.unwrap_or_else(missing)).collect(), began, done))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+    use std::time::Duration;
+
     use super::*;
-    use crate::serve::testing::{Bench, input};
+    use crate::serve::options::{MinScore, Priority, Side};
+    use crate::serve::queue::QueuePolicy;
+    use crate::serve::testing::{Bench, MAX_LENGTH, input};
+
+    async fn ask(serving: &Serving, reference: &str, inputs: Vec<Input>) -> Result<Classified> {
+        serving.classify(reference, inputs, &Options::default()).await
+    }
+
+    /// The class of a request's only input.
+    fn class(answer: Result<Classified>) -> usize {
+        answer.unwrap().predictions.remove(0).unwrap().labels[0]
+    }
 
     #[tokio::test]
     async fn a_request_is_answered_in_order_with_the_highest_score_first() {
@@ -303,55 +328,232 @@ mod tests {
         bench.publish("reviews");
         let serving = bench.serving();
         let inputs = (0..100).map(|i| input(if i % 3 == 0 { "good" } else { "dull film" })).collect();
-        let answer = serving.classify("reviews", inputs).await.unwrap();
-        assert_eq!(answer.version.version, 1);
-        for (place, prediction) in answer.predictions.iter().enumerate() {
-            let expected = if place % 3 == 0 { ("positive", 1) } else { ("negative", 2) };
-            assert_eq!((prediction.scores[0].label.as_str(), prediction.tokens), expected);
-            assert!(prediction.scores[0].score >= prediction.scores[1].score);
-            assert_eq!(prediction.labels, [expected.0]);
+        let answer = ask(&serving, "reviews", inputs).await.unwrap();
+        assert_eq!((answer.version.version, answer.tokens()), (1, 34 + 2 * 66));
+        for (place, prediction) in answer.predictions.into_iter().enumerate() {
+            let prediction = prediction.unwrap();
+            let (class, tokens) = if place % 3 == 0 { (1, 1) } else { (0, 2) };
+            assert_eq!((prediction.labels.as_slice(), prediction.tokens), (&[class][..], tokens));
+            assert_eq!(prediction.ranked(), [class, 1 - class]);
+            assert_eq!(prediction.logits, if class == 1 { [-1.0, 1.0] } else { [1.0, -0.5] });
         }
         bench.models.shut_down();
     }
 
-    #[test]
-    fn where_a_text_may_have_several_labels_it_has_those_that_reach_their_thresholds() {
-        let score = |label: &str, score, threshold| Score { label: label.to_owned(), score, threshold };
-        let scores = [("a", 0.9, 0.95), ("b", 0.6, 0.5), ("c", 0.2, 0.2)];
-        let scores = scores.map(|(label, of, threshold)| score(label, of, Some(threshold)));
-        assert_eq!(set(&scores), ["b", "c"]);
-        assert!(set(&scores[..1]).is_empty());
-        assert_eq!(set(&[score("a", 0.4, None), score("b", 0.3, None)]), ["a"]);
-    }
-
     #[tokio::test]
-    async fn inputs_outside_the_limits_are_refused_by_place() {
+    async fn a_number_of_inputs_outside_the_limits_is_an_error_of_the_request() {
         let bench = Bench::new();
         bench.publish("reviews");
         let serving = bench.serving();
-        let message = async |inputs| {
-            let error = serving.classify("reviews", inputs).await.unwrap_err();
-            assert_eq!(error.kind(), Kind::Invalid);
-            error.message().to_owned()
-        };
-        assert!(message(vec![]).await.contains("has 0"));
-        assert!(message(vec![input("a"); 1025]).await.contains("has 1025"));
-        let long = message(vec![input("a"), input(&"x".repeat(10 << 20))]).await;
-        assert!(long.contains("inputs[1].text has 10485760 bytes") && long.contains("1048576"), "{long}");
+        for (inputs, words) in [(vec![], "has 0"), (vec![input("a"); 1025], "has 1025")] {
+            let error = ask(&serving, "reviews", inputs).await.err().unwrap();
+            assert_eq!((error.kind(), error.wrong_field()), (Kind::Invalid, Some("inputs")));
+            assert!(error.message().contains(words), "{error}");
+        }
     }
 
     #[tokio::test]
-    async fn one_bad_member_fails_no_other_and_takes_nothing_down() {
+    async fn one_bad_input_has_its_own_error_and_fails_no_other() {
         let bench = Bench::new();
         bench.publish("reviews");
         let serving = bench.serving();
-        let requests = ["good", "fail", "panic", "good"].map(|text| serving.classify("", vec![input(text)]));
-        let [a, fail, panic, b] = requests;
-        let (a, fail, panic, b) = tokio::join!(a, fail, panic, b);
-        assert_eq!(a.unwrap().predictions[0].scores[0].label, "positive");
+        let long = input(&"x".repeat(10 << 20));
+        let inputs = || ["good", "", "fail", "panic", "good"].map(input).to_vec();
+        let with_long = || [vec![long.clone()], inputs()].concat();
+        let answer = ask(&serving, "", with_long()).await.unwrap();
+        let [too_long, good, dull, fail, panic, last] = answer.predictions.try_into().unwrap();
+        let too_long = too_long.unwrap_err();
+        assert_eq!((too_long.kind(), too_long.wrong_field()), (Kind::Invalid, Some("inputs[0].text")));
+        assert!(too_long.message().contains("10485760 bytes") && too_long.message().contains("1048576"));
+        assert_eq!(
+            (good.unwrap().labels, dull.unwrap().labels, last.unwrap().labels),
+            (vec![1], vec![0], vec![1])
+        );
         assert_eq!(fail.unwrap_err().kind(), Kind::Exhausted);
         assert!(panic.unwrap_err().message().contains("bug in Hone"));
-        assert_eq!(b.unwrap().predictions[0].scores[0].label, "positive");
+
+        let seen = bench.seen().len();
+        let together = Options { all_or_nothing: true, ..Options::default() };
+        let error = serving.classify("", with_long(), &together).await.err().unwrap();
+        assert!(error.message().starts_with("inputs[0].text: it has 10485760 bytes"), "{error}");
+        assert_eq!(bench.seen().len(), seen, "nothing is computed for a request that fails");
+        let error = serving.classify("", inputs(), &together).await.err().unwrap();
+        assert_eq!((error.kind(), error.message()), (Kind::Exhausted, "inputs[2]: out of memory"));
+        bench.models.shut_down();
+    }
+
+    #[tokio::test]
+    async fn the_error_of_the_only_input_is_the_requests() {
+        let bench = Bench::new();
+        bench.publish("reviews");
+        let serving = bench.serving();
+        let requests = ["good", "fail", "panic", "good"].map(|text| ask(&serving, "", vec![input(text)]));
+        let [a, fail, panic, b] = requests;
+        let (a, fail, panic, b) = tokio::join!(a, fail, panic, b);
+        assert_eq!((class(a), class(b)), (1, 1));
+        assert_eq!(fail.err().unwrap().kind(), Kind::Exhausted);
+        assert!(panic.err().unwrap().message().contains("bug in Hone"));
+        bench.models.shut_down();
+    }
+
+    #[tokio::test]
+    async fn a_caller_says_how_long_texts_are_cut() {
+        let bench = Bench::new();
+        bench.publish("reviews");
+        let serving = bench.serving();
+        let ask = async |max_length, side, texts: &[&str]| {
+            let options = Options { max_length: NonZeroUsize::new(max_length), side, ..Options::default() };
+            serving.classify("", texts.iter().map(|text| input(text)).collect(), &options).await
+        };
+        let text = "good dull dull";
+        assert_eq!(class(ask(1, Side::AsModel, &[text]).await), 1);
+        assert_eq!(class(ask(1, Side::Right, &[text]).await), 1);
+        assert_eq!(class(ask(2, Side::Left, &[text]).await), 0);
+        let answer = ask(2, Side::Left, &[text, "good"]).await.unwrap();
+        let cut: Vec<(usize, bool)> =
+            answer.predictions.into_iter().map(Result::unwrap).map(|it| (it.tokens, it.truncated)).collect();
+        assert_eq!(cut, [(2, true), (1, false)]);
+
+        let answer = ask(2, Side::Refuse, &["good dull", text]).await.unwrap();
+        let error = answer.predictions[1].as_ref().unwrap_err();
+        assert_eq!((error.kind(), error.wrong_field()), (Kind::Invalid, Some("inputs[1].text")));
+        assert!(error.message().contains("3 tokens, and at most 2"), "{error}");
+        assert!(answer.predictions[0].is_ok());
+        let error = ask(MAX_LENGTH + 1, Side::AsModel, &["good"]).await.err().unwrap();
+        assert_eq!((error.kind(), error.wrong_field()), (Kind::Invalid, Some("max_length")));
+        assert!(error.message().contains("from 1 to 12"), "{error}");
+        bench.models.shut_down();
+    }
+
+    #[tokio::test]
+    async fn a_score_below_the_least_that_is_asked_for_is_no_label() {
+        let bench = Bench::new();
+        bench.publish("reviews");
+        let options =
+            |score| Options { min_score: Some(MinScore::new(score).unwrap()), ..Options::default() };
+        for (score, labels) in [(0.5, vec![1]), (0.9, vec![])] {
+            let answer = bench.serving().classify("", vec![input("good")], &options(score)).await.unwrap();
+            assert_eq!(answer.predictions[0].as_ref().unwrap().labels, labels);
+        }
+        bench.models.shut_down();
+    }
+
+    #[tokio::test]
+    async fn a_request_whose_deadline_passes_ends_then_and_is_not_computed() {
+        let bench = Bench::new();
+        bench.publish("reviews");
+        let serving = bench.serving();
+        ask(&serving, "", vec![input("good")]).await.unwrap();
+        let slow = tokio::spawn({
+            let serving = serving.clone();
+            async move { ask(&serving, "", vec![input("slow")]).await.map(drop) }
+        });
+        while !bench.seen().contains(&"slow".to_owned()) {
+            tokio::task::yield_now().await;
+        }
+        let options =
+            Options { deadline: Some(Instant::now() + Duration::from_millis(20)), ..Options::default() };
+        let error = serving.classify("", vec![input("gone")], &options).await.err().unwrap();
+        assert_eq!(error.kind(), Kind::Deadline);
+        slow.await.unwrap().unwrap();
+        ask(&serving, "", vec![input("good")]).await.unwrap();
+        assert!(!bench.seen().contains(&"gone".to_owned()));
+        bench.models.shut_down();
+    }
+
+    /// A daemon whose model is busy with one text, while `count` texts wait that take longer than the queue's bound.
+    async fn overloaded(
+        bench: &Bench,
+        serving: &Serving,
+        count: usize,
+    ) -> [tokio::task::JoinHandle<usize>; 2] {
+        ask(serving, "", vec![input("good")]).await.unwrap();
+        let begin = |inputs: Vec<Input>| {
+            let serving = serving.clone();
+            tokio::spawn(async move { ask(&serving, "", inputs).await.unwrap().predictions.len() })
+        };
+        let slow = begin(vec![input("slow")]);
+        while !bench.seen().contains(&"slow".to_owned()) {
+            tokio::task::yield_now().await;
+        }
+        let waiting = begin(vec![input("good good good"); count]);
+        while bench.waiting() < count {
+            tokio::task::yield_now().await;
+        }
+        [slow, waiting]
+    }
+
+    #[tokio::test]
+    async fn a_call_that_would_wait_too_long_is_refused_at_once_and_says_when_to_come_again() {
+        let policy = QueuePolicy { max_wait: Duration::from_millis(1), ..QueuePolicy::default() };
+        let bench = Bench::with_queue(policy);
+        bench.publish("reviews");
+        let serving = bench.serving();
+        let [slow, waiting] = overloaded(&bench, &serving, 40).await;
+        let error = ask(&serving, "", vec![input("gone gone gone"); 40]).await.err().unwrap();
+        assert_eq!(error.kind(), Kind::Exhausted);
+        assert!(error.message().contains("none shall wait longer than 1 ms (--max-queue-ms)"), "{error}");
+        assert!(error.retry().unwrap() >= Duration::from_millis(50));
+        assert_eq!((slow.await.unwrap(), waiting.await.unwrap()), (1, 40));
+        ask(&serving, "", vec![input("good")]).await.unwrap();
+        assert!(!bench.seen().contains(&"gone".to_owned()));
+        bench.models.shut_down();
+    }
+
+    #[tokio::test]
+    async fn a_call_of_higher_priority_is_not_refused_for_those_that_wait_and_goes_before_them() {
+        let policy = QueuePolicy { max_wait: Duration::from_millis(10), ..QueuePolicy::default() };
+        let bench = Bench::with_queue(policy);
+        bench.publish("reviews");
+        let serving = bench.serving();
+        let [slow, waiting] = overloaded(&bench, &serving, 60).await;
+        let urgent = Options { priority: Priority::new(9).unwrap(), ..Options::default() };
+        let urgent = serving.classify("", vec![input("gone")], &urgent).await.unwrap();
+        assert_eq!(urgent.predictions.len(), 1);
+        assert_eq!((slow.await.unwrap(), waiting.await.unwrap()), (1, 60));
+        let place = |word: &str| bench.seen().iter().position(|seen| seen == word).unwrap();
+        assert_eq!(place("gone"), place("slow") + 1);
+        bench.models.shut_down();
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_sends_no_more_meanwhile_waits_for_room() {
+        let policy = QueuePolicy { max_wait: Duration::from_millis(250), ..QueuePolicy::default() };
+        let bench = Bench::with_queue(policy);
+        bench.publish("reviews");
+        let serving = bench.serving();
+        let [slow, waiting] = overloaded(&bench, &serving, 1000).await;
+        let same = || vec![input("good good good"); 1000];
+        let patient = Options { waits: true, ..Options::default() };
+        let (refused, patient) =
+            tokio::join!(ask(&serving, "", same()), serving.classify("", same(), &patient));
+        assert_eq!(refused.err().unwrap().kind(), Kind::Exhausted);
+        assert_eq!(patient.unwrap().predictions.len(), 1000);
+        assert_eq!((slow.await.unwrap(), waiting.await.unwrap()), (1, 1000));
+        bench.models.shut_down();
+    }
+
+    #[tokio::test]
+    async fn a_text_that_comes_again_is_answered_from_memory_by_the_same_version_alone() {
+        let bench = Bench::new();
+        bench.publish("reviews");
+        let serving = bench.serving().keeping(1 << 16);
+        let first = ask(&serving, "reviews", vec![input("good"), input("dull")]).await.unwrap();
+        let again =
+            ask(&serving, "reviews", vec![input("dull"), input("slow"), input("good")]).await.unwrap();
+        let of = |answer: &Classified, place: usize| answer.predictions[place].clone().unwrap();
+        assert_eq!((of(&again, 0), of(&again, 2)), (of(&first, 1), of(&first, 0)));
+        assert_eq!(bench.seen(), ["good", "", "slow"]);
+        let shorter = Options { max_length: NonZeroUsize::new(1), ..Options::default() };
+        serving.classify("reviews", vec![input("good")], &shorter).await.unwrap();
+        bench.publish("reviews");
+        ask(&serving, "reviews", vec![input("good")]).await.unwrap();
+        assert_eq!(bench.seen().len(), 5);
+        // A text that shall not be cut is looked at.
+        let whole = Options { side: Side::Refuse, ..Options::default() };
+        let long = vec![input(&"good ".repeat(20))];
+        ask(&serving, "reviews", long.clone()).await.unwrap();
+        assert_eq!(serving.classify("reviews", long, &whole).await.err().unwrap().kind(), Kind::Invalid);
         bench.models.shut_down();
     }
 
@@ -360,28 +562,18 @@ mod tests {
         let bench = Bench::new();
         bench.publish("reviews");
         let serving = bench.serving();
-        serving.classify("", vec![input("good")]).await.unwrap();
+        ask(&serving, "", vec![input("good")]).await.unwrap();
         let slow = tokio::spawn({
             let serving = serving.clone();
-            async move { serving.classify("", vec![input("slow")]).await }
+            async move { ask(&serving, "", vec![input("slow")]).await }
         });
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let gone = serving.classify("", vec![input("gone")]);
+        let gone = ask(&serving, "", vec![input("gone")]);
         assert!(tokio::time::timeout(Duration::from_millis(50), gone).await.is_err());
         slow.await.unwrap().unwrap();
-        serving.classify("", vec![input("good")]).await.unwrap();
+        ask(&serving, "", vec![input("good")]).await.unwrap();
         assert!(!bench.seen().contains(&"gone".to_owned()));
         bench.models.shut_down();
-    }
-
-    #[test]
-    fn a_request_is_cut_into_pieces_of_few_texts_and_few_bytes() {
-        let sizes = |texts: Vec<Input>| pieces(texts).iter().map(Vec::len).collect::<Vec<_>>();
-        assert_eq!(sizes(vec![input("good"); 35]), [16, 16, 3]);
-        let long = input(&"x".repeat(PIECE_BYTES / 2));
-        assert_eq!(sizes(vec![long; 5]), [2, 2, 1]);
-        let pair = Input { text_pair: Some("x".repeat(PIECE_BYTES)), ..input("good") };
-        assert_eq!(sizes(vec![pair, input("good")]), [1, 1]);
     }
 
     #[tokio::test]
@@ -395,7 +587,7 @@ mod tests {
                 .map(|version| {
                     let serving = serving.clone();
                     tokio::spawn(async move {
-                        serving.classify(&format!("reviews@{version}"), vec![input("good")]).await
+                        ask(&serving, &format!("reviews@{version}"), vec![input("good")]).await
                     })
                 })
                 .collect();
@@ -403,7 +595,7 @@ mod tests {
                 request.await.unwrap().unwrap();
             }
         }
-        assert_eq!(serving.classify("reviews", vec![input("good")]).await.unwrap().version.version, 21);
+        assert_eq!(ask(&serving, "reviews", vec![input("good")]).await.unwrap().version.version, 21);
         bench.models.shut_down();
     }
 }

@@ -4,16 +4,31 @@ use std::path::Path;
 
 use candle_core::Device;
 
+use super::precision::{Offer, Precision};
 use super::queue::Limits;
-use hone_base::error::Result;
+use hone_base::error::{Error, Result};
+use hone_data::Cut;
 use hone_data::tokenize::{Tokenizer, Tokens};
 use hone_engine::batch::Batch;
+use hone_engine::kernels;
+use hone_engine::model::backend;
 use hone_engine::model::classifier::Classifier;
 
 /// Loads checkpoint folders. Blocking.
 pub trait Engine: Send + Sync + 'static {
-    /// A checkpoint, ready to answer.
-    fn load(&self, folder: &Path) -> Result<Loaded>;
+    /// A checkpoint, ready to answer in a precision.
+    ///
+    /// # Errors
+    ///
+    /// When the files cannot be used, or the device does not compute such a model in this precision.
+    fn load(&self, folder: &Path, precision: Precision) -> Result<Loaded>;
+
+    /// What it computes in.
+    ///
+    /// # Errors
+    ///
+    /// When the process was told to use an instruction set that there is not.
+    fn offer(&self) -> Result<Offer>;
 
     /// How large batches shall be.
     fn limits(&self) -> Limits;
@@ -23,17 +38,25 @@ pub trait Engine: Send + Sync + 'static {
 pub struct Loaded {
     /// Text to tokens; any thread.
     pub tokenizer: Box<dyn Tokenize>,
-    /// Tokens to probabilities; one thread.
+    /// Tokens to logits; one thread.
     pub model: Box<dyn Score>,
+    /// Bytes of memory that it takes while it is loaded.
+    pub bytes: u64,
 }
 
 /// Text to tokens.
 pub trait Tokenize: Send + Sync {
-    /// The tokens of a text or pair, cut to the model's length.
-    fn encode(&self, text: &str, pair: Option<&str>) -> Result<Tokens>;
+    /// How texts are cut unless their callers say otherwise; the longest that the model takes.
+    fn cut(&self) -> Cut;
+
+    /// Special tokens that are added to one text.
+    fn special_tokens(&self) -> usize;
+
+    /// The tokens of a text or pair, cut in this way.
+    fn encode(&self, text: &str, pair: Option<&str>, cut: Cut) -> Result<Tokens>;
 }
 
-/// Tokens to probabilities.
+/// Tokens to logits.
 pub trait Score: Send {
     /// In class order.
     fn labels(&self) -> &[String];
@@ -41,8 +64,8 @@ pub trait Score: Send {
     /// In class order: the score from which on a label is set, when a text may have several labels.
     fn thresholds(&self) -> Option<&[f32]>;
 
-    /// The probability of each label for each sequence.
-    fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>>;
+    /// The logits of each sequence, `[B, labels]` row by row.
+    fn logits(&self, batch: &Batch) -> Result<Vec<f32>>;
 }
 
 /// The engine of this crate: one device.
@@ -58,10 +81,25 @@ impl DeviceEngine {
 }
 
 impl Engine for DeviceEngine {
-    fn load(&self, folder: &Path) -> Result<Loaded> {
-        let model = Classifier::load(folder, &self.device)?;
+    fn load(&self, folder: &Path, precision: Precision) -> Result<Loaded> {
+        let precision = match precision {
+            Precision::Fp32 => kernels::Precision::Fp32,
+            Precision::Bf16 => kernels::Precision::Bf16,
+            Precision::Int8 => return Err(Error::precondition("this device does not compute it")),
+        };
+        let model = Classifier::load_at(folder, &self.device, precision)?;
         let tokenizer = Tokenizer::from_folder(folder, model.max_length())?;
-        Ok(Loaded { tokenizer: Box::new(tokenizer), model: Box::new(model) })
+        let bytes = model.bytes();
+        Ok(Loaded { tokenizer: Box::new(tokenizer), model: Box::new(model), bytes })
+    }
+
+    fn offer(&self) -> Result<Offer> {
+        let of = |precision| match precision {
+            kernels::Precision::Fp32 => Precision::Fp32,
+            _ => Precision::Bf16,
+        };
+        let [training, inference] = backend::on(&self.device)?.fastest()?;
+        Ok(Offer { auto: of(inference), fast_bf16: of(training) == Precision::Bf16 })
     }
 
     fn limits(&self) -> Limits {
@@ -72,8 +110,16 @@ impl Engine for DeviceEngine {
 }
 
 impl Tokenize for Tokenizer {
-    fn encode(&self, text: &str, pair: Option<&str>) -> Result<Tokens> {
-        Tokenizer::encode(self, text, pair)
+    fn cut(&self) -> Cut {
+        Tokenizer::cut(self)
+    }
+
+    fn special_tokens(&self) -> usize {
+        self.special_tokens_count()
+    }
+
+    fn encode(&self, text: &str, pair: Option<&str>, cut: Cut) -> Result<Tokens> {
+        self.encode_cut(text, pair, cut)
     }
 }
 
@@ -86,7 +132,7 @@ impl Score for Classifier {
         Classifier::thresholds(self)
     }
 
-    fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
-        Classifier::scores(self, batch)
+    fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
+        Classifier::logits(self, batch)
     }
 }

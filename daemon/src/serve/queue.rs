@@ -1,8 +1,28 @@
-//! The policy of batching, without threads and clocks: sequences wait in the order in which they came; a batch takes
-//! them from the front, up to a budget of tokens and a count. Sequences are packed, so nothing is gained by sorting
-//! them, and the oldest one is always in the next batch: nothing starves.
+//! The policy of batching, without threads and clocks: who is admitted, who waits before whom, and what goes into the
+//! next batch.
+//!
+//! A request's rank is when it came, plus what it costs, minus its priority's head start. The lowest rank is computed
+//! next. So among requests that wait together the cheap ones go first; and since a rank never changes while those of
+//! later requests grow, each request is overtaken only by such as come within its own cost and their head start of it:
+//! nothing starves. Sequences are packed, so nothing is gained by batches of one length.
+//!
+//! A queue is as long as the time that its requests take, by [`super::rate::Rate`]. A request that would wait longer
+//! than the bound before it begins, or could not be answered before its deadline, is refused before anything is done
+//! for it: else, under a load that is too high, all wait until nobody wants their answers any more.
+//!
+//! Times are durations since the queue's beginning.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+/// How much earlier a request with the next higher priority might have come.
+const HEAD_START: Duration = Duration::from_millis(100);
+
+/// Sequences that wait at most.
+pub const CAPACITY: usize = 16_384;
+
+/// How many times its bound a queue may be long, of requests that went before those that wait.
+const OVERFULL: u32 = 4;
 
 /// How large a batch may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,124 +33,260 @@ pub struct Limits {
     pub count: usize,
 }
 
-/// Sequences that wait.
-#[derive(Debug)]
-pub struct Queue<T> {
-    waiting: VecDeque<(usize, T)>,
-    capacity: usize,
+/// How long requests may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueuePolicy {
+    /// Before it begins, a request waits so long at most, or is refused.
+    pub max_wait: Duration,
+    /// While batches follow one another, one that is not full waits so long for more.
+    pub max_batch_delay: Duration,
 }
 
-/// There is no room for the sequences that came.
+impl Default for QueuePolicy {
+    fn default() -> Self {
+        Self { max_wait: Duration::from_secs(1), max_batch_delay: Duration::ZERO }
+    }
+}
+
+/// A loaded model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModelId(pub u64);
+
+/// A request that asks for its place.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// What it asks.
+    pub model: ModelId,
+    /// Higher goes first.
+    pub priority: i32,
+    /// When nobody wants its answer any more.
+    pub deadline: Option<Duration>,
+    /// How many sequences it has.
+    pub count: usize,
+    /// What they cost together.
+    pub cost: Duration,
+}
+
+/// A request's place, held until its sequences wait there.
+#[derive(Debug)]
+#[must_use = "a place stays taken until it is given back"]
+pub struct Place {
+    model: ModelId,
+    rank: Rank,
+    arrived: Duration,
+    deadline: Option<Duration>,
+}
+
+/// Why a request has no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full {
-    /// Sequences that wait already.
-    pub waiting: usize,
+pub enum Refused {
+    /// It would wait so long before it begins.
+    Busy(Duration),
+    /// It would be answered after so long, later than its deadline.
+    Late(Duration),
+    /// So many sequences wait already.
+    Full(usize),
+}
+
+/// A sequence, as it is queued.
+#[derive(Debug)]
+pub struct Sequence<T> {
+    /// Tokens, as far as they are known.
+    pub tokens: usize,
+    /// What it costs.
+    pub cost: Duration,
+    /// The sequence.
+    pub of: T,
+}
+
+/// Sequences that wait, of all models.
+#[derive(Debug)]
+pub struct Queue<T> {
+    policy: QueuePolicy,
+    models: HashMap<ModelId, BTreeMap<Rank, Waiting<T>>>,
+    /// Of everything that waits.
+    cost: Duration,
+    count: usize,
+    /// Places that are held: of how many sequences, and what they cost.
+    held: BTreeMap<Rank, (usize, Duration)>,
+    /// When the present batch will be done.
+    busy_until: Duration,
+    /// When the last one was done.
+    done: Option<Duration>,
+    next: u64,
+}
+
+/// The rank in microseconds, and a number of its own for each sequence.
+type Rank = (i64, u64);
+
+#[derive(Debug)]
+struct Waiting<T> {
+    arrived: Duration,
+    deadline: Option<Duration>,
+    sequence: Sequence<T>,
 }
 
 impl<T> Queue<T> {
-    /// An empty queue for `capacity` sequences.
-    pub fn new(capacity: usize) -> Self {
-        Self { waiting: VecDeque::new(), capacity }
+    /// An empty queue.
+    pub fn new(policy: QueuePolicy) -> Self {
+        Self {
+            policy,
+            models: HashMap::new(),
+            cost: Duration::ZERO,
+            count: 0,
+            held: BTreeMap::new(),
+            busy_until: Duration::ZERO,
+            done: None,
+            next: 0,
+        }
     }
 
-    /// Takes all sequences, each with its tokens, or none of them.
-    pub fn push_all(&mut self, sequences: Vec<(usize, T)>) -> Result<(), Full> {
-        if sequences.len() > self.capacity - self.waiting.len() {
-            return Err(Full { waiting: self.waiting.len() });
+    /// Holds a place for a request that came now.
+    ///
+    /// # Errors
+    /// When it would wait too long.
+    pub fn admit(&mut self, request: Request, now: Duration) -> Result<Place, Refused> {
+        let Request { model, priority, deadline, count, cost } = request;
+        let rank = rank(now, cost, priority);
+        let (mut ahead, max_wait) = (self.before(now), self.policy.max_wait);
+        let late = |ahead| deadline.is_some_and(|deadline| now + ahead + cost > deadline);
+        if (ahead > max_wait || late(ahead)) && ahead <= max_wait * OVERFULL {
+            // What came before and goes behind does not count.
+            let behind = |map: &BTreeMap<Rank, Waiting<T>>| {
+                map.range((rank + 1, 0)..).map(|(_, waiting)| waiting.sequence.cost).sum::<Duration>()
+            };
+            let held: Duration = self.held.range((rank + 1, 0)..).map(|(_, (_, cost))| *cost).sum();
+            ahead = ahead.saturating_sub(self.models.values().map(behind).sum::<Duration>() + held);
         }
-        self.waiting.extend(sequences);
-        Ok(())
+        let waiting = self.count + self.held.values().map(|(count, _)| count).sum::<usize>();
+        // What a queue that is empty refuses would never be tried, and its cost never be known better.
+        if ahead > Duration::ZERO {
+            if ahead > max_wait {
+                return Err(Refused::Busy(ahead));
+            }
+            if late(ahead) {
+                return Err(Refused::Late(ahead + cost));
+            }
+            if waiting + count > CAPACITY {
+                return Err(Refused::Full(waiting));
+            }
+        }
+        let rank = (rank, self.number());
+        self.held.insert(rank, (count, cost));
+        Ok(Place { model, rank, arrived: now, deadline })
     }
 
-    /// The next batch; empty only when nothing waits. What `gone` says that nobody wants any more is dropped.
-    pub fn next_batch(&mut self, limits: Limits, gone: impl Fn(&T) -> bool) -> Vec<T> {
-        let mut batch = Vec::new();
-        let mut filled = 0;
-        while let Some((tokens, sequence)) = self.waiting.pop_front() {
-            if gone(&sequence) {
-                continue;
-            }
-            let full = batch.len() >= limits.count || filled + tokens > limits.tokens;
-            if full && !batch.is_empty() {
-                self.waiting.push_front((tokens, sequence));
-                break;
-            }
-            filled += tokens;
-            batch.push(sequence);
+    /// Gives a place back that was not used.
+    pub fn release(&mut self, place: Place) {
+        self.held.remove(&place.rank);
+    }
+
+    /// Queues the sequences of a request in its place.
+    pub fn push(&mut self, place: Place, sequences: impl IntoIterator<Item = Sequence<T>>) {
+        let Place { model, rank: (rank, _), arrived, deadline } = place;
+        for sequence in sequences {
+            self.cost += sequence.cost;
+            self.count += 1;
+            let rank = (rank, self.number());
+            self.models.entry(model).or_default().insert(rank, Waiting { arrived, deadline, sequence });
         }
-        batch
+        self.release(place);
+    }
+
+    /// The next batch, all of one model; `None` when nothing waits. What `gone` says that nobody wants
+    /// any more is dropped, and what cannot be answered before its deadline.
+    pub fn next_batch(&mut self, now: Duration, limits: Limits, gone: impl Fn(&T) -> bool) -> Option<Vec<T>> {
+        loop {
+            let (model, _) = self.first()?;
+            let (mut batch, mut filled, mut cost) = (Vec::new(), 0, Duration::ZERO);
+            let waiting = self.models.get_mut(&model)?;
+            while let Some(entry) = waiting.first_entry() {
+                let Waiting { deadline, sequence, .. } = entry.get();
+                let dropped =
+                    deadline.is_some_and(|deadline| now + sequence.cost > deadline) || gone(&sequence.of);
+                let full = batch.len() >= limits.count || filled + sequence.tokens > limits.tokens;
+                if !dropped && full && !batch.is_empty() {
+                    break;
+                }
+                let sequence = entry.remove().sequence;
+                self.count -= 1;
+                self.cost = self.cost.saturating_sub(sequence.cost);
+                if !dropped {
+                    filled += sequence.tokens;
+                    cost += sequence.cost;
+                    batch.push(sequence.of);
+                }
+            }
+            if waiting.is_empty() {
+                self.models.remove(&model);
+            }
+            if !batch.is_empty() {
+                self.busy_until = now + cost;
+                return Some(batch);
+            }
+        }
+    }
+
+    /// Says that the batch is done which was taken last.
+    pub fn done(&mut self, now: Duration) {
+        self.busy_until = now;
+        self.done = Some(now);
+    }
+
+    /// How long the next batch shall wait for more: not at all when nothing was computed just before, or the batch is
+    /// full.
+    pub fn delay(&self, now: Duration, limits: Limits) -> Option<Duration> {
+        let delay = self.policy.max_batch_delay;
+        let done = self.done.filter(|done| *done + delay > now)?;
+        let (model, first) = self.first()?;
+        // What waited during the last batch has waited for part of it already.
+        let until = (first.arrived + delay).min(done + delay);
+        let waiting = self.models.get(&model)?;
+        let tokens: usize = waiting.values().map(|waiting| waiting.sequence.tokens).sum();
+        (tokens < limits.tokens && waiting.len() < limits.count && until > now).then(|| until - now)
     }
 
     /// Takes everything out.
     pub fn clear(&mut self) {
-        self.waiting.clear();
+        self.models.clear();
+        (self.cost, self.count) = (Duration::ZERO, 0);
     }
+
+    /// How many sequences wait.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How long it takes until everything that was admitted is done.
+    fn before(&self, now: Duration) -> Duration {
+        let held: Duration = self.held.values().map(|(_, cost)| *cost).sum();
+        self.busy_until.saturating_sub(now) + held + self.cost
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn first(&self) -> Option<(ModelId, &Waiting<T>)> {
+        let heads = self.models.iter().filter_map(|(model, waiting)| {
+            waiting.first_key_value().map(|(rank, waiting)| (rank, *model, waiting))
+        });
+        heads.min_by_key(|(rank, ..)| **rank).map(|(_, model, waiting)| (model, waiting))
+    }
+}
+
+/// See the head of this file.
+fn rank(arrived: Duration, cost: Duration, priority: i32) -> i64 {
+    let micros = |of: Duration| i64::try_from(of.as_micros()).unwrap_or(i64::MAX);
+    let head_start = micros(HEAD_START).saturating_mul(priority.into());
+    micros(arrived + cost).saturating_sub(head_start)
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const LIMITS: Limits = Limits { tokens: 100, count: 4 };
-
-    fn batches(lengths: &[usize], limits: Limits) -> Vec<Vec<usize>> {
-        let mut queue = Queue::new(lengths.len());
-        queue.push_all(lengths.iter().copied().enumerate().map(|(i, tokens)| (tokens, i)).collect()).unwrap();
-        std::iter::from_fn(|| Some(queue.next_batch(limits, |_| false)).filter(|batch| !batch.is_empty()))
-            .collect()
-    }
-
-    #[test]
-    fn a_batch_keeps_to_the_budget_and_a_long_sequence_stands_alone() {
-        assert_eq!(batches(&[60, 40, 1, 500, 30], LIMITS), [vec![0, 1], vec![2], vec![3], vec![4]]);
-        assert_eq!(batches(&[1; 9], LIMITS), [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8]]);
-    }
-
-    #[test]
-    fn a_full_queue_takes_none_of_a_request() {
-        let mut queue = Queue::new(3);
-        queue.push_all(vec![(1, 'a'), (1, 'b')]).unwrap();
-        assert_eq!(queue.push_all(vec![(1, 'c'), (1, 'd')]), Err(Full { waiting: 2 }));
-        assert_eq!(queue.next_batch(LIMITS, |_| false), ['a', 'b']);
-    }
-
-    #[test]
-    fn what_nobody_wants_takes_no_room() {
-        let mut queue = Queue::new(8);
-        queue.push_all((0..8).map(|i| (50, i)).collect()).unwrap();
-        assert_eq!(queue.next_batch(LIMITS, |i| i % 2 == 0), [1, 3]);
-        assert_eq!(queue.next_batch(LIMITS, |_| true), [0; 0]);
-    }
-
-    proptest! {
-        #[test]
-        fn every_sequence_is_computed_once_in_order_within_the_limits(
-            lengths in prop::collection::vec(1usize..300, 0..200), tokens in 1usize..600, count in 1usize..64,
-        ) {
-            let batches = batches(&lengths, Limits { tokens, count });
-            prop_assert!(batches.iter().flatten().copied().eq(0..lengths.len()));
-            for batch in batches {
-                let filled: usize = batch.iter().map(|&i| lengths[i]).sum();
-                prop_assert!(batch.len() <= count && (batch.len() == 1 || filled <= tokens));
-            }
-        }
-
-        #[test]
-        fn the_oldest_sequence_is_always_in_the_next_batch(
-            rounds in prop::collection::vec(prop::collection::vec(1usize..300, 0..10), 1..30),
-        ) {
-            let mut queue = Queue::new(usize::MAX);
-            let (mut next, mut oldest) = (0, 0);
-            for round in rounds {
-                let sequences: Vec<_> = round.into_iter().enumerate().map(|(i, t)| (t, next + i)).collect();
-                next += sequences.len();
-                queue.push_all(sequences).unwrap();
-                let batch = queue.next_batch(LIMITS, |_| false);
-                prop_assert!(oldest == next || batch.first() == Some(&oldest));
-                oldest += batch.len();
-            }
-        }
-    }
-}
+mod tests;

@@ -4,24 +4,52 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::cache::{Cache, folder};
+use super::canary::Callers;
+use super::dispatcher::Dispatcher;
 use super::engine::Engine;
-use super::reference::{At, Reference, check_alias};
-use crate::lanes::Lanes;
+use super::load::{Loader, Policy};
+use super::promotion::NamedShadow;
+use super::reference::{At, Reference};
+use super::worker::Stage;
 use crate::metrics::Metrics;
 use hone_base::error::{Error, Result, quoted};
 use hone_base::nearest::{few, nearest};
 use hone_base::panic::lock;
+use hone_engine::kernels::lane::Lane;
 use hone_storage::{Blobs, Catalog, Changes, LATEST, Listing, Model, RecordKind, Topic, Unreadable, Version};
+
+/// What the operator decides for all models.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// In what they answer.
+    pub policy: Policy,
+    /// Bytes of memory of those that are loaded, all together.
+    pub memory: u64,
+}
+
+/// What models compute on, and what is told of them.
+pub struct Resources {
+    /// Has answers computed.
+    pub dispatcher: Arc<Dispatcher>,
+    /// For checks of models, and answers that are only compared.
+    pub checks: Arc<Lane>,
+    /// Of the daemon.
+    pub metrics: Arc<Metrics>,
+}
 
 /// All models.
 pub struct Models {
-    blobs: Arc<dyn Blobs>,
-    store: Arc<dyn Catalog>,
+    pub(super) blobs: Arc<dyn Blobs>,
+    pub(super) store: Arc<dyn Catalog>,
     /// What was read last, and what was written since.
     snapshot: Mutex<Option<(Changes, Arc<Listing<Model>>)>>,
     /// Those that are loaded.
     pub(super) cache: Cache,
     pub(super) metrics: Arc<Metrics>,
+    /// Those that answer beside others, and where they compute.
+    pub(super) shadows: Mutex<Vec<NamedShadow>>,
+    pub(super) checks: Arc<Lane>,
+    pub(super) callers: Callers,
 }
 
 impl Models {
@@ -30,11 +58,14 @@ impl Models {
         blobs: Arc<dyn Blobs>,
         store: Arc<dyn Catalog>,
         engine: Arc<dyn Engine>,
-        lanes: Lanes,
-        metrics: Arc<Metrics>,
+        resources: Resources,
+        settings: Settings,
     ) -> Self {
-        let cache = Cache::new(blobs.clone(), engine, lanes.serving, metrics.clone());
-        Self { blobs, store, snapshot: Mutex::default(), cache, metrics }
+        let Resources { dispatcher, checks, metrics } = resources;
+        let loader = Loader::new(engine, checks.clone(), settings.policy);
+        let cache = Cache::new(blobs.clone(), loader, dispatcher, metrics.clone(), settings.memory);
+        let (shadows, callers) = (Mutex::default(), Callers::default());
+        Self { blobs, store, snapshot: Mutex::default(), cache, metrics, shadows, checks, callers }
     }
 
     /// Every model, by name. Blocks only after a change.
@@ -49,7 +80,7 @@ impl Models {
         Ok(models)
     }
 
-    fn known(&self) -> Option<Arc<Listing<Model>>> {
+    pub(super) fn known(&self) -> Option<Arc<Listing<Model>>> {
         let snapshot = lock(&self.snapshot);
         snapshot.as_ref().filter(|(changes, _)| !changes.has_changed()).map(|(_, models)| models.clone())
     }
@@ -84,19 +115,14 @@ impl Models {
             .ok_or_else(|| set_aside(&models, name, name).unwrap_or_else(|| unknown(&models.records, name)))
     }
 
-    /// Points an alias at a version. Blocking.
-    pub fn promote(&self, reference: &str, alias: &str) -> Result<Model> {
-        check_alias(alias)?;
-        if Reference::parse(reference)?.at.is_none() {
-            return Err(Error::invalid(format!(
-                "say which version of the model the alias shall point at, for example {reference}@1"
-            )));
-        }
-        let models = self.list()?;
-        let version = find(&models, reference)?;
-        self.store.promote(&version.name, version.version, alias)?;
-        tracing::info!(model = %version.name, version = version.version, alias, "alias set");
-        self.get(&version.name)
+    /// The version that a caller means. Blocking.
+    pub(super) fn find(&self, reference: &str) -> Result<Arc<Version>> {
+        find(&*self.list()?, reference)
+    }
+
+    /// How far a version is, and how many bytes it takes; `None` when nobody has wanted it.
+    pub fn stage(&self, version: &Version) -> Option<(Stage, u64)> {
+        self.cache.stage(version)
     }
 
     /// Removes a version (`name@3`) or a whole model (`name`). Blocking.
@@ -135,6 +161,7 @@ impl Models {
             }
         };
         self.cache.unload(|version| version.name == name && versions.contains(&version.version));
+        self.end_orphans(&name);
         for version in versions {
             self.blobs.remove_folder(&name, version)?;
         }
@@ -154,8 +181,15 @@ impl Models {
         folder(&*self.blobs, version)
     }
 
+    /// Ends the shadows that nothing decides for any more. Blocking.
+    fn end_orphans(&self, name: &str) {
+        let shadows = self.get(name).map(|model| model.settings.shadows).unwrap_or_default();
+        self.end_shadows(|model, alias| model == name && !shadows.contains_key(alias));
+    }
+
     /// Unloads everything and waits for the threads. Blocking.
     pub fn shut_down(&self) {
+        self.end_shadows(|_, _| true);
         self.cache.shut_down();
     }
 }
@@ -260,7 +294,7 @@ mod tests {
         assert_eq!(find(""), Ok(("reviews".into(), 1)));
         bench.publish("reviews");
         bench.publish("topics");
-        models.promote("reviews@1", "live").unwrap();
+        bench.point("reviews", 1, "live");
         assert_eq!(find("reviews"), Ok(("reviews".into(), 2)));
         assert_eq!(find("reviews@live"), Ok(("reviews".into(), 1)));
         assert_eq!(find("reviews@2"), Ok(("reviews".into(), 2)));
@@ -276,7 +310,7 @@ mod tests {
     fn a_slip_in_a_name_is_answered_with_the_name_that_was_meant() {
         let bench = Bench::new();
         bench.publish("reviews");
-        bench.models.promote("reviews@1", "production").unwrap();
+        bench.point("reviews", 1, "production");
         let message = |reference: &str| {
             let models = bench.models.list().unwrap();
             super::find(&models, reference).unwrap_err().message().to_owned()
@@ -327,7 +361,7 @@ mod tests {
         bench.models.delete("reviews@2").unwrap();
         assert!(!bench.data.version("reviews", 2).exists());
         assert_eq!(bench.models.get("reviews").unwrap().versions.len(), 1);
-        bench.models.promote("reviews@1", "live").unwrap();
+        bench.point("reviews", 1, "live");
         assert_eq!(bench.models.delete("reviews@1").unwrap_err().kind(), Kind::Precondition);
         assert_eq!(bench.models.delete("reviews@live").unwrap_err().kind(), Kind::Invalid);
         bench.models.delete("reviews").unwrap();

@@ -4,33 +4,53 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::classify::{Input, Serving};
+use super::classify::Serving;
+use super::dispatcher::Dispatcher;
 use super::engine::{Engine, Loaded, Score, Tokenize};
-use super::queue::Limits;
-use super::registry::Models;
+use super::input::Input;
+use super::load::Policy;
+use super::precision::{Offer, Precision};
+use super::queue::{Limits, QueuePolicy};
+use super::registry::{Models, Resources, Settings};
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use hone_base::digest;
 use hone_base::error::{Error, Kind, Result};
 use hone_base::panic::lock;
+use hone_data::sample::{Recorded, SAMPLE, Sample, SampleRow};
 use hone_data::tokenize::Tokens;
+use hone_data::{Cut, Truncation};
 use hone_engine::batch::Batch;
-use hone_storage::testing::{Home, spec, version};
+use hone_engine::model::checkpoint::WEIGHTS;
+use hone_storage::testing::{Home, PROMOTED, spec, version};
 use hone_storage::{Catalog, DataDir, Version, data_dir};
 
-/// Each word becomes a token; what the first word of a text is decides what happens.
+/// Each word becomes a token; what the first word of a text is decides what happens. Weights that name a precision, or
+/// `damaged`, take one label for the other.
 #[derive(Clone, Default)]
 pub(crate) struct FakeEngine {
     seen: Arc<Mutex<Vec<String>>>,
+    loads: Arc<Mutex<Vec<Precision>>>,
 }
+
+/// Tokens of a text at most.
+pub(crate) const MAX_LENGTH: usize = 12;
 
 const WORDS: [&str; 6] = ["", "good", "fail", "panic", "slow", "gone"];
 
 impl Engine for FakeEngine {
-    fn load(&self, folder: &Path) -> Result<Loaded> {
-        std::fs::metadata(folder.join("model.safetensors")).unwrap();
+    fn load(&self, folder: &Path, precision: Precision) -> Result<Loaded> {
+        let weights = std::fs::read_to_string(folder.join(WEIGHTS)).unwrap();
+        lock(&self.loads).push(precision);
         let labels = vec!["negative".into(), "positive".into()];
-        Ok(Loaded { tokenizer: Box::new(Words), model: Box::new(Model { labels, seen: self.seen.clone() }) })
+        let is_turned = weights.contains("damaged") || weights.contains(precision.name());
+        let bytes = weights.len() as u64;
+        let model = Box::new(Model { labels, is_turned, seen: self.seen.clone() });
+        Ok(Loaded { tokenizer: Box::new(Words), model, bytes })
+    }
+
+    fn offer(&self) -> Result<Offer> {
+        Ok(Offer { auto: Precision::Fp32, fast_bf16: true })
     }
 
     fn limits(&self) -> Limits {
@@ -41,15 +61,30 @@ impl Engine for FakeEngine {
 struct Words;
 
 impl Tokenize for Words {
-    fn encode(&self, text: &str, _: Option<&str>) -> Result<Tokens> {
+    fn cut(&self) -> Cut {
+        Cut { max_length: MAX_LENGTH, truncation: Truncation::Head }
+    }
+
+    fn special_tokens(&self) -> usize {
+        0
+    }
+
+    fn encode(&self, text: &str, pair: Option<&str>, cut: Cut) -> Result<Tokens> {
         let id = |word: &str| WORDS.iter().position(|known| *known == word).unwrap_or(0) as u32;
-        let ids: Vec<u32> = text.split(' ').map(id).collect();
-        Ok(Tokens { types: vec![0; ids.len()], full_length: ids.len(), ids })
+        let words = text.split(' ').chain(pair.into_iter().flat_map(|pair| pair.split(' ')));
+        let mut ids: Vec<u32> = words.map(id).collect();
+        let full_length = ids.len();
+        match cut.truncation {
+            Truncation::Tail => drop(ids.drain(..full_length.saturating_sub(cut.max_length))),
+            _ => ids.truncate(cut.max_length),
+        }
+        Ok(Tokens { types: vec![0; ids.len()], full_length, ids })
     }
 }
 
 struct Model {
     labels: Vec<String>,
+    is_turned: bool,
     seen: Arc<Mutex<Vec<String>>>,
 }
 
@@ -62,7 +97,7 @@ impl Score for Model {
         None
     }
 
-    fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+    fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
         let firsts: Vec<&str> =
             batch.offsets[..batch.len()].iter().map(|&at| WORDS[batch.ids[at as usize] as usize]).collect();
         lock(&self.seen).extend(firsts.iter().map(|word| (*word).to_owned()));
@@ -73,7 +108,19 @@ impl Score for Model {
         if firsts.contains(&"fail") {
             return Err(Error::new(Kind::Exhausted, "out of memory"));
         }
-        Ok(firsts.iter().map(|&word| if word == "good" { vec![0.2, 0.8] } else { vec![0.7, 0.3] }).collect())
+        let logits = |word: &&str| match (*word == "good") != self.is_turned {
+            true => [-1.0, 1.0],
+            false => [1.0, -0.5],
+        };
+        Ok(firsts.iter().flat_map(logits).collect())
+    }
+}
+
+fn resources(lanes: &Lanes, engine: &FakeEngine, queue: QueuePolicy) -> Resources {
+    Resources {
+        dispatcher: Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), queue)),
+        checks: lanes.checks.clone(),
+        metrics: Arc::new(Metrics::new().unwrap()),
     }
 }
 
@@ -84,35 +131,111 @@ pub(crate) struct Bench {
     store: Arc<dyn Catalog>,
     engine: FakeEngine,
     lanes: Lanes,
+    dispatcher: Arc<Dispatcher>,
+    settings: (Settings, QueuePolicy),
     _home: Home,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
+        Self::with_memory(u64::MAX)
+    }
+
+    /// With so many bytes for models.
+    pub(crate) fn with_memory(memory: u64) -> Self {
+        Self::with_settings(Settings { policy: Policy::default(), memory })
+    }
+
+    pub(crate) fn with_settings(settings: Settings) -> Self {
+        Self::build(settings, QueuePolicy::default())
+    }
+
+    /// With a bound for the queue.
+    pub(crate) fn with_queue(policy: QueuePolicy) -> Self {
+        Self::build(Settings { policy: Policy::default(), memory: u64::MAX }, policy)
+    }
+
+    fn build(settings: Settings, queue: QueuePolicy) -> Self {
         let home = Home::new();
         let (data, store, engine) = (home.data(), home.store(), FakeEngine::default());
         let lanes = Lanes::new(const { NonZeroUsize::new(2).unwrap() }).unwrap();
         let blobs = Arc::new(data.clone());
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let models =
-            Arc::new(Models::new(blobs, store.clone(), Arc::new(engine.clone()), lanes.clone(), metrics));
+        let resources = resources(&lanes, &engine, queue);
+        let (dispatcher, computes) = (resources.dispatcher.clone(), Arc::new(engine.clone()));
+        let models = Arc::new(Models::new(blobs, store.clone(), computes, resources, settings));
         store.insert_job("01a", &spec("reviews"), 8).unwrap();
-        Self { models, data, store, engine, lanes, _home: home }
+        let settings = (settings, queue);
+        Self { models, data, store, engine, lanes, dispatcher, settings, _home: home }
     }
 
     pub(crate) fn publish(&self, name: &str) -> Arc<Version> {
+        self.publish_as(name, "weights", false)
+    }
+
+    /// A version that takes so many bytes.
+    pub(crate) fn publish_sized(&self, name: &str, bytes: usize) -> Arc<Version> {
+        self.publish_as(name, &"w".repeat(bytes), false)
+    }
+
+    /// A version that takes one label for the other, and has no sample that would tell.
+    pub(crate) fn publish_turned(&self, name: &str) -> Arc<Version> {
+        self.publish_as(name, "damaged", false)
+    }
+
+    /// The same models as a daemon that starts anew has them.
+    pub(crate) fn started_again(&self) -> Arc<Models> {
+        let (blobs, computes) = (Arc::new(self.data.clone()), Arc::new(self.engine.clone()));
+        let (settings, queue) = self.settings;
+        let lanes = Lanes::new(const { NonZeroUsize::new(2).unwrap() }).unwrap();
+        let resources = resources(&lanes, &self.engine, queue);
+        Arc::new(Models::new(blobs, self.store.clone(), computes, resources, settings))
+    }
+
+    /// A version with these weights, and a sample of what right ones answer.
+    pub(crate) fn publish_sampled(&self, name: &str, weights: &str) -> Arc<Version> {
+        self.publish_as(name, weights, true)
+    }
+
+    fn publish_as(&self, name: &str, weights: &str, sampled: bool) -> Arc<Version> {
         let number = self.store.reserve_version(name).unwrap();
         let folder = self.data.version(name, number);
         data_dir::create(&folder).unwrap();
-        std::fs::write(folder.join("model.safetensors"), "weights").unwrap();
+        std::fs::write(folder.join(WEIGHTS), weights).unwrap();
+        if sampled {
+            let row = |(text, class, scores): (&str, u32, [f32; 2])| SampleRow {
+                text: text.into(),
+                text_pair: None,
+                classes: vec![class],
+                logits: scores.map(f32::ln).to_vec(),
+            };
+            let rows = [("good", 1, [0.2, 0.8]), ("dull", 0, [0.7, 0.3])].map(row).to_vec();
+            let sample = Sample { precision: Recorded::Fp32, rows };
+            std::fs::write(folder.join(SAMPLE), sample.to_json().unwrap()).unwrap();
+        }
         let mut version = version(name, number, "01a");
         version.files = digest::of_folder(&folder).unwrap();
-        self.store.publish(&version, &[]).unwrap();
+        version.weights_sha256 = digest::of_bytes(weights.as_bytes());
+        self.store.publish(&version, &[], &[]).unwrap();
         Arc::new(version)
     }
 
+    /// Points an alias at a version that need not be loaded.
+    pub(crate) fn point(&self, name: &str, version: u32, alias: &str) {
+        self.store.promote(name, version, alias, PROMOTED).unwrap();
+    }
+
     pub(crate) fn serving(&self) -> Serving {
-        Serving::new(self.models.clone(), self.lanes.clone())
+        Serving::new(self.models.clone(), self.dispatcher.clone(), self.lanes.clone())
+    }
+
+    /// How many texts wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.dispatcher.waiting()
+    }
+
+    /// What was loaded, in the order in which it was.
+    pub(crate) fn loads(&self) -> Vec<Precision> {
+        lock(&self.engine.loads).clone()
     }
 
     /// The first words of everything that was computed.

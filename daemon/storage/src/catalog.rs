@@ -14,8 +14,8 @@ use hone_base::error::Result;
 use hone_train::spec::Spec;
 
 use super::{
-    Changes, DatasetRecord, Job, JobEvent, Line, Listing, Model, Page, Results, StartRequest, State, Time,
-    Topic, Unreadable, Version,
+    AliasMove, Changes, DatasetRecord, Job, JobEvent, Line, Listing, Model, ModelSettings, Mover, Page,
+    Results, StartRequest, State, Time, Topic, Unreadable, Version,
 };
 
 /// What jobs have achieved, by their ids, and which of their events cannot be read.
@@ -174,13 +174,13 @@ pub trait ModelCatalog: Debug + Send + Sync + 'static {
     /// before it is published, so this wakes nobody.
     fn reserve_version(&self, name: &str) -> Result<u32>;
 
-    /// Records a version under a number that was reserved, points `latest` at it and logs the events of the job that
-    /// made it, all in one step. Returns the number of the last event. Wakes what [`LogCatalog::append`] does as well.
+    /// Records a version under a number that was reserved, points `latest` and other aliases at it and logs the events of
+    /// the job that made it, all in one step. Returns the number of the last event. Wakes what [`LogCatalog::append`] does as well.
     ///
     /// # Errors
     ///
     /// `NotFound` when there is no such job; `Exists` when there is such a version: it is never replaced.
-    fn publish(&self, version: &Version, events: &[JobEvent]) -> Result<u64>;
+    fn publish(&self, version: &Version, aliases: &[&str], events: &[JobEvent]) -> Result<u64>;
 
     /// Every model that has a version that can be read, by name. Of those that cannot be read, and of aliases that point
     /// at no version, it is told.
@@ -190,12 +190,28 @@ pub trait ModelCatalog: Debug + Send + Sync + 'static {
     /// of a version.
     fn version_numbers(&self) -> Result<Vec<(String, i64)>>;
 
-    /// Points an alias at a version.
+    /// Points an alias at a version, and ends what shared the alias. Returns where it pointed. A move is written down.
     ///
     /// # Errors
     ///
     /// `NotFound` when there is no such version.
-    fn promote(&self, name: &str, version: u32, alias: &str) -> Result<()>;
+    fn promote(&self, name: &str, version: u32, alias: &str, mover: Mover<'_>) -> Result<Option<u32>>;
+
+    /// The moves of a model's aliases that are kept, the newest first; none when there is no such model.
+    fn alias_moves(&self, name: &str) -> Result<Vec<AliasMove>>;
+
+    /// Changes what is decided for a model, and writes `note` down with the moves of its aliases. `change` is called once;
+    /// what it fails with is returned, and nothing is changed.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when there is no such model.
+    fn change_settings(
+        &self,
+        name: &str,
+        note: Option<&AliasMove>,
+        change: &mut dyn FnMut(&mut ModelSettings) -> Result<()>,
+    ) -> Result<()>;
 
     /// Removes an alias that points at no version; whether there was such a one.
     fn delete_dangling_alias(&self, name: &str, alias: &str) -> Result<bool>;
@@ -208,7 +224,7 @@ pub trait ModelCatalog: Debug + Send + Sync + 'static {
     /// `NotFound` when there is no such version; `Precondition` when an alias other than `latest` points at it.
     fn delete_version(&self, name: &str, version: u32) -> Result<()>;
 
-    /// Removes a model's versions and aliases. Returns the numbers of the versions, in no order; none when there is no
+    /// Removes a model's versions, aliases, their history, and what was decided for it. Returns the numbers of the versions, in no order; none when there is no
     /// such model.
     fn delete_model(&self, name: &str) -> Result<Vec<u32>>;
 }

@@ -15,11 +15,14 @@ use crate::catalog::{Catalog, DatasetCatalog, DatasetRow, JobCatalog, LogCatalog
 use crate::changes::{Changes, Topic, Watchers};
 use crate::dataset::{needed_dataset, unknown_dataset};
 use crate::job::{full_queue, known_job, known_request, open_job, unknown_job};
-use crate::model::{aliased_version, known_version, unknown_version};
+use crate::model::{
+    aliased_version, deletion_of, known_version, publication_by, unknown_model, unknown_version,
+};
 use crate::record::{decode, encode};
+use crate::settings::MAX_MOVES;
 use crate::{
-    Alias, DatasetRecord, Entry, EventKind, Job, JobEvent, LATEST, Line, Listing, Model, Page, StartRequest,
-    State, Time, Unreadable, Version,
+    Alias, AliasMove, Cause, DatasetRecord, Entry, EventKind, Job, JobEvent, LATEST, Line, Listing, Model,
+    ModelSettings, Mover, Page, StartRequest, State, Time, Unreadable, Version,
 };
 
 /// A catalog in memory.
@@ -51,6 +54,39 @@ struct Versions {
     newest: u32,
     versions: BTreeMap<u32, Arc<Version>>,
     aliases: BTreeMap<String, u32>,
+    /// The newest last.
+    moves: Vec<AliasMove>,
+    settings: ModelSettings,
+}
+
+impl Versions {
+    /// Points an alias at a version and writes the move down, if it is one. Returns where it pointed.
+    fn point(&mut self, alias: &str, version: u32, mover: Mover<'_>) -> Result<Option<u32>> {
+        let from = self.aliases.insert(alias.to_owned(), version);
+        if from != Some(version) {
+            let (alias, by) = (alias.to_owned(), mover.by.to_owned());
+            let (time, cause) = (Time::now(), mover.cause);
+            self.write_down(&AliasMove { time, alias, from, to: version, cause, by })?;
+        }
+        Ok(from)
+    }
+
+    fn write_down(&mut self, moved: &AliasMove) -> Result<()> {
+        self.moves.push(kept(moved)?);
+        let old = self.moves.len().saturating_sub(MAX_MOVES);
+        self.moves.drain(..old);
+        Ok(())
+    }
+
+    fn promote(&mut self, alias: &str, version: u32, mover: Mover<'_>) -> Result<Option<u32>> {
+        self.settings.forget_alias(alias);
+        self.point(alias, version, mover)
+    }
+
+    /// Forgets everything but the numbers that were given.
+    fn forget(&mut self) -> BTreeMap<u32, Arc<Version>> {
+        std::mem::replace(self, Self { newest: self.newest, ..Self::default() }).versions
+    }
 }
 
 impl Memory {
@@ -355,7 +391,7 @@ impl ModelCatalog for Memory {
         })
     }
 
-    fn publish(&self, version: &Version, events: &[JobEvent]) -> Result<u64> {
+    fn publish(&self, version: &Version, aliases: &[&str], events: &[JobEvent]) -> Result<u64> {
         let mut topics = Topic::changed_by(&version.job, events);
         topics.push(Topic::Models);
         self.write(&topics, |records| {
@@ -363,7 +399,11 @@ impl ModelCatalog for Memory {
             if model.versions.insert(version.version, Arc::new(kept(version)?)).is_some() {
                 return Err(known_version(&version.name, version.version));
             }
-            model.aliases.insert(LATEST.to_owned(), version.version);
+            let by = publication_by(&version.job);
+            model.point(LATEST, version.version, Mover { cause: Cause::Published, by: &by })?;
+            for alias in aliases {
+                model.promote(alias, version.version, Mover { cause: Cause::Promoted, by: &by })?;
+            }
             records.append(&version.job, events)
         })
     }
@@ -379,6 +419,7 @@ impl ModelCatalog for Memory {
                     .iter()
                     .map(|(name, version)| Alias { name: name.clone(), version: *version })
                     .collect(),
+                settings: model.settings.clone(),
             };
             there.map(model).collect()
         };
@@ -392,10 +433,32 @@ impl ModelCatalog for Memory {
         Ok(self.read(|records| records.models.iter().flat_map(numbers).collect()))
     }
 
-    fn promote(&self, name: &str, version: u32, alias: &str) -> Result<()> {
+    fn promote(&self, name: &str, version: u32, alias: &str, mover: Mover<'_>) -> Result<Option<u32>> {
+        let promote =
+            |records: &mut Records| records.with_version(name, version)?.promote(alias, version, mover);
+        self.write(&[Topic::Models], promote)
+    }
+
+    fn alias_moves(&self, name: &str) -> Result<Vec<AliasMove>> {
+        Ok(self.read(|records| {
+            records
+                .models
+                .get(name)
+                .map_or_else(Vec::new, |model| model.moves.iter().rev().cloned().collect())
+        }))
+    }
+
+    fn change_settings(
+        &self,
+        name: &str,
+        note: Option<&AliasMove>,
+        change: &mut dyn FnMut(&mut ModelSettings) -> Result<()>,
+    ) -> Result<()> {
         self.write(&[Topic::Models], |records| {
-            records.with_version(name, version)?.aliases.insert(alias.to_owned(), version);
-            Ok(())
+            let model = records.models.get_mut(name).filter(|model| !model.versions.is_empty());
+            let model = model.ok_or_else(|| unknown_model(name))?;
+            change(&mut model.settings)?;
+            note.map_or(Ok(()), |note| model.write_down(note))
         })
     }
 
@@ -406,17 +469,22 @@ impl ModelCatalog for Memory {
 
     fn delete_version(&self, name: &str, version: u32) -> Result<()> {
         self.write(&[Topic::Models], |records| {
-            let Versions { versions, aliases, .. } = records.with_version(name, version)?;
+            let model = records.with_version(name, version)?;
+            let Versions { versions, aliases, settings, .. } = &mut *model;
             if let Some((alias, _)) = aliases.iter().find(|(alias, at)| **at == version && *alias != LATEST) {
                 return Err(aliased_version(name, version, alias));
             }
             versions.remove(&version);
+            settings.forget_version(version);
             // Only `latest` can point at it.
             if aliases.values().any(|at| *at == version) {
-                match versions.last_key_value() {
-                    Some((newest, _)) => aliases.insert(LATEST.to_owned(), *newest),
-                    None => aliases.remove(LATEST),
-                };
+                let by = deletion_of(name, version);
+                match versions.last_key_value().map(|(newest, _)| *newest) {
+                    Some(newest) => {
+                        model.point(LATEST, newest, Mover { cause: Cause::Deleted, by: &by })?;
+                    }
+                    None => drop(model.forget()),
+                }
             }
             Ok(())
         })
@@ -425,8 +493,7 @@ impl ModelCatalog for Memory {
     fn delete_model(&self, name: &str) -> Result<Vec<u32>> {
         self.write(&[Topic::Models], |records| {
             let Some(model) = records.models.get_mut(name) else { return Ok(Vec::new()) };
-            model.aliases.clear();
-            Ok(std::mem::take(&mut model.versions).into_keys().collect())
+            Ok(model.forget().into_keys().collect())
         })
     }
 }

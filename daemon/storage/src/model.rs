@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Time;
+use super::{ModelSettings, Time};
 use hone_base::digest::FileDigest;
 use hone_base::error::{Error, Kind, quoted};
 use hone_train::event::Metrics;
@@ -39,6 +39,11 @@ pub struct Version {
 }
 
 impl Version {
+    /// How it is named: `name@version`.
+    pub fn reference(&self) -> String {
+        format!("{}@{}", self.name, self.version)
+    }
+
     /// All files together.
     pub fn size(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
@@ -54,6 +59,8 @@ pub struct Model {
     pub versions: Vec<Arc<Version>>,
     /// By name.
     pub aliases: Vec<Alias>,
+    /// What is decided for it.
+    pub settings: ModelSettings,
 }
 
 /// A name for one version of a model.
@@ -67,6 +74,21 @@ pub struct Alias {
 
 /// The alias that every publication moves.
 pub const LATEST: &str = "latest";
+
+/// The error for a model that does not exist.
+pub(crate) fn unknown_model(name: &str) -> Error {
+    Error::not_found(format!("there is no model {}", quoted(name)))
+}
+
+/// Who moves aliases when a version is deleted.
+pub(crate) fn deletion_of(name: &str, version: u32) -> String {
+    format!("the deletion of {name}@{version}")
+}
+
+/// Who moves aliases when a version is published.
+pub(crate) fn publication_by(job: &str) -> String {
+    format!("job {job}")
+}
 
 /// The error for a version that does not exist.
 pub(crate) fn unknown_version(name: &str, version: u32) -> Error {

@@ -11,7 +11,10 @@ use hone_data::{Columns, Quantiles};
 use hone_train::event::{EpochMetrics, Metrics, StepMetrics};
 use hone_train::spec::{Hyperparameters, Source, Spec};
 
-use crate::{Catalog, DataDir, DatasetRecord, JobEvent, Store, Time, Version};
+use crate::{Catalog, Cause, DataDir, DatasetRecord, JobEvent, Mover, Store, Time, Version};
+
+/// Somebody who promotes.
+pub const PROMOTED: Mover<'static> = Mover { cause: Cause::Promoted, by: "me" };
 
 /// A data folder with the data set of `spec` in it, gone at the end of the test.
 #[derive(Debug)]

@@ -64,6 +64,7 @@ impl Limited {
         let request = ClassifyRequest {
             model: "toy".into(),
             inputs: vec![Input { text: "a fine film".into(), ..Input::default() }],
+            ..ClassifyRequest::default()
         };
         let answer = InferenceServiceClient::new(self.channel.clone()).classify(request).await;
         assert_eq!(answer.expect("an answer").into_inner().predictions.len(), 1);

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::diagnosis::{self, Evidence, loss_of_guessing};
-use super::evaluate::evaluate;
+use super::evaluate::{Pass, evaluate};
 use super::event::{EpochMetrics, Metrics, Split, TrainEvent};
 use super::metrics::{Tally, is_better};
 use super::pace::Spent;
@@ -12,6 +12,7 @@ use super::run::{Halt, Run};
 use super::spec::Keep;
 use super::state::Kept;
 use hone_base::error::Result;
+use hone_data::sample::{SAMPLE, Sample};
 use hone_engine::batch::Batch;
 use hone_engine::model::checkpoint;
 use hone_engine::model::classifier::Classifier;
@@ -34,11 +35,14 @@ impl Run<'_> {
         if self.average.is_some() {
             self.check_weights("averaged ")?;
         }
-        let validation = self.evaluate(Split::Validation, None)?;
-        let called = validation.called();
-        let validation = self.metrics(&validation);
+        let Pass { tally, mut logits } = self.evaluate(Split::Validation, None)?;
+        let called = tally.called();
+        let validation = self.metrics(&tally);
+        let recorded = self.hyperparameters().precision.compute(self.device)?.precision().into();
+        let of_row = |row: usize| logits.get_mut(row).map(std::mem::take);
+        let sample = self.prepared.sample.judged(recorded, of_row);
         self.check_metrics(&validation, "validation", self.position.epoch + 1)?;
-        let epoch = self.end_epoch(trained, validation, started)?;
+        let epoch = self.end_epoch(trained, validation, &sample, started)?;
         let notices = self.diagnose(&called);
         Ok((epoch, notices))
     }
@@ -67,9 +71,9 @@ impl Run<'_> {
     }
 
     /// Counts a split with the model that learns, or with another one.
-    pub(super) fn evaluate(&mut self, split: Split, other: Option<&Classifier>) -> Result<Tally, Halt> {
+    pub(super) fn evaluate(&mut self, split: Split, other: Option<&Classifier>) -> Result<Pass, Halt> {
         let tally = self.new_tally();
-        let Some(rows) = self.prepared.rows(split) else { return Ok(tally) };
+        let Some(rows) = self.prepared.rows(split) else { return Ok(Pass { tally, logits: Vec::new() }) };
         let (labels, count) = (self.plan.labels.names().len(), rows.tokens.len() as u64);
         let (model, emit, cancel) = (&mut self.model, &mut self.emit, &self.cancel);
         let mut answer = |batch: &Batch| {
@@ -90,6 +94,7 @@ impl Run<'_> {
         &mut self,
         trained: Trained,
         validation: Metrics,
+        sample: &Sample,
         started: Instant,
     ) -> Result<EpochMetrics, Halt> {
         let metric = self.hyperparameters().metric;
@@ -115,13 +120,14 @@ impl Run<'_> {
         self.position.spent = Spent::default();
         self.position.tally = self.new_tally();
         if best || self.hyperparameters().keep == Keep::Last {
-            self.keep_checkpoint(&epoch.validation)?;
+            self.keep_checkpoint(&epoch.validation, sample)?;
         }
         Ok(epoch)
     }
 
-    /// Writes the epoch that has just ended as the kept checkpoint, with the thresholds that its validation chose.
-    fn keep_checkpoint(&mut self, validation: &Metrics) -> Result<()> {
+    /// Writes the epoch that has just ended as the kept checkpoint, with the thresholds that its validation chose and
+    /// what it gave for a sample of the rows.
+    fn keep_checkpoint(&mut self, validation: &Metrics, sample: &Sample) -> Result<()> {
         let epoch = self.position.epoch;
         let thresholds: Option<Vec<f32>> = validation.labels.iter().map(|label| label.threshold).collect();
         let head = HeadConfig {
@@ -133,6 +139,9 @@ impl Run<'_> {
             let config = self.model.config.clone();
             let digest = checkpoint::write(folder, &config, &head, self.model.parameters()?)?;
             self.plan.tokenizer.write_files(&self.plan.encoder, folder)?;
+            if !sample.rows.is_empty() {
+                checkpoint::write_file(&folder.join(SAMPLE), &sample.to_json()?)?;
+            }
             Ok(digest)
         })?;
         self.position.kept = Some(Kept { epoch, weights_sha256 });

@@ -14,6 +14,13 @@ use hone_engine::targets::Targets;
 /// Tokens of a batch at most.
 const TOKENS: usize = 4096;
 
+/// What a pass over the rows of a split gave.
+pub(super) struct Pass {
+    pub(super) tally: Tally,
+    /// Of each row, in the file's order.
+    pub(super) logits: Vec<Vec<f32>>,
+}
+
 /// Counts a pass over all rows, each of which `answer` gives its logits for (`[B, labels]` row by row). Where rows
 /// have several labels and no thresholds are given, they are those that are the best for these rows. `progress` is told
 /// how many rows are done, once in a `throttle`; when it asks to stop, the result is `None`.
@@ -25,7 +32,7 @@ pub(super) fn evaluate(
     throttle: Duration,
     answer: &mut dyn FnMut(&Batch) -> Result<Vec<f32>>,
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
-) -> Result<Option<Tally>> {
+) -> Result<Option<Pass>> {
     let lengths: Vec<usize> = rows.tokens.iter().map(|tokens| tokens.ids.len()).collect();
     let (mut told, mut order, mut logits) = (Instant::now(), Vec::new(), Vec::new());
     for group in by_tokens(&lengths, TOKENS) {
@@ -47,7 +54,13 @@ pub(super) fn evaluate(
         };
     }
     tally.add(&logits, &targets);
-    Ok(Some(tally))
+    let mut by_row = vec![Vec::new(); order.len()];
+    for (row, logits) in order.into_iter().zip(logits) {
+        if let Some(place) = by_row.get_mut(row) {
+            *place = logits;
+        }
+    }
+    Ok(Some(Pass { tally, logits: by_row }))
 }
 
 /// Logits, `[B, labels]` row by row, each row for itself.

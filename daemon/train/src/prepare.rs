@@ -10,6 +10,7 @@ use hone_base::cancel::Cancel;
 use hone_base::error::Result;
 use hone_data::Quantiles;
 use hone_data::quality::{Quality, overlap};
+use hone_data::sample::Chosen;
 use hone_data::tokenize::Tokens;
 use hone_engine::batch::Batch;
 use hone_engine::model::checkpoint::Checkpoint;
@@ -22,6 +23,8 @@ pub(super) struct Prepared {
     pub(super) validation: Rows,
     pub(super) test: Option<Rows>,
     pub(super) report: event::Prepared,
+    /// The validation rows that go with the checkpoint.
+    pub(super) sample: Chosen,
 }
 
 /// The rows of a split: tokens and labels, in the file's order.
@@ -87,8 +90,9 @@ pub(super) fn prepare(
         encoder: plan.spec.encoder.clone(),
         encoder_sha256: encoder.weights_sha256(),
     };
+    let sample = Chosen::of(&plan.validation.examples, &plan.validation.targets);
     plan.parts_mut().for_each(|part| part.examples = Vec::new());
-    Ok(Prepared { train: train.into(), validation, test, report })
+    Ok(Prepared { train: train.into(), validation, test, report, sample })
 }
 
 fn split_report(part: &Part, rows: &Rows, plan: &Plan) -> SplitReport {

@@ -351,7 +351,7 @@ impl<'a> Run<'a> {
             Some(_) => {
                 let started = Instant::now();
                 let classifier = Classifier::load(&folder, self.device)?;
-                let tally = self.evaluate(Split::Test, Some(&classifier))?;
+                let tally = self.evaluate(Split::Test, Some(&classifier))?.tally;
                 let metrics = self.metrics(&tally);
                 self.check_metrics(&metrics, "test", epoch.epoch)?;
                 let test =

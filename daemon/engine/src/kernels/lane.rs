@@ -6,9 +6,9 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::panic::resume_unwind;
-use std::sync::mpsc::sync_channel;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::calls::Calls;
 use hone_base::error::{Error, Result};
@@ -68,6 +68,25 @@ impl Lane {
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let _turn = self.turns.wait();
         self.pool.install(work)
+    }
+
+    /// Gives the lane to work that goes on, such as a loop that answers requests. It runs on a thread of the lane, so
+    /// that its own parallel parts begin without waking another thread. Returns at once.
+    ///
+    /// # Panics
+    ///
+    /// As [`Lane::run`]: it waits until nothing else runs there.
+    pub fn occupy(self: &Arc<Self>, work: impl FnOnce() + Send + 'static) -> Occupied {
+        self.turns.take();
+        let turn = OwnTurn(self.clone());
+        let (done, ended) = sync_channel(1);
+        self.pool.spawn(move || {
+            let _turn = turn;
+            let outcome = catch_unwind(AssertUnwindSafe(work));
+            // Nobody may be waiting.
+            let _ = done.send(outcome);
+        });
+        Occupied(ended)
     }
 
     /// The same for work that asks something of the calling thread while it runs. The caller can do what a thread of the
@@ -159,28 +178,62 @@ struct Numbers {
 
 struct Turn<'a>(&'a Turns);
 
+/// The turn of work that goes on.
+struct OwnTurn(Arc<Lane>);
+
+impl Drop for OwnTurn {
+    fn drop(&mut self) {
+        self.0.turns.pass();
+    }
+}
+
+/// Work that goes on, on a lane of its own.
+#[derive(Debug)]
+pub struct Occupied(Receiver<std::thread::Result<()>>);
+
+impl Occupied {
+    /// Waits for its end. Blocking.
+    ///
+    /// # Panics
+    ///
+    /// When the work did.
+    pub fn join(self) {
+        if let Ok(Err(panic)) = self.0.recv() {
+            resume_unwind(panic);
+        }
+    }
+}
+
 impl Turns {
     fn wait(&self) -> Turn<'_> {
+        self.take();
+        Turn(self)
+    }
+
+    /// Waits for a turn, which lasts until [`Turns::pass`].
+    fn take(&self) {
         assert!(rayon::current_thread_index().is_none(), "a thread of a lane waits for a lane");
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let own = state.next;
         state.next += 1;
         let others = |state: &mut Numbers| state.current != own;
         drop(self.passed.wait_while(state, others).unwrap_or_else(PoisonError::into_inner));
-        Turn(self)
+    }
+
+    fn pass(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).current += 1;
+        self.passed.notify_all();
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).current += 1;
-        self.0.passed.notify_all();
+        self.0.pass();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -226,6 +279,33 @@ mod tests {
             },
         );
         assert_eq!((sum, asked), (30, vec![1, 2]));
+    }
+
+    #[test]
+    fn work_that_goes_on_has_the_lane_until_it_ends_and_splits_on_its_threads() {
+        let lane = Arc::new(lane(2));
+        let (end, ended) = sync_channel::<()>(0);
+        let (tell, told) = sync_channel(1);
+        let occupied = lane.occupy(move || {
+            let name = || std::thread::current().name().map(str::to_owned);
+            let (left, right) = rayon::join(name, name);
+            tell.send([left, right]).unwrap();
+            let _ = ended.recv();
+        });
+        for name in told.recv().unwrap() {
+            assert!(name.unwrap().starts_with("test-"));
+        }
+        std::thread::scope(|scope| {
+            let (began, begun) = sync_channel(1);
+            let lane = &lane;
+            scope.spawn(move || lane.run(|| began.send(()).unwrap()));
+            assert!(begun.recv_timeout(std::time::Duration::from_millis(50)).is_err());
+            drop(end);
+            begun.recv().unwrap();
+        });
+        occupied.join();
+        assert!(catch_unwind(AssertUnwindSafe(|| lane.occupy(|| panic!("work")).join())).is_err());
+        assert_eq!(lane.run(|| 1), 1);
     }
 
     #[test]

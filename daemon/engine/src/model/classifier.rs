@@ -16,7 +16,7 @@ use super::optimizer::Settings;
 use super::parameters::{Parameter, Parameters};
 use crate::batch::Batch;
 use crate::kernels::softmax::softmax;
-use crate::kernels::{Buffer, Compute, Isa};
+use crate::kernels::{Buffer, Compute, Isa, Precision};
 use hone_base::error::{Error, Result};
 
 /// How a classifier that learns is set up.
@@ -239,8 +239,19 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// Loads a checkpoint folder in Hugging Face layout.
+    /// Loads a checkpoint folder in Hugging Face layout, at the precision that is the fastest on the device without being
+    /// wrong.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let [_, precision] = backend::on(device)?.fastest()?;
+        Self::load_at(folder, device, precision)
+    }
+
+    /// The same at a precision.
+    ///
+    /// # Errors
+    ///
+    /// When the files cannot be used, or the device does not compute such a classifier at this precision.
+    pub fn load_at(folder: &Path, device: &Device, precision: Precision) -> Result<Self> {
         let checkpoint = Checkpoint::open(folder)?;
         let config = checkpoint.config();
         let Some(labels) = config.labels().filter(|labels| labels.len() >= 2) else {
@@ -257,9 +268,7 @@ impl Classifier {
         let parameters = Parameters::build(&declaration, &mut stored, 0)?;
         let max_length = checkpoint.max_length()?;
         let thresholds = config.thresholds();
-        let platform = backend::on(device)?;
-        let [_, precision] = platform.fastest()?;
-        let backend = platform.open(Start {
+        let backend = backend::on(device)?.open(Start {
             declaration: Arc::new(declaration),
             parameters,
             compute: Compute::new(Isa::chosen()?, precision),
@@ -281,6 +290,11 @@ impl Classifier {
     /// Tokens of a sequence at most, special tokens included.
     pub fn max_length(&self) -> usize {
         self.max_length
+    }
+
+    /// Bytes that it holds, on its device.
+    pub fn bytes(&self) -> u64 {
+        self.backend.lock().unwrap_or_else(PoisonError::into_inner).memory().total()
     }
 
     /// The logits of each sequence, `[B, labels]` row by row.

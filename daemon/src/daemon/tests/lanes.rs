@@ -7,6 +7,7 @@ use std::sync::{Condvar, Mutex};
 use super::*;
 use crate::jobs::trainer::Emit;
 use crate::serve::engine::{Loaded, Score};
+use crate::serve::precision::{Offer, Precision};
 use crate::serve::queue::Limits;
 use hone_base::cancel::Cancel;
 use hone_base::panic::lock;
@@ -116,13 +117,18 @@ struct CrowdingEngine {
 }
 
 impl Engine for CrowdingEngine {
-    fn load(&self, folder: &Path) -> Result<Loaded> {
+    fn load(&self, folder: &Path, precision: Precision) -> Result<Loaded> {
         if folder.parent().unwrap().ends_with("heavy") {
             self.signals.blocked.open();
             self.signals.release.wait();
         }
-        let Loaded { tokenizer, model } = self.engine.load(folder)?;
-        Ok(Loaded { tokenizer, model: Box::new(CrowdingModel { model, signals: self.signals.clone() }) })
+        let Loaded { tokenizer, model, bytes } = self.engine.load(folder, precision)?;
+        let model = Box::new(CrowdingModel { model, signals: self.signals.clone() });
+        Ok(Loaded { tokenizer, model, bytes })
+    }
+
+    fn offer(&self) -> Result<Offer> {
+        self.engine.offer()
     }
 
     fn limits(&self) -> Limits {
@@ -144,7 +150,7 @@ impl Score for CrowdingModel {
         self.model.thresholds()
     }
 
-    fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+    fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
         let others = rayon::current_num_threads() - 1;
         let busy = AtomicUsize::new(0);
         let Signals { crowded, blocked, .. } = &self.signals;
@@ -160,7 +166,7 @@ impl Score for CrowdingModel {
             }
             crowded.open();
         });
-        self.model.scores(batch)
+        self.model.logits(batch)
     }
 }
 

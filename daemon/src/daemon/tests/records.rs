@@ -17,7 +17,11 @@ async fn a_data_folder_with_a_damaged_record_of_each_kind_opens_and_all_else_wor
     let jobs = daemon.training().list(v1::ListJobsRequest::default()).await.unwrap().into_inner().jobs;
     daemon
         .models()
-        .promote(v1::PromoteModelRequest { model: "topics@1".into(), alias: "live".into() })
+        .promote(v1::PromoteModelRequest {
+            model: "topics@1".into(),
+            alias: "live".into(),
+            ..Default::default()
+        })
         .await
         .unwrap();
     daemon.stop().await;

@@ -54,7 +54,7 @@ fn events_of_a_job_that_is_not_there_are_refused(catalog: Arc<dyn Catalog>) {
 fn events_are_logged_all_or_none(catalog: Arc<dyn Catalog>) {
     // A version of a job that is not there: neither the version nor the event may stay.
     assert_eq!(catalog.reserve_version("reviews").unwrap(), 1);
-    let error = catalog.publish(&version("reviews", 1, "01a"), &[step(1)]).unwrap_err();
+    let error = catalog.publish(&version("reviews", 1, "01a"), &[], &[step(1)]).unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
     assert_eq!(catalog.version_numbers().unwrap(), []);
     assert_eq!(catalog.models().unwrap(), Listing::default());
@@ -112,7 +112,7 @@ fn who_watches_a_log_is_woken_by_that_log(catalog: Arc<dyn Catalog>) {
     catalog.append_when("01a", State::Running, &[step(2)]).unwrap();
     assert!(woken(&mut a));
     catalog.reserve_version("reviews").unwrap();
-    catalog.publish(&version("reviews", 1, "01a"), &[JobEvent::state(State::Succeeded)]).unwrap();
+    catalog.publish(&version("reviews", 1, "01a"), &[], &[JobEvent::state(State::Succeeded)]).unwrap();
     assert!(woken(&mut a));
     catalog.append("01b", &[JobEvent::state(State::Cancelled)]).unwrap();
     assert!(woken(&mut b));

@@ -1,6 +1,7 @@
 //! What is expected of every catalog and of every place for files, as tests. An implementation calls [`catalog`] or
 //! [`blobs`] from a test of its own with a function that makes an empty one.
 
+mod aliases;
 mod blobs;
 mod datasets;
 mod jobs;
@@ -32,7 +33,9 @@ use cases;
 ///
 /// When the implementation is not what is expected.
 pub fn catalog(make: &dyn Fn() -> (Arc<dyn Catalog>, Guard)) {
-    for (name, case) in [jobs::CASES, logs::CASES, requests::CASES, datasets::CASES, models::CASES].concat() {
+    let cases =
+        [jobs::CASES, logs::CASES, requests::CASES, datasets::CASES, models::CASES, aliases::CASES].concat();
+    for (name, case) in cases {
         eprintln!("catalog: {name}");
         let (catalog, _guard) = make();
         catalog.put_dataset(&dataset()).unwrap();

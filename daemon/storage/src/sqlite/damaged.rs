@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hone_base::error::Kind;
 use rusqlite::Connection;
 
-use crate::testing::{Home, dataset, spec, step, version};
+use crate::testing::{Home, PROMOTED, dataset, spec, step, version};
 use crate::{Catalog, JobEvent, Listing, RecordKind, State};
 
 /// A store with a job that has ended and two versions of a model, and a hand in its database.
@@ -23,7 +23,7 @@ impl Bench {
         store.append("01a", &[JobEvent::StateChanged { state: State::Succeeded, failure: None }]).unwrap();
         for number in 1..=2 {
             assert_eq!(store.reserve_version("reviews").unwrap(), number);
-            store.publish(&version("reviews", number, "01a"), &[]).unwrap();
+            store.publish(&version("reviews", number, "01a"), &[], &[]).unwrap();
         }
         Self { home, store }
     }
@@ -61,7 +61,7 @@ fn a_version_under_the_name_of_another_is_damaged() {
 #[test]
 fn an_alias_of_a_version_that_is_not_there_is_told_and_deleted_and_another_one_is_not() {
     let bench = Bench::new();
-    bench.store.promote("reviews", 1, "live").unwrap();
+    bench.store.promote("reviews", 1, "live", PROMOTED).unwrap();
     bench.sql("UPDATE aliases SET version = 9 WHERE name = 'live'");
     let unreadable = bench.store.models().unwrap().unreadable;
     assert_eq!((unreadable[0].kind, unreadable[0].id.as_str()), (RecordKind::Alias, "reviews@live"));

@@ -4,6 +4,7 @@
 //! wait neither for a writer's disk nor for each other. One daemon has the file (the data folder's lock sees to it), so
 //! that whoever writes and whoever is woken are in one process.
 
+mod aliases;
 #[cfg(test)]
 mod damaged;
 mod datasets;

@@ -5,12 +5,18 @@ use std::sync::Arc;
 use hone_base::error::{Error, Result};
 use rusqlite::{Transaction, params};
 
+use super::aliases::{aliases, change_settings, forget, moves, point, settings, write_down};
 use super::fault::Fault;
 use super::{Store, text_of};
 use crate::catalog::ModelCatalog;
-use crate::model::{aliased_version, known_version, unknown_version};
+use crate::model::{
+    aliased_version, deletion_of, known_version, publication_by, unknown_model, unknown_version,
+};
 use crate::record::{decode, encode};
-use crate::{Alias, JobEvent, LATEST, Listing, Model, RecordKind, Topic, Unreadable, Version};
+use crate::{
+    AliasMove, Cause, JobEvent, LATEST, Listing, Model, ModelSettings, Mover, RecordKind, Topic, Unreadable,
+    Version,
+};
 
 impl ModelCatalog for Store {
     fn reserve_version(&self, name: &str) -> Result<u32> {
@@ -24,7 +30,7 @@ impl ModelCatalog for Store {
         })
     }
 
-    fn publish(&self, version: &Version, events: &[JobEvent]) -> Result<u64> {
+    fn publish(&self, version: &Version, aliases: &[&str], events: &[JobEvent]) -> Result<u64> {
         let mut topics = Topic::changed_by(&version.job, events);
         topics.push(Topic::Models);
         self.log(&version.job, &topics, |tx| {
@@ -33,7 +39,17 @@ impl ModelCatalog for Store {
             }
             tx.prepare_cached("INSERT INTO versions (model, version, record) VALUES (?1, ?2, ?3)")?
                 .execute(params![version.name, version.version, encode(version)?])?;
-            point(tx, &version.name, LATEST, version.version)?;
+            let by = publication_by(&version.job);
+            point(tx, &version.name, LATEST, version.version, Mover { cause: Cause::Published, by: &by })?;
+            for alias in aliases {
+                promote(
+                    tx,
+                    &version.name,
+                    version.version,
+                    alias,
+                    Mover { cause: Cause::Promoted, by: &by },
+                )?;
+            }
             super::events::append(tx, &version.job, events)
         })
     }
@@ -49,11 +65,13 @@ impl ModelCatalog for Store {
                         name: version.name.clone(),
                         versions: vec![version],
                         aliases: Vec::new(),
+                        settings: ModelSettings::default(),
                     }),
                 }
             }
             for model in &mut models {
                 model.aliases = aliases(tx, &model.name)?;
+                model.settings = settings(tx, &model.name)?;
             }
             unreadable.extend(dangling(tx)?);
             Ok(Listing { records: models, unreadable })
@@ -79,10 +97,29 @@ impl ModelCatalog for Store {
         })
     }
 
-    fn promote(&self, name: &str, version: u32, alias: &str) -> Result<()> {
+    fn promote(&self, name: &str, version: u32, alias: &str, mover: Mover<'_>) -> Result<Option<u32>> {
         self.write(&[Topic::Models], |tx| {
             require(tx, name, version)?;
-            point(tx, name, alias, version)
+            promote(tx, name, version, alias, mover)
+        })
+    }
+
+    fn alias_moves(&self, name: &str) -> Result<Vec<AliasMove>> {
+        self.read(|tx| moves(tx, name))
+    }
+
+    fn change_settings(
+        &self,
+        name: &str,
+        note: Option<&AliasMove>,
+        change: &mut dyn FnMut(&mut ModelSettings) -> Result<()>,
+    ) -> Result<()> {
+        self.write(&[Topic::Models], |tx| {
+            if !tx.prepare_cached("SELECT 1 FROM versions WHERE model = ?1")?.exists([name])? {
+                return Err(unknown_model(name).into());
+            }
+            change_settings(tx, name, change)?;
+            note.map_or(Ok(()), |note| write_down(tx, name, note))
         })
     }
 
@@ -99,12 +136,17 @@ impl ModelCatalog for Store {
                 .query_row(params![name, version], |row| row.get(0))?;
             if aliases.iter().any(|alias| alias.version == version) || remaining.is_none() {
                 match remaining {
-                    Some(newest) => point(tx, name, LATEST, newest)?,
-                    None => {
-                        tx.execute("DELETE FROM aliases WHERE model = ?1", [name])?;
+                    Some(newest) => {
+                        let by = deletion_of(name, version);
+                        point(tx, name, LATEST, newest, Mover { cause: Cause::Deleted, by: &by })?;
                     }
+                    None => forget(tx, name)?,
                 }
             }
+            change_settings(tx, name, |settings| {
+                settings.forget_version(version);
+                Ok(())
+            })?;
             tx.execute("DELETE FROM versions WHERE model = ?1 AND version = ?2", params![name, version])?;
             Ok(())
         })
@@ -117,7 +159,7 @@ impl ModelCatalog for Store {
                 statement.query_map([name], |row| row.get(0))?.collect::<Result<_, _>>()?;
             // A number that is none is no folder either.
             let versions = versions.into_iter().filter_map(|version| u32::try_from(version).ok()).collect();
-            tx.execute("DELETE FROM aliases WHERE model = ?1", [name])?;
+            forget(tx, name)?;
             tx.execute("DELETE FROM versions WHERE model = ?1", [name])?;
             Ok(versions)
         })
@@ -134,6 +176,21 @@ fn require(tx: &Transaction<'_>, name: &str, version: u32) -> Result<(), Fault> 
         true => Ok(()),
         false => Err(unknown_version(name, version).into()),
     }
+}
+
+/// Points an alias at a version, and ends what shared it.
+fn promote(
+    tx: &Transaction<'_>,
+    name: &str,
+    version: u32,
+    alias: &str,
+    mover: Mover<'_>,
+) -> Result<Option<u32>, Fault> {
+    change_settings(tx, name, |settings| {
+        settings.forget_alias(alias);
+        Ok(())
+    })?;
+    point(tx, name, alias, version, mover)
 }
 
 /// Every version, by model, the newest first.
@@ -177,19 +234,4 @@ fn dangling(tx: &Transaction<'_>) -> Result<Vec<Unreadable>, Fault> {
         })
     })?;
     Ok(aliases.collect::<Result<_, _>>()?)
-}
-
-fn point(tx: &Transaction<'_>, name: &str, alias: &str, version: u32) -> Result<(), Fault> {
-    tx.prepare_cached("INSERT OR REPLACE INTO aliases (model, name, version) VALUES (?1, ?2, ?3)")?
-        .execute(params![name, alias, version])?;
-    Ok(())
-}
-
-fn aliases(tx: &Transaction<'_>, name: &str) -> Result<Vec<Alias>, Fault> {
-    let mut statement =
-        tx.prepare_cached("SELECT name, version FROM aliases WHERE model = ?1 ORDER BY name")?;
-    let aliases: Vec<(String, i64)> =
-        statement.query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
-    let alias = |(name, version)| u32::try_from(version).ok().map(|version| Alias { name, version });
-    Ok(aliases.into_iter().filter_map(alias).collect())
 }

@@ -59,6 +59,19 @@ const MIGRATIONS: &[&str] = &[
     ",
     // Who runs a job: the daemon that claimed it.
     "ALTER TABLE jobs ADD COLUMN owner TEXT",
+    // What is decided for a model, and who moved its aliases.
+    "
+    CREATE TABLE model_settings (
+        model TEXT PRIMARY KEY,
+        record TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE alias_moves (
+        model TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        record TEXT NOT NULL,
+        PRIMARY KEY (model, number)
+    ) STRICT, WITHOUT ROWID;
+    ",
 ];
 
 /// Creates the tables, or brings those of an older version up to date.
