@@ -48,6 +48,9 @@ pub struct LayerNormGradients<'a> {
     pub bias: &'a mut [f32],
 }
 
+/// The number of some rows, and these: of x, their deviations, and their places in the result.
+type Piece<'a> = (usize, ((&'a mut [f32], &'a mut [f32]), &'a mut [f32]));
+
 impl LayerNorm<'_> {
     /// `out = norm(residual + dropout(x))`, `[T, H]`, where `x` is what `normal` holds, replaced by the normalised rows.
     ///
@@ -63,7 +66,7 @@ impl LayerNorm<'_> {
     ) {
         let (width, isa) = (self.weight.len(), compute.isa());
         let piece = width * ROWS;
-        let each = |(index, ((x, inverse), out)): (usize, ((&mut [f32], &mut [f32]), &mut [f32]))| {
+        let each = |(index, ((x, inverse), out)): Piece<'_>| {
             let start = index * piece;
             with_scratch(|[factors]| {
                 let factors = match dropout {

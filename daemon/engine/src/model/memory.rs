@@ -11,7 +11,7 @@ pub(super) const FLOAT: u64 = 4;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     /// All weights in float32, what of them lies there once more as matrix products read it, and their moving average,
-    /// where a job has it.
+    /// where a job has it. Of a model that answers alone, the weights as it holds them.
     pub parameters: u64,
     /// Of the parameters that learn.
     pub gradients: u64,
