@@ -3,7 +3,10 @@
 mod http;
 mod protocols;
 
-use hone::v1::{ClassifyRequest, ClassifyResponse, Columns, Input, TruncationSide};
+use hone::v1::upload_dataset_request::Part;
+use hone::v1::{
+    ClassifyRequest, ClassifyResponse, Columns, Input, TruncationSide, UploadDatasetRequest, UploadHeader,
+};
 use tonic::codec::CompressionEncoding;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -21,12 +24,17 @@ async fn with_model() -> (tempfile::TempDir, Daemon) {
 
 /// Trains a model whose texts may have several labels, `sets`.
 async fn train_sets(daemon: &Daemon) {
-    let train = daemon.upload("sets.csv", toy_sets(200, 1)).await.expect("an upload");
+    let columns = Some(Columns { label_separator: Some("|".into()), ..Columns::default() });
+    let header =
+        UploadHeader { name: "sets.csv".into(), columns: columns.clone(), ..UploadHeader::default() };
+    let parts = [Part::Header(header), Part::Chunk(toy_sets(200, 1).into_bytes())];
+    let parts = parts.map(|part| UploadDatasetRequest { part: Some(part) });
+    let train = daemon.datasets().upload(tokio_stream::iter(parts)).await.expect("an upload").into_inner();
     let mut spec = daemon.toy_spec().await;
     spec.name = Some("sets".into());
     spec.train = Some(hone::v1::DataSource { dataset_id: train.id, name: None });
     spec.test = None;
-    spec.columns = Some(Columns { label_separator: Some("|".into()), ..Columns::default() });
+    spec.columns = columns;
     let job = daemon.start_job(spec).await.expect("a job");
     daemon.watch(&job.id, 0).await.expect("events");
 }
@@ -71,19 +79,19 @@ async fn a_request_says_which_scores_it_wants_and_its_id_comes_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_text_is_cut_on_the_side_that_is_asked_for_or_is_an_error_of_its_own() {
     let (_data, daemon) = with_model().await;
-    let long = format!("{} {}", "splendid ".repeat(40), "dreadful ".repeat(40));
+    // Each letter is a token.
+    let long = "a b c d e f ".repeat(10);
     let with = |side: TruncationSide, max_length| ClassifyRequest {
         truncation_side: side.into(),
         max_length,
         ..request(&["a fine day", &long])
     };
-    let label = async |side| {
-        let answer = classify(&daemon, with(side, 8)).await.expect("an answer");
-        assert_eq!((answer.predictions[1].tokens, answer.predictions[1].truncated), (8, true));
-        answer.predictions[1].label.clone()
-    };
-    assert_eq!(label(TruncationSide::Right).await, "positive");
-    assert_eq!(label(TruncationSide::Left).await, "negative");
+    for (side, kept) in [(TruncationSide::Right, "a b c d"), (TruncationSide::Left, "c d e f")] {
+        let cut = classify(&daemon, with(side, 6)).await.expect("an answer").predictions.remove(1);
+        assert_eq!((cut.tokens, cut.truncated), (6, true));
+        let whole = classify(&daemon, request(&[kept])).await.expect("an answer").predictions.remove(0);
+        assert_eq!(cut, hone::v1::Prediction { truncated: true, ..whole });
+    }
 
     let fine = classify(&daemon, request(&["a fine day"])).await.expect("an answer").predictions;
     let answer = classify(&daemon, with(TruncationSide::None, 0)).await.expect("an answer");

@@ -52,16 +52,20 @@ where
         let Some(deadline) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) else {
             return Box::pin(self.0.call(request));
         };
+        let over = move || match is_grpc {
+            true => exceeded().into_http(),
+            false => http::deadline_exceeded(),
+        };
+        if timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Box::pin(async move { Ok(over()) });
+        }
         request.extensions_mut().insert(CallDeadline(deadline));
         let answer = self.0.call(request);
         Box::pin(async move {
             tokio::select! {
                 biased;
                 // First, so that tonic's own timer, which ends no earlier, never wins.
-                () = tokio::time::sleep_until(deadline) => Ok(match is_grpc {
-                    true => exceeded().into_http(),
-                    false => http::deadline_exceeded(),
-                }),
+                () = tokio::time::sleep_until(deadline) => Ok(over()),
                 // An answer in plain HTTP is no stream.
                 answer = answer => Ok(answer?.map(|body| match is_grpc {
                     true => Body::new(Limited::new(body, deadline)),

@@ -123,9 +123,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone)]
-    struct Empty;
+    struct Slow;
 
-    impl Service<Request<Body>> for Empty {
+    impl Service<Request<Body>> for Slow {
         type Response = Response<Body>;
         type Error = Infallible;
         type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
@@ -135,13 +135,27 @@ mod tests {
         }
 
         fn call(&mut self, _: Request<Body>) -> Self::Future {
-            std::future::ready(Ok(Response::new(Body::empty())))
+            std::future::ready(Ok(Response::new(Body::new(Endless))))
+        }
+    }
+
+    struct Endless;
+
+    impl http_body::Body for Endless {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Pending
         }
     }
 
     async fn call(layer: &DrainingLayer, path: &str, kind: &str) -> Response<Body> {
         let request = Request::post(path).header("content-type", kind).body(Body::empty()).unwrap();
-        layer.layer(Empty).call(request).await.unwrap()
+        layer.layer(Slow).call(request).await.unwrap()
     }
 
     #[tokio::test]
