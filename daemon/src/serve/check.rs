@@ -10,8 +10,9 @@ use super::precision::Precision;
 /// machines.
 const FP32_TOLERANCE: f32 = 1e-3;
 
-/// The same where bfloat16 computed one side. It has 8 significant bits, and errors of all layers add up.
-const BF16_TOLERANCE: f32 = 0.25;
+/// The same where bfloat16 computed one side. It has 8 significant bits, and errors of all layers add up: 0.004 of a MiniLM,
+/// and up to this with the small random encoders of the parity tests.
+const BF16_TOLERANCE: f32 = 0.15;
 
 /// How a loaded model's answers to a sample compare with the recorded ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
