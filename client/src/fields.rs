@@ -131,16 +131,18 @@ mod tests {
             message.field.iter().any(|known| known.name() == field)
         };
         let cli = crate::cli::Cli::command();
-        let train = cli.find_subcommand("train").expect("the command");
+        let commands = ["train", "classify"].map(|name| cli.find_subcommand(name).expect("the command"));
+        let requests = ["JobSpec", "Hyperparameters", "Methods", "ClassifyRequest"];
         for (field, flag) in FLAGS {
             let known = match field.rsplit_once('.') {
                 Some(("columns", field)) => has("Columns", field),
                 Some((_, field)) => has("Dialect", field),
-                None => ["JobSpec", "Hyperparameters", "Methods"].iter().any(|message| has(message, field)),
+                None => requests.iter().any(|message| has(message, field)),
             };
             assert!(known, "{field}");
             let flag = flag.trim_start_matches("--");
-            assert!(train.get_arguments().any(|argument| argument.get_long() == Some(flag)), "{flag}");
+            let mut arguments = commands.iter().flat_map(|command| command.get_arguments());
+            assert!(arguments.any(|argument| argument.get_long() == Some(flag)), "{flag}");
         }
     }
 }

@@ -324,13 +324,13 @@ mod tests {
             let id = bench.registry.submit(&spec).unwrap().job.id;
             assert_eq!(bench.ended(&id).state, State::Succeeded);
             let page = bench.store.events_after(&id, 0, 100).unwrap().unwrap();
-            let notices = page.entries.into_iter().filter_map(|entry| match entry.event {
+            let mut notices = page.entries.into_iter().filter_map(|entry| match entry.event {
                 JobEvent::Notice { message } => Some(message),
                 _ => None,
             });
             let model = bench.store.models().unwrap().records.into_iter().find(|model| model.name == name);
             let live = model.unwrap().aliases.into_iter().find(|alias| alias.name == "live");
-            (live.map(|alias| alias.version), notices.last().unwrap())
+            (live.map(|alias| alias.version), notices.next_back().unwrap())
         };
         let (live, notice) = run("reviews", "accuracy >= current");
         assert_eq!(live, Some(1));

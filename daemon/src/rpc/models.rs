@@ -20,7 +20,7 @@ use super::turns::Turns;
 use super::{blocking, lists};
 use crate::serve::download;
 use crate::serve::registry::Models;
-use hone_base::error::Error;
+use hone_base::error::{Error, quoted};
 
 /// Bytes of the name of a caller's program that are written down at most.
 const MAX_AGENT: usize = 100;
@@ -108,9 +108,9 @@ impl ModelService for ModelRpc {
         };
         let precision = match precision.as_str() {
             "" => None,
-            text => Some(
-                text.parse().map_err(|why| Error::invalid(format!("`precision`: {why}; got {text:?}")))?,
-            ),
+            text => Some(text.parse().map_err(|why| {
+                Error::invalid_field("precision", format!("`precision`: {why}; got {}", quoted(text)))
+            })?),
         };
         Ok(self.shown(&self.models.set_precision(&name, precision).await?))
     }

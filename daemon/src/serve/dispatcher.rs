@@ -344,6 +344,9 @@ fn answer(batch: Vec<Waiting>) {
     let Some(served) = batch.first().map(|first| first.served.clone()) else { return };
     let began = Instant::now();
     let members = tokenized(&served, batch, began);
+    if members.is_empty() {
+        return;
+    }
     let compute = |members: &[Member]| {
         let packed = Batch::pack(members.iter().map(|member| &member.tokens));
         let start = Instant::now();

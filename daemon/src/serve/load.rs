@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use super::check::{Figures, Verdict, compare, judge, spread};
 use super::engine::{Engine, Loaded, Score, Tokenize};
 use super::precision::{Precision, ladder};
-use hone_base::error::{Error, Kind, Result};
+use hone_base::error::{Error, Result};
 use hone_base::panic::{guarded, lock};
 use hone_data::sample::{Sample, SampleRow};
 use hone_data::tokenize::Tokens;
@@ -202,19 +202,20 @@ impl Loader {
     /// The logits of rows, in their order.
     fn compute(&self, loaded: Loaded, rows: &[&SampleRow]) -> Result<(Loaded, Vec<Vec<f32>>)> {
         let Loaded { tokenizer, model, bytes } = loaded;
-        let logits = logits_of(&self.lane, &*tokenizer, Mutex::new(model), rows);
-        let (model, logits) = logits?;
+        let model = Mutex::new(model);
+        let logits = logits_of(&self.lane, &*tokenizer, &model, rows)?;
+        let model = model.into_inner().map_err(|_| Error::internal("a model's computation panicked"))?;
         Ok((Loaded { tokenizer, model, bytes }, logits))
     }
 }
 
-/// The logits of rows on a lane, in their order, and the model that gave them.
+/// The logits of rows on a lane, in their order.
 fn logits_of(
     lane: &Lane,
     tokenizer: &dyn Tokenize,
-    model: Mutex<Box<dyn Score>>,
+    model: &Mutex<Box<dyn Score>>,
     rows: &[&SampleRow],
-) -> Result<(Box<dyn Score>, Vec<Vec<f32>>)> {
+) -> Result<Vec<Vec<f32>>> {
     let cut = tokenizer.cut();
     let encode = |row: &&SampleRow| tokenizer.encode(&row.text, row.text_pair.as_deref(), cut);
     let tokens: Vec<Tokens> = guarded(|| lane.run(|| rows.iter().map(encode).collect::<Result<_>>()))?;
@@ -225,10 +226,10 @@ fn logits_of(
         let computed = guarded(|| {
             lane.run(|| {
                 give_way();
-                lock(&model).logits(&batch)
+                lock(model).logits(&batch)
             })
         })?;
-        let labels = lock(&model).labels().len().max(1);
+        let labels = lock(model).labels().len().max(1);
         let computed: Vec<Vec<f32>> = computed.chunks(labels).map(<[f32]>::to_vec).collect();
         if computed.len() != group.len() {
             return Err(Error::internal(format!(
@@ -243,9 +244,7 @@ fn logits_of(
             }
         }
     }
-    let model =
-        model.into_inner().map_err(|_| Error::new(Kind::Internal, "a model's computation panicked"))?;
-    Ok((model, logits))
+    Ok(logits)
 }
 
 #[cfg(test)]

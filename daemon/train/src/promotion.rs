@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::event::Metrics;
+use hone_base::error::quoted;
 
 /// Bytes of a condition at most.
 pub const MAX_CONDITION: usize = 200;
@@ -182,8 +183,8 @@ impl FromStr for Comparison {
         let metric = Metric::ALL.into_iter().find(|known| known.name() == metric.trim());
         let metric = metric.ok_or_else(|| {
             format!(
-                "{:?} is no metric: they are accuracy, f1, precision, recall and loss",
-                text.split_at(at).0.trim()
+                "{} is no metric: they are accuracy, f1, precision, recall and loss",
+                quoted(text.split_at(at).0.trim())
             )
         })?;
         let relation = Relation::ALL.into_iter().find(|relation| rest.starts_with(relation.sign()));
@@ -191,7 +192,9 @@ impl FromStr for Comparison {
         let bound = rest.get(relation.sign().len()..).unwrap_or_default().trim();
         let number = |text: &str| {
             let number = text.parse().ok().filter(|number: &f64| number.is_finite());
-            number.ok_or_else(|| format!("{bound:?} is neither a number nor current, current+X or current-X"))
+            number.ok_or_else(|| {
+                format!("{} is neither a number nor current, current+X or current-X", quoted(bound))
+            })
         };
         let bound = match bound.strip_prefix("current").map(str::trim) {
             None => Bound::Value(number(bound)?),
