@@ -253,6 +253,7 @@ mod tests {
     use crate::serve::registry::Settings;
     use crate::serve::testing::Bench;
     use Precision::{Bf16, Fp32, Int8};
+    use hone_base::error::Kind;
 
     fn bench(precision: ServePrecision, max_accuracy_loss: f64) -> Bench {
         Bench::with_settings(Settings { policy: Policy { precision, max_accuracy_loss }, memory: u64::MAX })
