@@ -21,7 +21,7 @@ fn folder() -> tempfile::TempDir {
 /// A job of three epochs, each of which takes long enough to be interrupted in.
 async fn spec(daemon: &Calls) -> JobSpec {
     let mut spec = daemon.toy_spec().await;
-    let train = daemon.upload("long.csv", toy_rows(4000, 3)).await.expect("an upload");
+    let train = daemon.upload("long.csv", toy_rows(12_000, 3)).await.expect("an upload");
     spec.train.as_mut().expect("a file").dataset_id = train.id;
     spec
 }

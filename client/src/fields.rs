@@ -131,8 +131,10 @@ mod tests {
             message.field.iter().any(|known| known.name() == field)
         };
         let cli = crate::cli::Cli::command();
-        let commands = ["train", "classify"].map(|name| cli.find_subcommand(name).expect("the command"));
-        let requests = ["JobSpec", "Hyperparameters", "Methods", "ClassifyRequest"];
+        let command = |of: &clap::Command, name: &str| of.find_subcommand(name).expect("the command").clone();
+        let promote = command(&command(&cli, "models"), "promote");
+        let commands = [command(&cli, "train"), command(&cli, "classify"), promote];
+        let requests = ["JobSpec", "Hyperparameters", "Methods", "ClassifyRequest", "PromoteModelRequest"];
         for (field, flag) in FLAGS {
             let known = match field.rsplit_once('.') {
                 Some(("columns", field)) => has("Columns", field),

@@ -170,12 +170,14 @@ impl Calls {
     pub(crate) async fn until(&self, job_id: &str, wanted: impl Fn(&Kind) -> bool) {
         let request = WatchJobRequest { job_id: job_id.into(), after: 0 };
         let mut stream = self.training().watch(request).await.expect("a stream").into_inner();
+        let mut last = None;
         while let Some(event) = stream.message().await.expect("an event") {
             if event.kind.as_ref().is_some_and(&wanted) {
                 return;
             }
+            last = event.kind;
         }
-        panic!("the job ended before");
+        panic!("the job ended before: {last:?}");
     }
 
     /// The events of a job after a cursor, until it ends.

@@ -247,6 +247,8 @@ pub fn router(services: Services, health: &Health) -> Result<HoneRouter> {
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .max_concurrent_streams(MAX_CALLS)
+        // A caller that gives up all its calls at once keeps its connection.
+        .http2_max_pending_accept_reset_streams(Some(MAX_CALLS as usize))
         .add_routes(routes))
 }
 
