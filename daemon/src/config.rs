@@ -111,7 +111,7 @@ pub struct Config {
     pub idle_timeout: NonZeroU32,
 
     /// Milliseconds that a text waits at most before it is computed; calls that would wait longer are refused
-    #[arg(long, env = "HONE_MAX_QUEUE_MS", value_name = "MS", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=600_000))]
+    #[arg(long, env = "HONE_MAX_QUEUE_MS", value_name = "MS", default_value = "750", value_parser = clap::value_parser!(u32).range(1..=600_000))]
     pub max_queue_ms: u32,
 
     /// Milliseconds that a batch which is not full waits for more, while batches follow one another

@@ -44,7 +44,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { max_wait: Duration::from_secs(1), max_batch_delay: Duration::ZERO }
+        Self { max_wait: Duration::from_millis(750), max_batch_delay: Duration::ZERO }
     }
 }
 
