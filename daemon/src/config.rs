@@ -92,7 +92,7 @@ pub struct Config {
     #[arg(long, env = "HONE_MODEL_MEMORY", value_name = "SIZE")]
     pub model_memory: Option<Size>,
 
-    /// What models answer in: auto (the fastest that costs nothing to speak of), fp32, bf16 or int8; a model's own setting
+    /// What models answer in: auto (bf16 where the processor multiplies it faster, else fp32), fp32, bf16 or int8; a model's own setting
     /// goes first
     #[arg(long, env = "HONE_SERVE_PRECISION", value_name = "PRECISION", default_value = "auto")]
     pub serve_precision: ServePrecision,

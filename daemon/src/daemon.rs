@@ -93,7 +93,7 @@ impl Compute {
         tracing::info!(device = ?device.location(), instructions, threads = config.threads, "computing");
         Ok(Self {
             trainer: Arc::new(DeviceTrainer::new(device.clone(), lanes.clone()).within(config.room())),
-            engine: Arc::new(DeviceEngine::new(device)),
+            engine: Arc::new(DeviceEngine::new(device, config.threads)),
             lanes,
             reader: READER,
         })

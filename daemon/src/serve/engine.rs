@@ -1,5 +1,6 @@
 //! The seam between serving and the model's code. Tests put an engine of their own here.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use candle_core::Device;
@@ -13,6 +14,12 @@ use hone_engine::batch::Batch;
 use hone_engine::kernels;
 use hone_engine::model::backend;
 use hone_engine::model::classifier::Classifier;
+
+/// Tokens of a batch at most.
+const MOST_TOKENS: usize = 32_768;
+
+/// Tokens of a batch for each thread of a CPU, about five groups of sequences, which threads take one after the other.
+const CPU_TOKENS: usize = 512;
 
 /// Loads checkpoint folders. Blocking.
 pub trait Engine: Send + Sync + 'static {
@@ -71,12 +78,13 @@ pub trait Score: Send {
 /// The engine of this crate: one device.
 pub struct DeviceEngine {
     device: Device,
+    threads: NonZeroUsize,
 }
 
 impl DeviceEngine {
-    /// Serves on a device.
-    pub fn new(device: Device) -> Self {
-        Self { device }
+    /// Serves on a device; on a CPU with so many threads.
+    pub fn new(device: Device, threads: NonZeroUsize) -> Self {
+        Self { device, threads }
     }
 }
 
@@ -98,13 +106,16 @@ impl Engine for DeviceEngine {
             kernels::Precision::Fp32 => Precision::Fp32,
             _ => Precision::Bf16,
         };
-        let [training, inference] = backend::on(&self.device)?.fastest()?;
-        Ok(Offer { auto: of(inference), fast_bf16: of(training) == Precision::Bf16 })
+        let [fastest, exact] = backend::on(&self.device)?.fastest()?.map(of);
+        Ok(Offer { fastest, exact })
     }
 
     fn limits(&self) -> Limits {
-        // On a CPU more tokens at once are not faster, and later requests wait longer.
-        let tokens = if self.device.is_cpu() { 2048 } else { 32_768 };
+        let tokens = match self.device.is_cpu() {
+            // More tokens at once are not faster, and later requests wait longer.
+            true => self.threads.get().saturating_mul(CPU_TOKENS).min(MOST_TOKENS),
+            false => MOST_TOKENS,
+        };
         Limits { tokens, count: 512 }
     }
 }

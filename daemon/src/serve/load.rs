@@ -108,7 +108,7 @@ impl Loader {
         if sample.is_none() {
             reasons.push("it was not checked: its checkpoint has no sample of validation rows".to_owned());
         }
-        let rungs = ladder(asked, self.engine.offer()?);
+        let rungs = ladder(asked, self.engine.offer()?, sample.is_some());
         for (place, &precision) in rungs.iter().enumerate() {
             let is_last = place + 1 == rungs.len();
             match self.try_at(folder, version, precision, sample.as_ref()) {
@@ -268,7 +268,7 @@ mod tests {
         let bench = Bench::new();
         let version = bench.publish_sampled("reviews", "weights");
         let report = report(&bench, &version).await.unwrap();
-        assert_eq!((report.precision, report.asked), (Fp32, ServePrecision::Auto));
+        assert_eq!((report.precision, report.asked), (Bf16, ServePrecision::Auto));
         let figures = report.figures.unwrap();
         assert_eq!((figures.rows, figures.accuracy_loss, figures.logit_change), (2, 0.0, 0.0));
         assert_eq!(report.reasons, [""; 0]);

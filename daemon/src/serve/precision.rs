@@ -28,16 +28,18 @@ impl Precision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// The fastest, integers left out.
-    pub auto: Precision,
-    /// Whether bfloat16 is faster than float32 there.
-    pub fast_bf16: bool,
+    pub fastest: Precision,
+    /// The most exact of those that it is worth using the device for.
+    pub exact: Precision,
 }
 
 /// The precisions to try for what is asked for, one after the other: each is more exact than the one before, and the last
-/// is float32. After int8 comes bfloat16 only where that is faster than float32.
-pub fn ladder(asked: ServePrecision, offer: Offer) -> Vec<Precision> {
+/// is float32. After int8 comes bfloat16 only where that is faster than float32. What is chosen by itself is the fastest for a
+/// version that can be checked, and exact for another.
+pub fn ladder(asked: ServePrecision, offer: Offer, is_checked: bool) -> Vec<Precision> {
     let first = match asked {
-        ServePrecision::Auto => offer.auto,
+        ServePrecision::Auto if is_checked => offer.fastest,
+        ServePrecision::Auto => offer.exact,
         ServePrecision::Fp32 => Precision::Fp32,
         ServePrecision::Bf16 => Precision::Bf16,
         ServePrecision::Int8 => Precision::Int8,
@@ -45,7 +47,9 @@ pub fn ladder(asked: ServePrecision, offer: Offer) -> Vec<Precision> {
     match first {
         Precision::Fp32 => vec![Precision::Fp32],
         Precision::Bf16 => vec![Precision::Bf16, Precision::Fp32],
-        Precision::Int8 if offer.fast_bf16 => vec![Precision::Int8, Precision::Bf16, Precision::Fp32],
+        Precision::Int8 if offer.fastest == Precision::Bf16 => {
+            vec![Precision::Int8, Precision::Bf16, Precision::Fp32]
+        }
         Precision::Int8 => vec![Precision::Int8, Precision::Fp32],
     }
 }
@@ -57,13 +61,15 @@ mod tests {
     #[test]
     fn each_precision_is_followed_by_the_next_better_one_that_is_worth_it() {
         use Precision::{Bf16, Fp32, Int8};
-        let fast = Offer { auto: Bf16, fast_bf16: true };
-        let slow = Offer { auto: Fp32, fast_bf16: false };
+        let fast = Offer { fastest: Bf16, exact: Fp32 };
+        let slow = Offer { fastest: Fp32, exact: Fp32 };
+        let ladder = |asked, offer| super::ladder(asked, offer, true);
         assert_eq!(ladder(ServePrecision::Int8, fast), [Int8, Bf16, Fp32]);
         assert_eq!(ladder(ServePrecision::Int8, slow), [Int8, Fp32]);
         assert_eq!(ladder(ServePrecision::Auto, fast), [Bf16, Fp32]);
         assert_eq!(ladder(ServePrecision::Auto, slow), [Fp32]);
         assert_eq!(ladder(ServePrecision::Bf16, slow), [Bf16, Fp32]);
         assert_eq!(ladder(ServePrecision::Fp32, fast), [Fp32]);
+        assert_eq!(super::ladder(ServePrecision::Auto, fast, false), [Fp32]);
     }
 }

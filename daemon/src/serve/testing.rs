@@ -50,7 +50,7 @@ impl Engine for FakeEngine {
     }
 
     fn offer(&self) -> Result<Offer> {
-        Ok(Offer { auto: Precision::Fp32, fast_bf16: true })
+        Ok(Offer { fastest: Precision::Bf16, exact: Precision::Fp32 })
     }
 
     fn limits(&self) -> Limits {
