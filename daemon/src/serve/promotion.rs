@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::cache::folder;
 use super::reference::{Reference, check_alias};
-use super::registry::Models;
+use super::registry::{Models, find};
 use super::shadow::Shadow;
 use hone_base::error::{Error, Kind, Result, quoted};
 use hone_base::panic::lock;
@@ -275,16 +275,15 @@ impl Models {
     ///
     /// As [`Models::resolve`].
     pub async fn route(self: &Arc<Self>, reference: &str, key: Option<&str>) -> Result<Route> {
-        let version = self.resolve(reference).await?;
+        // One listing for all of it: the alias's version and its canary are of one moment.
+        let listing = self.listing().await?;
+        let version = find(&listing, reference)?;
         let alias = match reference.split_once('@') {
             Some((_, at)) if at.bytes().all(|byte| byte.is_ascii_digit()) => None,
             Some((_, alias)) => Some(alias),
             None => Some(LATEST),
         };
-        let listing = self.known();
-        let model = listing
-            .as_ref()
-            .and_then(|listing| listing.records.iter().find(|model| model.name == version.name));
+        let model = listing.records.iter().find(|model| model.name == version.name);
         let (Some(alias), Some(model)) = (alias, model) else { return Ok(Route { version, shadow: None }) };
         let of = |number: u32| model.versions.iter().find(|version| version.version == number);
         if let Some(Canary { version: number, share }) = model.settings.canaries.get(alias)

@@ -76,16 +76,17 @@ impl Models {
 
     /// The version that a caller means. Does not block the runtime.
     pub async fn resolve(self: &Arc<Self>, reference: &str) -> Result<Arc<Version>> {
-        let models = match self.known() {
-            Some(models) => models,
-            None => {
-                let models = self.clone();
-                tokio::task::spawn_blocking(move || models.list())
-                    .await
-                    .map_err(|error| Error::internal(format!("reading the models failed: {error}")))??
-            }
-        };
-        find(&models, reference)
+        find(&*self.listing().await?, reference)
+    }
+
+    /// Every model, by name. Does not block the runtime.
+    pub(super) async fn listing(self: &Arc<Self>) -> Result<Arc<Listing<Model>>> {
+        if let Some(models) = self.known() {
+            return Ok(models);
+        }
+        let models = self.clone();
+        let listed = tokio::task::spawn_blocking(move || models.list()).await;
+        listed.map_err(|error| Error::internal(format!("reading the models failed: {error}")))?
     }
 
     /// One model. Blocking.
@@ -183,7 +184,7 @@ impl Models {
     }
 }
 
-fn find(listing: &Listing<Model>, reference: &str) -> Result<Arc<Version>> {
+pub(super) fn find(listing: &Listing<Model>, reference: &str) -> Result<Arc<Version>> {
     let models = listing.records.as_slice();
     let (model, at) = if reference.is_empty() {
         match models {
