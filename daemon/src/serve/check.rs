@@ -1,10 +1,8 @@
 //! Whether a model that was loaded computes what training recorded, and what its precision costs.
 
-use hone_data::sample::{Recorded, Sample, SampleRow};
-use hone_engine::kernels::softmax::softmax;
-use hone_engine::model::objective::sigmoid;
-
+use super::answer::{labels, probabilities};
 use super::precision::Precision;
+use hone_data::sample::{Recorded, Sample, SampleRow};
 
 /// The largest difference of a logit, as a part of the sample's largest one (or of 1), that float32 makes on different
 /// machines.
@@ -108,29 +106,11 @@ pub fn spread(sample: &Sample, most: usize) -> Vec<&SampleRow> {
     (0..count).filter_map(|place| sample.rows.get(place * rows / count)).collect()
 }
 
-/// The probability of each class.
-fn probabilities(logits: &[f32], is_multi_label: bool) -> Vec<f32> {
-    let mut row = logits.to_vec();
-    match is_multi_label {
-        true => row.iter_mut().for_each(|x| *x = sigmoid(*x)),
-        false => drop(softmax(&mut row)),
-    }
-    row
-}
-
-/// The classes that these logits call.
+/// The classes that these logits call, ascending.
 fn called(logits: &[f32], thresholds: Option<&[f32]>) -> Vec<u32> {
-    match thresholds {
-        Some(thresholds) => {
-            let reaches = |(_, (x, threshold)): &(u32, (&f32, &f32))| sigmoid(**x) >= **threshold;
-            (0..).zip(logits.iter().zip(thresholds)).filter(reaches).map(|(class, _)| class).collect()
-        }
-        None => {
-            let best =
-                (0..).zip(logits).max_by(|(_, a), (_, b)| a.total_cmp(b).then(std::cmp::Ordering::Greater));
-            best.map(|(class, _): (u32, _)| class).into_iter().collect()
-        }
-    }
+    let mut classes = labels(&probabilities(logits, thresholds.is_some()), thresholds, None);
+    classes.sort_unstable();
+    classes.into_iter().map(|class| class as u32).collect()
 }
 
 #[cfg(test)]
