@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use super::dispatcher::Dispatcher;
 use super::load::Loader;
 use super::memory::{Held, leaving};
-use super::options::RETRY;
+use super::options::{RETRY, going_down};
 use super::permits::Permits;
 use super::worker::{Ready, Stage, Worker};
 use crate::metrics::Metrics;
@@ -124,8 +124,7 @@ impl Cache {
     pub fn worker(&self, version: &Arc<Version>) -> Result<Arc<Worker>> {
         let mut state = lock(&self.state);
         if state.closed {
-            let why = "the daemon is going down; try again when it is back";
-            return Err(Error::new(Kind::Unavailable, why).retry_after(RETRY));
+            return Err(going_down());
         }
         if let Some(place) = state.loaded.iter().position(|entry| entry.is(version)) {
             let entry = state.loaded.remove(place);

@@ -10,7 +10,7 @@ use super::answer::{Classified, Prediction, Timings};
 use super::answer_cache::{AnswerCache, Key};
 use super::dispatcher::{Answer, Content, Dispatcher, Order, Scored};
 use super::input::{Input, encode, is_small, pieces};
-use super::options::{Fit, Options, RETRY, Side};
+use super::options::{Fit, Options, RETRY, Side, going_down};
 use super::promotion::Route;
 use super::registry::Models;
 use super::worker::Ready;
@@ -288,8 +288,7 @@ async fn collect(
     let mut span: Option<(Instant, Instant)> = None;
     for _ in 0..count {
         let Some(answer) = answers.recv().await else {
-            let why = "the daemon is going down before it answered; try again when it is back";
-            return Err(Error::new(Kind::Unavailable, why).retry_after(RETRY));
+            return Err(going_down());
         };
         if let Some(place) = scored.get_mut(answer.place) {
             *place = Some(answer.scored);

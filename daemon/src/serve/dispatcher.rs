@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use tokio::sync::{Notify, mpsc};
 
 use super::engine::Score;
+use super::options::going_down;
 use super::queue::{CAPACITY, Limits, ModelId, Place, Policy, Queue, Refused, Request, Sequence};
 use super::rate::Rate;
 use crate::metrics::{Loaded, ModelMetrics, Queued};
@@ -171,7 +172,7 @@ impl Dispatcher {
         let (model, priority, count) = (served.id, order.priority, bytes.len());
         let mut state = lock(&self.shared.state);
         if state.closed {
-            return Err(Error::new(Kind::Unavailable, "the daemon is going down; try again when it is back"));
+            return Err(going_down());
         }
         let place = state.queue.admit(Request { model, priority, deadline, count, cost }, now);
         drop(state);
@@ -207,7 +208,8 @@ impl Dispatcher {
     }
 
     /// How many sequences wait.
-    pub fn waiting(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
         lock(&self.shared.state).queue.len()
     }
 

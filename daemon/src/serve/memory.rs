@@ -9,8 +9,8 @@ pub struct Held {
     pub stays: bool,
 }
 
-/// The models that leave so that `wanted` bytes more fit into the budget: as few as possible, those first that were not used for longest, which stand first in `held`. `None` where there is no room even
-/// without all that may leave.
+/// The models that leave so that `wanted` bytes more fit into the budget: as few as possible, those first that were not used
+/// for longest, which stand first in `held`. `None` where there is no room even without all that may leave.
 pub fn leaving(held: &[Held], wanted: u64, budget: u64) -> Option<Vec<usize>> {
     let mut bytes = held.iter().map(|held| held.bytes).fold(wanted, u64::saturating_add);
     let mut leaving = Vec::new();

@@ -5,11 +5,17 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use super::engine::Tokenize;
-use hone_base::error::{Error, Result};
+use hone_base::error::{Error, Kind, Result};
 use hone_data::{Cut, Truncation};
 
 /// When what was refused for want of room may be asked for again.
 pub const RETRY: Duration = Duration::from_secs(1);
+
+/// Why nothing is answered any more.
+pub(super) fn going_down() -> Error {
+    let why = "the daemon is going down; try again when it is back";
+    Error::new(Kind::Unavailable, why).retry_after(RETRY)
+}
 
 /// Bytes of a request's id and of its routing key at most.
 pub const MAX_KEY: usize = 256;
