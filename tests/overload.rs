@@ -63,7 +63,7 @@ async fn calls_beyond_the_queue_are_refused_with_when_to_try_again_and_the_rest_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_as_fast_as_the_daemon_and_none_of_its_requests_is_refused() {
-    let (_data, daemon) = with_queue_of("2000").await;
+    let (_data, daemon) = with_queue_of("1").await;
     let requests = tokio_stream::iter((0..200).map(|i| ClassifyRequest {
         request_id: i.to_string(),
         ..request("a splendid thing and a fine day")

@@ -29,7 +29,7 @@ impl InferenceService for Inference {
         request: Request<ClassifyRequest>,
     ) -> Result<Response<ClassifyResponse>, Status> {
         let deadline = deadline::of(request.extensions());
-        Ok(compression::sized(classify(&self.serving, request.into_inner(), deadline, false).await?))
+        Ok(compression::sized(classify(&self.serving, request.into_inner(), deadline).await?))
     }
 
     type ClassifyStreamStream = Answers<ClassifyResponse>;
@@ -39,7 +39,7 @@ impl InferenceService for Inference {
         request: Request<Streaming<ClassifyRequest>>,
     ) -> Result<Response<Self::ClassifyStreamStream>, Status> {
         let (metadata, _, requests) = request.into_parts();
-        let serving = self.serving.clone();
+        let serving = self.serving.for_stream();
         let answers = in_order(requests, self.stopping.clone(), move |request: ClassifyRequest| {
             let serving = serving.clone();
             async move {
@@ -49,7 +49,7 @@ impl InferenceService for Inference {
                     error: Some((&error).wire()),
                     ..ClassifyResponse::default()
                 };
-                Ok(classify(&serving, request, None, true).await.unwrap_or_else(failed))
+                Ok(classify(&serving, request, None).await.unwrap_or_else(failed))
             }
         });
         Ok(compression::like(metadata.as_ref(), answers))
@@ -60,9 +60,8 @@ async fn classify(
     serving: &Serving,
     request: ClassifyRequest,
     deadline: Option<Instant>,
-    waits: bool,
 ) -> HoneResult<ClassifyResponse> {
     let Question { model, inputs, options, shown } = request.parsed()?;
-    let answer = serving.classify(&model, inputs, &Options { deadline, waits, ..options }).await?;
+    let answer = serving.classify(&model, inputs, &Options { deadline, ..options }).await?;
     Ok(response(answer, shown))
 }

@@ -120,7 +120,7 @@ impl GrpcInferenceService for OpenInference {
         &self,
         request: Request<Streaming<wire::ModelInferRequest>>,
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
-        let serving = self.serving.clone();
+        let serving = self.serving.for_stream();
         let (metadata, _, requests) = request.into_parts();
         let answers = in_order(requests, self.stopping.clone(), move |request| {
             let serving = serving.clone();

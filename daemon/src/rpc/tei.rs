@@ -116,7 +116,8 @@ impl Tei {
         Q: Send + 'static,
         Question: Parse<Q>,
     {
-        let (tei, model) = (self.clone(), model_of(request.metadata()));
+        let tei = Self { serving: self.serving.for_stream(), ..self.clone() };
+        let model = model_of(request.metadata());
         let (metadata, _, requests) = request.into_parts();
         let answers = in_order(requests, self.stopping.clone(), move |request: Q| {
             let (tei, model, question) = (tei.clone(), model.clone(), request.parsed());

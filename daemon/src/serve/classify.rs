@@ -38,6 +38,8 @@ pub struct Serving {
     tokens: Workers,
     /// Answers that were given before, if they are kept.
     known: Option<Arc<AnswerCache>>,
+    /// Of the requests of a stream one at a time asks for its place in the queue.
+    stream: Option<Arc<Semaphore>>,
 }
 
 /// An input of a request: its answer is known, or will be kept under this key.
@@ -62,6 +64,7 @@ impl Serving {
             tokens: lanes.tokens,
             calls: lanes.calls,
             known: None,
+            stream: None,
         }
     }
 
@@ -69,6 +72,13 @@ impl Serving {
     #[must_use]
     pub fn keeping(self, bytes: u64) -> Self {
         Self { known: (bytes > 0).then(|| Arc::new(AnswerCache::new(bytes))), ..self }
+    }
+
+    /// The same for the requests of one stream: each waits until there is room for it, in their order, because the stream
+    /// sends no more meanwhile. It is refused only if others take the room.
+    #[must_use]
+    pub fn for_stream(&self) -> Self {
+        Self { stream: Some(Arc::new(Semaphore::new(1))), ..self.clone() }
     }
 
     /// Classifies the inputs of one request. When the future is dropped, or the deadline passes, what waits is not computed.
@@ -195,9 +205,13 @@ impl Serving {
         }
         let bytes: Vec<usize> = inputs.iter().map(|(_, input)| input.bytes()).collect();
         let order = Order { priority: options.priority.get().into(), deadline: options.deadline };
-        let admitted = match options.waits {
-            true => self.dispatcher.admit_patiently(&ready.served, order, &bytes).await?,
-            false => self.dispatcher.admit(&ready.served, order, &bytes)?,
+        let admitted = match &self.stream {
+            Some(turns) => {
+                // It is never closed, so there is always a turn.
+                let _turn = turns.acquire().await;
+                self.dispatcher.admit_patiently(&ready.served, order, &bytes).await?
+            }
+            None => self.dispatcher.admit(&ready.served, order, &bytes)?,
         };
         let call = self.calls.enter();
         let tokenizing = Instant::now();

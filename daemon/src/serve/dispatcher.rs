@@ -14,7 +14,7 @@ use super::options::going_down;
 use super::queue::{CAPACITY, Limits, ModelId, Place, Policy, Queue, Refused, Request, Sequence};
 use super::rate::Rate;
 use crate::metrics::{Loaded, ModelMetrics, Queued};
-use hone_base::error::{Error, Kind, Result};
+use hone_base::error::{Error, Result};
 use hone_base::panic::{guarded, lock};
 use hone_data::tokenize::Tokens;
 use hone_engine::batch::Batch;
@@ -23,6 +23,9 @@ use hone_engine::kernels::lane::{Lane, Occupied};
 
 /// When a refused call is tried again at the soonest.
 const SOONEST_RETRY: Duration = Duration::from_millis(50);
+
+/// How long a caller that sends no more meanwhile waits for room at least.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Texts of a batch from which on several threads make tokens of them.
 const TOKENIZED_TOGETHER: usize = 8;
@@ -162,6 +165,15 @@ impl Dispatcher {
     /// # Errors
     /// `Exhausted` when the request would wait too long, `Unavailable` when the daemon goes down.
     pub fn admit(&self, served: &Arc<Served>, order: Order, bytes: &[usize]) -> Result<Admitted> {
+        self.place(served, order, bytes)?.map_err(|refused| self.refusal(refused))
+    }
+
+    fn place(
+        &self,
+        served: &Arc<Served>,
+        order: Order,
+        bytes: &[usize],
+    ) -> Result<std::result::Result<Admitted, Refused>> {
         let cost = {
             let rate = lock(&served.rate);
             let tokens: usize = bytes.iter().map(|&bytes| served.tokens(&rate, bytes)).sum();
@@ -176,12 +188,12 @@ impl Dispatcher {
         }
         let place = state.queue.admit(Request { model, priority, deadline, count, cost }, now);
         drop(state);
-        let place = Some(place.map_err(|refused| self.refusal(refused))?);
-        Ok(Admitted { shared: self.shared.clone(), served: served.clone(), place })
+        let (shared, served) = (self.shared.clone(), served.clone());
+        Ok(place.map(|place| Admitted { shared, served, place: Some(place) }))
     }
 
-    /// The same for a caller that sends more only when this one is admitted, such as a stream: it waits for room, as long
-    /// as a request may wait in the queue.
+    /// The same for a caller that sends more only when this one is admitted, such as a stream: it waits for room, for
+    /// [`PATIENCE`] or twice as long as what is before it should take.
     ///
     /// # Errors
     /// As [`Dispatcher::admit`].
@@ -191,18 +203,23 @@ impl Dispatcher {
         order: Order,
         bytes: &[usize],
     ) -> Result<Admitted> {
-        let until = tokio::time::Instant::now() + self.policy.max_wait;
+        let mut until = None;
         loop {
             let mut room = std::pin::pin!(self.shared.room.notified());
             // From now on, so that no room is missed that comes after the next line.
             room.as_mut().enable();
-            match self.admit(served, order, bytes) {
-                Err(error) if error.kind() == Kind::Exhausted => {
-                    if tokio::time::timeout_at(until, room).await.is_err() {
-                        return Err(error);
-                    }
-                }
-                admitted => return admitted,
+            let refused = match self.place(served, order, bytes)? {
+                Ok(admitted) => return Ok(admitted),
+                Err(refused) => refused,
+            };
+            let patience = match refused {
+                Refused::Busy(wait) | Refused::Late(wait) => 2 * wait,
+                Refused::Full(_) => Duration::ZERO,
+            };
+            let patience = patience.max(PATIENCE);
+            let until = *until.get_or_insert_with(|| tokio::time::Instant::now() + patience);
+            if tokio::time::timeout_at(until, room).await.is_err() {
+                return Err(self.refusal(refused));
             }
         }
     }

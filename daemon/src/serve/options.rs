@@ -37,9 +37,6 @@ pub struct Options {
     pub routing_key: Option<Box<str>>,
     /// When the caller gives the request up.
     pub deadline: Option<Instant>,
-    /// The request waits for room in the queue, as long as it may wait there, instead of being refused at once: the caller
-    /// sends no more meanwhile.
-    pub waits: bool,
 }
 
 /// What becomes of a text that is too long.

@@ -212,8 +212,8 @@ async fn a_caller_that_sends_no_more_meanwhile_waits_for_room() {
     let serving = bench.serving();
     let [slow, waiting] = overloaded(&bench, &serving, 1000).await;
     let same = || vec![input("good good good"); 1000];
-    let patient = Options { waits: true, ..Options::default() };
-    let (refused, patient) = tokio::join!(ask(&serving, "", same()), serving.classify("", same(), &patient));
+    let stream = serving.for_stream();
+    let (refused, patient) = tokio::join!(ask(&serving, "", same()), ask(&stream, "", same()));
     assert_eq!(refused.err().unwrap().kind(), Kind::Exhausted);
     assert_eq!(patient.unwrap().predictions.len(), 1000);
     assert_eq!((slow.await.unwrap(), waiting.await.unwrap()), (1, 1000));
