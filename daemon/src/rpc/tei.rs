@@ -19,6 +19,7 @@ use super::streams::{Answers, in_order};
 use super::{Capacity, MAX_CALLS};
 use crate::serve::answer::Classified;
 use crate::serve::classify::{MAX_INPUTS, Serving};
+use crate::serve::precision::Precision;
 use hone_base::error::{Error, Kind, Result as HoneResult};
 
 /// The metadata, or header, that names the model.
@@ -68,7 +69,12 @@ impl Tei {
             docker_label: None,
             model_id: format!("{}@{}", version.name, version.version),
             model_sha: Some(version.weights_sha256.clone()),
-            model_dtype: "float32".to_owned(),
+            model_dtype: match self.serving.precision(&version) {
+                Some(Precision::Int8) => "int8",
+                Some(Precision::Bf16) => "bfloat16",
+                Some(Precision::Fp32) | None => "float32",
+            }
+            .to_owned(),
             model_type: tei::ModelType::Classifier.into(),
             max_concurrent_requests: MAX_CALLS,
             max_input_length: version.max_length,

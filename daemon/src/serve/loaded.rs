@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::classify::Serving;
+use super::precision::Precision;
 use super::reference::Reference;
 use super::worker::Stage;
 use hone_base::error::{Error, Result};
@@ -74,6 +75,14 @@ impl Serving {
     pub async fn index(&self) -> Result<Vec<(Arc<Version>, Loading)>> {
         let versions = self.all().await?.into_iter().flat_map(|model| model.versions);
         Ok(versions.map(|version| (version.clone(), self.loading(&version))).collect())
+    }
+
+    /// What a version computes in, if it is loaded.
+    pub fn precision(&self, version: &Version) -> Option<Precision> {
+        match self.models.stage(version) {
+            Some((Stage::Ready(ready), _)) => Some(ready.report.precision),
+            _ => None,
+        }
     }
 
     fn loading(&self, version: &Version) -> Loading {
