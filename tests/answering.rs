@@ -1,11 +1,11 @@
 //! The CPU's network of a model that only answers, at each precision and with every instruction set.
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use candle_core::Device;
 use hone_engine::batch::Batch;
 use hone_engine::kernels::{Compute, Isa, Precision};
-use hone_engine::model::backend::{Backend, Platform, Start};
+use hone_engine::model::backend::{Backend, Inference, Platform, Start, Threads};
 use hone_engine::model::candle::Candle;
 use hone_engine::model::checkpoint::Checkpoint;
 use hone_engine::model::classifier::{Classifier, Setup, Trainable};
@@ -80,6 +80,33 @@ fn a_text_has_the_same_logits_to_the_bit_alone_in_any_batch_and_on_any_number_of
             }
         }
     }
+}
+
+#[test]
+fn threads_that_compute_side_by_side_have_the_logits_of_all_of_them_together() {
+    let all = batch(7, 60).0;
+    for family in FAMILIES {
+        for compute in PRECISIONS.into_iter().flat_map(computes) {
+            let model: &dyn Inference = &RwLock::new(answering(family, compute));
+            let together = on_threads(2, || model.logits(&all, Threads::All).expect("logits"));
+            std::thread::scope(|scope| {
+                for first in [0, 1, 2] {
+                    let (all, together) = (&all, &together);
+                    scope.spawn(move || {
+                        for sequence in (first..60).step_by(3) {
+                            let logits =
+                                model.logits(&alone(all, sequence), Threads::Calling).expect("logits");
+                            let expected = &together[sequence * 3..][..3];
+                            assert_eq!(bits(&logits), bits(expected), "{family}, {compute:?}: {sequence}");
+                        }
+                    });
+                }
+            });
+        }
+    }
+    let unknown = Batch { ids: vec![u32::MAX], types: vec![0], offsets: vec![0, 1] };
+    let model = RwLock::new(answering("bert", Compute::new(Isa::PORTABLE, Precision::Fp32)));
+    assert!(model.logits(&unknown, Threads::Calling).is_err());
 }
 
 #[test]

@@ -1,9 +1,10 @@
-//! The loop that computes answers: it takes batches of all models from the queue, has them computed on the lane of
-//! answers, and answers each sequence.
+//! What computes answers: threads of the lane of answers take batches of all models from the queue, compute them and
+//! answer each sequence, as long as something waits.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
@@ -11,7 +12,9 @@ use tokio::sync::{Notify, mpsc};
 
 use super::engine::Score;
 use super::options::going_down;
-use super::queue::{CAPACITY, Limits, ModelId, Place, Policy, Queue, Refused, Request, Sequence};
+use super::queue::{
+    CAPACITY, Limits, ModelId, Next, Place, Policy, Queue, Refused, Request, Sequence, Taken,
+};
 use super::rate::Rate;
 use crate::metrics::{Loaded, ModelMetrics, Queued};
 use hone_base::error::{Error, Result};
@@ -19,7 +22,8 @@ use hone_base::panic::{guarded, lock};
 use hone_data::tokenize::Tokens;
 use hone_engine::batch::Batch;
 use hone_engine::kernels::calls::Call;
-use hone_engine::kernels::lane::{Lane, Occupied};
+use hone_engine::kernels::lane::{Lane, OwnedLane};
+use hone_engine::model::backend::Threads;
 
 /// When a refused call is tried again at the soonest.
 const SOONEST_RETRY: Duration = Duration::from_millis(50);
@@ -27,20 +31,22 @@ const SOONEST_RETRY: Duration = Duration::from_millis(50);
 /// How long a caller that sends no more meanwhile waits for room at least.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Texts of a batch from which on several threads make tokens of them.
+/// Texts of a batch from which on several threads make tokens of them, if they compute it.
 const TOKENIZED_TOGETHER: usize = 8;
 
-/// The loop, and the queue before it.
+/// The queue, and the threads that take from it.
 pub struct Dispatcher {
     shared: Arc<Shared>,
-    running: Mutex<Option<Occupied>>,
     policy: Policy,
     models: AtomicU64,
 }
 
 struct Shared {
     state: Mutex<State>,
+    /// More waits, for a thread that waits for it.
     changed: Condvar,
+    /// No thread takes from the queue any more.
+    ended: Condvar,
     /// There may be room in the queue again.
     room: Notify,
     begun: Instant,
@@ -49,13 +55,18 @@ struct Shared {
 
 struct State {
     queue: Queue<Waiting>,
-    closed: bool,
+    /// What computes; `None` when the daemon goes down.
+    lane: Option<OwnedLane>,
+    /// Threads that take from the queue.
+    running: usize,
+    /// Those of them that wait for more before they take a batch.
+    delayed: usize,
 }
 
-/// A loaded model, as the loop has it. It goes with the last of its sequences.
+/// A loaded model, as the threads have it. It goes with the last of its sequences.
 pub struct Served {
     id: ModelId,
-    model: Mutex<Box<dyn Score>>,
+    model: Box<dyn Score>,
     rate: Mutex<Rate>,
     /// Tokens of a sequence at most.
     max_length: usize,
@@ -77,7 +88,7 @@ pub struct Order {
 pub enum Content {
     /// Its tokens.
     Tokens(Tokens),
-    /// A text of so many bytes, of which the loop makes tokens: for a few short ones that is less than waking a thread.
+    /// A text of so many bytes, of which the thread makes tokens that computes it: that is less than waking another one.
     Text(usize, Box<dyn FnOnce() -> Result<Tokens> + Send>),
 }
 
@@ -130,14 +141,13 @@ pub struct Admitted {
 }
 
 impl Dispatcher {
-    /// Starts the loop on a lane, which it has for itself from now on.
+    /// Computes on a lane, which it has for itself from now on.
     pub fn start(lane: &Arc<Lane>, limits: Limits, policy: Policy) -> Self {
-        let state = Mutex::new(State { queue: Queue::new(policy), closed: false });
-        let (changed, room, begun) = (Condvar::new(), Notify::new(), Instant::now());
-        let shared = Arc::new(Shared { state, changed, room, begun, limits });
-        let of_loop = shared.clone();
-        let running = Mutex::new(Some(lane.occupy(move || of_loop.run())));
-        Self { shared, running, policy, models: AtomicU64::new(0) }
+        let lane = Some(lane.own());
+        let state = Mutex::new(State { queue: Queue::new(policy), lane, running: 0, delayed: 0 });
+        let (changed, ended, room) = (Condvar::new(), Condvar::new(), Notify::new());
+        let shared = Arc::new(Shared { state, changed, ended, room, begun: Instant::now(), limits });
+        Self { shared, policy, models: AtomicU64::new(0) }
     }
 
     /// Takes a model of so many bytes, whose sequences have at most `max_length` tokens.
@@ -150,14 +160,7 @@ impl Dispatcher {
     ) -> Arc<Served> {
         let id = ModelId(self.models.fetch_add(1, Ordering::Relaxed));
         let (metrics, _loaded) = (metrics.clone(), metrics.loaded(bytes));
-        Arc::new(Served {
-            id,
-            model: Mutex::new(model),
-            rate: Mutex::default(),
-            max_length,
-            metrics,
-            _loaded,
-        })
+        Arc::new(Served { id, model, rate: Mutex::default(), max_length, metrics, _loaded })
     }
 
     /// A place for a request whose texts have so many bytes.
@@ -183,7 +186,7 @@ impl Dispatcher {
         let deadline = order.deadline.map(|deadline| deadline.saturating_duration_since(self.shared.begun));
         let (model, priority, count) = (served.id, order.priority, bytes.len());
         let mut state = lock(&self.shared.state);
-        if state.closed {
+        if state.lane.is_none() {
             return Err(going_down());
         }
         let place = state.queue.admit(Request { model, priority, deadline, count, cost }, now);
@@ -230,18 +233,15 @@ impl Dispatcher {
         lock(&self.shared.state).queue.len()
     }
 
-    /// Answers nobody any more, and waits for the loop's end. Blocking.
+    /// Answers nobody any more, and waits until nothing is computed. Blocking.
     pub fn shut_down(&self) {
-        {
-            let mut state = lock(&self.shared.state);
-            state.closed = true;
-            state.queue.clear();
-        }
+        let mut state = lock(&self.shared.state);
+        state.lane = None;
+        state.queue.clear();
         self.shared.changed.notify_all();
         self.shared.room.notify_waiters();
-        if let Some(running) = lock(&self.running).take() {
-            running.join();
-        }
+        let running = |state: &mut State| state.running > 0;
+        drop(self.shared.ended.wait_while(state, running).unwrap_or_else(PoisonError::into_inner));
     }
 
     fn refusal(&self, refused: Refused) -> Error {
@@ -290,24 +290,30 @@ impl Admitted {
         let call = Arc::new(call);
         let (to, answers) = mpsc::channel(sequences.len().max(1));
         let rate = *lock(&self.served.rate);
-        let sequences = sequences.into_iter().enumerate().map(|(place, content)| {
-            let tokens = match &content {
-                Content::Tokens(tokens) => tokens.ids.len(),
-                Content::Text(bytes, _) => self.served.tokens(&rate, *bytes),
-            };
-            let reply = Reply { place, to: to.clone(), _call: call.clone() };
-            let _queued = self.served.metrics.queued(tokens);
-            let of = Waiting { served: self.served.clone(), content, reply, _queued };
-            Sequence { tokens, cost: rate.cost(tokens), of }
-        });
+        let mut sequences: Vec<_> = sequences
+            .into_iter()
+            .enumerate()
+            .map(|(place, content)| {
+                let tokens = match &content {
+                    Content::Tokens(tokens) => tokens.ids.len(),
+                    Content::Text(bytes, _) => self.served.tokens(&rate, *bytes),
+                };
+                let reply = Reply { place, to: to.clone(), _call: call.clone() };
+                let _queued = self.served.metrics.queued(tokens);
+                let of = Waiting { served: self.served.clone(), content, reply, _queued };
+                Sequence { tokens, cost: rate.cost(tokens), of }
+            })
+            .collect();
+        // The longest first, so that threads end together.
+        sequences.sort_by_key(|sequence| Reverse(sequence.tokens));
         if let Some(place) = self.place.take() {
             let mut state = lock(&self.shared.state);
-            // What would wait for a loop that has ended is dropped, and its caller is told.
-            if !state.closed {
+            // What nobody would compute is dropped, and its caller is told.
+            if state.lane.is_some() {
                 state.queue.push(place, sequences);
+                self.shared.start(&mut state);
             }
         }
-        self.shared.changed.notify_one();
         answers
     }
 }
@@ -321,32 +327,67 @@ impl Drop for Admitted {
 }
 
 impl Shared {
-    fn run(&self) {
-        while let Some(batch) = self.next_batch() {
-            answer(batch);
-            lock(&self.state).queue.done(self.begun.elapsed());
-            self.room.notify_waiters();
+    /// Has one more thread take from the queue, if there is one and the present batch leaves it free.
+    fn start(self: &Arc<Self>, state: &mut State) {
+        if state.delayed > 0 {
+            self.changed.notify_one();
+        } else if state.running < self.limits.threads()
+            && !state.queue.is_whole()
+            && let Some(lane) = &state.lane
+        {
+            state.running += 1;
+            let shared = self.clone();
+            lane.spawn(move || shared.run());
         }
     }
 
-    /// Waits for the next batch; `None` when there is none any more.
-    fn next_batch(&self) -> Option<Vec<Waiting>> {
+    /// Computes as long as something waits.
+    fn run(self: Arc<Self>) {
         let mut state = lock(&self.state);
         loop {
             let now = self.begun.elapsed();
-            if let Some(delay) = state.queue.delay(now, self.limits) {
-                let waited = self.changed.wait_timeout(state, delay);
-                state = waited.unwrap_or_else(PoisonError::into_inner).0;
-                continue;
+            match state.queue.next(now, self.limits, |waiting| waiting.reply.to.is_closed()) {
+                Next::Batch(batch) => {
+                    if batch.threads == Threads::Calling && !state.queue.is_empty() {
+                        self.start(&mut state);
+                    }
+                    drop(state);
+                    let number = batch.number;
+                    self.answer(batch);
+                    state = lock(&self.state);
+                    state.queue.done(number, self.begun.elapsed());
+                    self.room.notify_waiters();
+                }
+                Next::Delay(delay) => state = self.wait(state, delay),
+                Next::Nothing => break,
             }
-            let batch = state.queue.next_batch(now, self.limits, |waiting| waiting.reply.to.is_closed());
-            if batch.is_some() {
-                return batch;
-            }
-            if state.closed {
-                return None;
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.running -= 1;
+        if state.running == 0 {
+            self.ended.notify_all();
+        }
+    }
+
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>, delay: Duration) -> MutexGuard<'a, State> {
+        state.delayed += 1;
+        let waited = self.changed.wait_timeout(state, delay);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.delayed -= 1;
+        state
+    }
+
+    /// Computes a batch and answers its members. A panic is that of the model: its callers are told, and nobody else.
+    fn answer(&self, batch: Taken<Waiting>) {
+        let part = match batch.threads {
+            Threads::All => 1,
+            Threads::Calling => self.limits.threads().max(1) as u32,
+        };
+        let outcome = guarded(|| {
+            answer(batch.sequences, batch.threads, part);
+            Ok(())
+        });
+        if let Err(error) = outcome {
+            tracing::error!(%error, "a batch was given up");
         }
     }
 }
@@ -358,18 +399,18 @@ struct Member {
 }
 
 /// Computes a batch and answers its members. When it fails, each member is tried alone, so that one bad member fails no
-/// other.
-fn answer(batch: Vec<Waiting>) {
+/// other. The threads are that part of all, such as 2: every second one.
+fn answer(batch: Vec<Waiting>, threads: Threads, part: u32) {
     let Some(served) = batch.first().map(|first| first.served.clone()) else { return };
     let began = Instant::now();
-    let members = tokenized(&served, batch, began);
+    let members = tokenized(&served, batch, threads, began);
     if members.is_empty() {
         return;
     }
     let compute = |members: &[Member]| {
         let packed = Batch::pack(members.iter().map(|member| &member.tokens));
         let start = Instant::now();
-        let logits = guarded(|| lock(&served.model).logits(&packed))?;
+        let logits = guarded(|| served.model.logits(&packed, threads))?;
         served.metrics.batch(packed.len(), packed.ids.len(), start.elapsed());
         match logits.len().checked_div(members.len()) {
             Some(labels) if labels > 0 && logits.len() == labels * members.len() => Ok((logits, labels)),
@@ -378,7 +419,7 @@ fn answer(batch: Vec<Waiting>) {
     };
     let together = compute(&members);
     let tokens = members.iter().map(|member| member.tokens.ids.len()).sum();
-    lock(&served.rate).computed(tokens, began.elapsed());
+    lock(&served.rate).computed(tokens, began.elapsed() / part);
     for (place, member) in members.iter().enumerate() {
         let logits = match &together {
             Ok((logits, labels)) => Ok(logits.iter().skip(place * labels).take(*labels).copied().collect()),
@@ -392,14 +433,14 @@ fn answer(batch: Vec<Waiting>) {
 }
 
 /// Makes tokens of those that are texts; those of which none can be made have their answers.
-fn tokenized(served: &Served, batch: Vec<Waiting>, began: Instant) -> Vec<Member> {
+fn tokenized(served: &Served, batch: Vec<Waiting>, threads: Threads, began: Instant) -> Vec<Member> {
     let texts = batch.iter().filter(|waiting| matches!(waiting.content, Content::Text(..))).count();
     let tokens = |Waiting { content, reply, .. }: Waiting| match content {
         Content::Tokens(tokens) => (0, Ok(tokens), reply),
         Content::Text(bytes, encode) => (bytes, guarded(encode), reply),
     };
     let encoded: Vec<_> = match texts {
-        TOKENIZED_TOGETHER.. => batch.into_par_iter().map(tokens).collect(),
+        TOKENIZED_TOGETHER.. if threads == Threads::All => batch.into_par_iter().map(tokens).collect(),
         _ => batch.into_iter().map(tokens).collect(),
     };
     let mut rate = lock(&served.rate);

@@ -6,14 +6,14 @@ use std::path::Path;
 use candle_core::Device;
 
 use super::precision::{Offer, Precision};
-use super::queue::Limits;
+use super::queue::{Each, Limits};
 use hone_base::error::Result;
 use hone_data::Cut;
 use hone_data::tokenize::{Tokenizer, Tokens};
 use hone_engine::batch::Batch;
 use hone_engine::kernels;
-use hone_engine::model::backend;
-use hone_engine::model::classifier::Classifier;
+use hone_engine::model::backend::{self, Threads};
+use hone_engine::model::classifier::{Classifier, GROUP};
 
 /// Tokens of a batch at most.
 const MOST_TOKENS: usize = 32_768;
@@ -45,7 +45,7 @@ pub trait Engine: Send + Sync + 'static {
 pub struct Loaded {
     /// Text to tokens; any thread.
     pub tokenizer: Box<dyn Tokenize>,
-    /// Tokens to logits; one thread.
+    /// Tokens to logits; any thread.
     pub model: Box<dyn Score>,
     /// Bytes of memory that it takes while it is loaded.
     pub bytes: u64,
@@ -64,15 +64,15 @@ pub trait Tokenize: Send + Sync {
 }
 
 /// Tokens to logits.
-pub trait Score: Send {
+pub trait Score: Send + Sync {
     /// In class order.
     fn labels(&self) -> &[String];
 
     /// In class order: the score from which on a label is set, when a text may have several labels.
     fn thresholds(&self) -> Option<&[f32]>;
 
-    /// The logits of each sequence, `[B, labels]` row by row.
-    fn logits(&self, batch: &Batch) -> Result<Vec<f32>>;
+    /// The logits of each sequence, `[B, labels]` row by row, computed on these threads.
+    fn logits(&self, batch: &Batch, threads: Threads) -> Result<Vec<f32>>;
 }
 
 /// The engine of this crate: one device.
@@ -111,12 +111,16 @@ impl Engine for DeviceEngine {
     }
 
     fn limits(&self) -> Limits {
-        let tokens = match self.device.is_cpu() {
+        let (threads, count) = (self.threads.get(), 512);
+        match self.device.is_cpu() {
             // More tokens at once are not faster, and later requests wait longer.
-            true => self.threads.get().saturating_mul(CPU_TOKENS).min(MOST_TOKENS),
-            false => MOST_TOKENS,
-        };
-        Limits { tokens, count: 512 }
+            true => Limits {
+                tokens: threads.saturating_mul(CPU_TOKENS).min(MOST_TOKENS),
+                count,
+                each: Some(Each { threads, tokens: GROUP }),
+            },
+            false => Limits { tokens: MOST_TOKENS, count, each: None },
+        }
     }
 }
 
@@ -143,7 +147,7 @@ impl Score for Classifier {
         Classifier::thresholds(self)
     }
 
-    fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
-        Classifier::logits(self, batch)
+    fn logits(&self, batch: &Batch, threads: Threads) -> Result<Vec<f32>> {
+        Classifier::logits(self, batch, threads)
     }
 }

@@ -16,6 +16,7 @@ use hone_data::tokenize::Tokens;
 use hone_engine::batch::{Batch, by_tokens};
 use hone_engine::kernels::calls::give_way;
 use hone_engine::kernels::lane::Lane;
+use hone_engine::model::backend::Threads;
 use hone_engine::model::checkpoint::WEIGHTS;
 use hone_storage::{ServePrecision, Version};
 
@@ -202,9 +203,7 @@ impl Loader {
     /// The logits of rows, in their order.
     fn compute(&self, loaded: Loaded, rows: &[&SampleRow]) -> Result<(Loaded, Vec<Vec<f32>>)> {
         let Loaded { tokenizer, model, bytes } = loaded;
-        let model = Mutex::new(model);
-        let logits = logits_of(&self.lane, &*tokenizer, &model, rows)?;
-        let model = model.into_inner().map_err(|_| Error::internal("a model's computation panicked"))?;
+        let logits = logits_of(&self.lane, &*tokenizer, &*model, rows)?;
         Ok((Loaded { tokenizer, model, bytes }, logits))
     }
 }
@@ -213,7 +212,7 @@ impl Loader {
 fn logits_of(
     lane: &Lane,
     tokenizer: &dyn Tokenize,
-    model: &Mutex<Box<dyn Score>>,
+    model: &dyn Score,
     rows: &[&SampleRow],
 ) -> Result<Vec<Vec<f32>>> {
     let cut = tokenizer.cut();
@@ -226,10 +225,10 @@ fn logits_of(
         let computed = guarded(|| {
             lane.run(|| {
                 give_way();
-                lock(model).logits(&batch)
+                model.logits(&batch, Threads::All)
             })
         })?;
-        let labels = lock(model).labels().len().max(1);
+        let labels = model.labels().len().max(1);
         let computed: Vec<Vec<f32>> = computed.chunks(labels).map(<[f32]>::to_vec).collect();
         if computed.len() != group.len() {
             return Err(Error::internal(format!(

@@ -1,10 +1,14 @@
-//! The policy of batching, without threads and clocks: who is admitted, who waits before whom, and what goes into the
-//! next batch.
+//! The policy of batching, without threads and clocks: who is admitted, who waits before whom, what goes into the next
+//! batch, and on which threads that is computed.
 //!
 //! A request's rank is when it came, plus what it costs, minus its priority's head start. The lowest rank is computed
 //! next. So among requests that wait together the cheap ones go first; and since a rank never changes while those of
 //! later requests grow, each request is overtaken only by such as come within its own cost and their head start of it:
 //! nothing starves. Sequences are packed, so nothing is gained by batches of one length.
+//!
+//! Where each thread can compute a batch of its own, those of a few sequences are best: no thread waits for another, and
+//! an answer is there when its own sequences are done. All threads together compute one batch where too little waits to
+//! feed each of them: see [`Queue::plan`].
 //!
 //! A queue is as long as the time that its requests take, by [`super::rate::Rate`]. A request that would wait longer
 //! than the bound before it begins, or could not be answered before its deadline, is refused before anything is done
@@ -15,11 +19,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use hone_engine::model::backend::Threads;
+
 /// How much earlier a request with the next higher priority might have come.
 const HEAD_START: Duration = Duration::from_millis(100);
 
 /// Sequences that wait at most.
 pub const CAPACITY: usize = 16_384;
+
+/// What a sequence costs all threads together, as a part of what it costs one: they wait for one another.
+const SHARED: (u32, u32) = (5, 4);
 
 /// How many times its bound a queue may be long, of requests that went before those that wait.
 const OVERFULL: u32 = 4;
@@ -31,6 +40,25 @@ pub struct Limits {
     pub tokens: usize,
     /// Sequences of a batch at most.
     pub count: usize,
+    /// How threads compute batches of their own, where they can.
+    pub each: Option<Each>,
+}
+
+/// Batches of threads that each compute their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Each {
+    /// How many threads there are.
+    pub threads: usize,
+    /// Sequences are added to such a batch until it has so many tokens. Fewer take a thread hardly less time: it reads all
+    /// weights for them.
+    pub tokens: usize,
+}
+
+impl Limits {
+    /// How many batches may be computed at once.
+    pub fn threads(&self) -> usize {
+        self.each.map_or(1, |each| each.threads)
+    }
 }
 
 /// How long requests may wait.
@@ -99,6 +127,55 @@ pub struct Sequence<T> {
     pub of: T,
 }
 
+/// What a thread that has nothing to do does next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next<T> {
+    /// It computes a batch.
+    Batch(Taken<T>),
+    /// It waits so long for more.
+    Delay(Duration),
+    /// It ends: nothing waits, or others are about to be done with what they have, and take up what waits.
+    Nothing,
+}
+
+/// A batch, all of one model.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Taken<T> {
+    /// In their order.
+    pub sequences: Vec<T>,
+    /// What it is computed on.
+    pub threads: Threads,
+    /// To say that it is done.
+    pub number: u64,
+}
+
+/// A batch that is computed.
+#[derive(Clone, Copy, Debug)]
+struct Busy {
+    number: u64,
+    /// When it will be done.
+    until: Duration,
+    cost: Duration,
+    threads: Threads,
+    /// A part of all threads, such as 2: it has every second one.
+    part: u32,
+}
+
+impl Busy {
+    /// What is left of it for all threads together.
+    fn left(&self, now: Duration) -> Duration {
+        self.until.saturating_sub(now) / self.part
+    }
+}
+
+/// What is to be done with what waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plan {
+    Nothing,
+    Delay(Duration),
+    Batch { threads: Threads, tokens: [usize; 2] },
+}
+
 /// Sequences that wait, of all models.
 #[derive(Debug)]
 pub struct Queue<T> {
@@ -109,8 +186,8 @@ pub struct Queue<T> {
     count: usize,
     /// Places that are held: of how many sequences, and what they cost.
     held: BTreeMap<Rank, (usize, Duration)>,
-    /// When the present batch will be done.
-    busy_until: Duration,
+    /// The batches that are computed now.
+    busy: Vec<Busy>,
     /// When the last one was done.
     done: Option<Duration>,
     next: u64,
@@ -135,7 +212,7 @@ impl<T> Queue<T> {
             cost: Duration::ZERO,
             count: 0,
             held: BTreeMap::new(),
-            busy_until: Duration::ZERO,
+            busy: Vec::new(),
             done: None,
             next: 0,
         }
@@ -193,49 +270,112 @@ impl<T> Queue<T> {
         self.release(place);
     }
 
-    /// The next batch, all of one model; `None` when nothing waits. What `gone` says that nobody wants
-    /// any more is dropped, and what cannot be answered before its deadline.
-    pub fn next_batch(&mut self, now: Duration, limits: Limits, gone: impl Fn(&T) -> bool) -> Option<Vec<T>> {
+    /// What a thread does that has nothing to do. What `gone` says that nobody wants any more is dropped, and what cannot
+    /// be answered before its deadline.
+    pub fn next(&mut self, now: Duration, limits: Limits, gone: impl Fn(&T) -> bool) -> Next<T> {
         loop {
-            let (model, _) = self.first()?;
-            let (mut batch, mut filled, mut cost) = (Vec::new(), 0, Duration::ZERO);
-            let waiting = self.models.get_mut(&model)?;
-            while let Some(entry) = waiting.first_entry() {
-                let Waiting { deadline, sequence, .. } = entry.get();
-                let dropped =
-                    deadline.is_some_and(|deadline| now + sequence.cost > deadline) || gone(&sequence.of);
-                let full = batch.len() >= limits.count || filled + sequence.tokens > limits.tokens;
-                if !dropped && full && !batch.is_empty() {
-                    break;
-                }
-                let sequence = entry.remove().sequence;
-                self.count -= 1;
-                self.cost = self.cost.saturating_sub(sequence.cost);
-                if !dropped {
-                    filled += sequence.tokens;
-                    cost += sequence.cost;
-                    batch.push(sequence.of);
-                }
-            }
-            if waiting.is_empty() {
-                self.models.remove(&model);
-            }
-            if !batch.is_empty() {
-                self.busy_until = now + cost;
-                return Some(batch);
+            let (threads, tokens) = match self.plan(now, limits) {
+                Plan::Nothing => return Next::Nothing,
+                Plan::Delay(delay) => return Next::Delay(delay),
+                Plan::Batch { threads, tokens } => (threads, tokens),
+            };
+            let (sequences, cost) = self.take(now, tokens, limits.count, &gone);
+            if !sequences.is_empty() {
+                let number = self.number();
+                let part = match threads {
+                    Threads::All => 1,
+                    Threads::Calling => limits.threads().max(1) as u32,
+                };
+                self.busy.push(Busy { number, until: now + cost * part, cost, threads, part });
+                return Next::Batch(Taken { sequences, threads, number });
             }
         }
     }
 
-    /// Says that the batch is done which was taken last.
-    pub fn done(&mut self, now: Duration) {
-        self.busy_until = now;
+    /// Whether all threads together compute a batch.
+    pub fn is_whole(&self) -> bool {
+        self.busy.iter().any(|busy| busy.threads == Threads::All)
+    }
+
+    /// Says that a batch is done.
+    pub fn done(&mut self, number: u64, now: Duration) {
+        self.busy.retain(|busy| busy.number != number);
         self.done = Some(now);
+    }
+
+    /// Threads that each have a batch of their own lose no time with one another; all of them together are sooner done
+    /// with a sequence, and read the weights once for few. So they compute together where one thread would need longer for
+    /// the longest sequence, or for as many tokens as its batch should have, than they for everything that waits, also when
+    /// others have to be done before; those will probably ask again. That is where little waits for the number of threads.
+    fn plan(&self, now: Duration, limits: Limits) -> Plan {
+        if self.is_whole() {
+            return Plan::Nothing;
+        }
+        let Some((model, _)) = self.first() else { return Plan::Nothing };
+        if let Some(delay) = self.delay(now, limits) {
+            return Plan::Delay(delay);
+        }
+        let together = Plan::Batch { threads: Threads::All, tokens: [limits.tokens; 2] };
+        let Some(each) = limits.each else {
+            return if self.busy.is_empty() { together } else { Plan::Nothing };
+        };
+        let (mut tokens, mut cost, mut longest) = (0, Duration::ZERO, Duration::ZERO);
+        for waiting in self.models.get(&model).into_iter().flat_map(BTreeMap::values).take(limits.count) {
+            if tokens >= limits.tokens {
+                break;
+            }
+            tokens += waiting.sequence.tokens;
+            cost += waiting.sequence.cost;
+            longest = longest.max(waiting.sequence.cost);
+        }
+        let least = cost * each.tokens as u32 / tokens.max(1) as u32;
+        let threads = each.threads as u32;
+        let free = self.busy.iter().map(|busy| busy.until.saturating_sub(now)).max().unwrap_or_default();
+        let busy: Duration = self.busy.iter().map(|busy| busy.cost).sum();
+        if free + (self.cost + busy) * SHARED.0 / SHARED.1 < longest.max(least) * threads {
+            return if self.busy.is_empty() { together } else { Plan::Nothing };
+        }
+        Plan::Batch { threads: Threads::Calling, tokens: [each.tokens, 2 * each.tokens] }
+    }
+
+    /// Takes sequences of the first model out until they have so many tokens, and what they cost. No more tokens are taken
+    /// than the second number, but for a longer sequence alone.
+    fn take(
+        &mut self,
+        now: Duration,
+        [enough, most]: [usize; 2],
+        count: usize,
+        gone: impl Fn(&T) -> bool,
+    ) -> (Vec<T>, Duration) {
+        let (mut batch, mut filled, mut cost) = (Vec::new(), 0, Duration::ZERO);
+        let Some((model, _)) = self.first() else { return (batch, cost) };
+        let Some(waiting) = self.models.get_mut(&model) else { return (batch, cost) };
+        while let Some(entry) = waiting.first_entry() {
+            let Waiting { deadline, sequence, .. } = entry.get();
+            let dropped =
+                deadline.is_some_and(|deadline| now + sequence.cost > deadline) || gone(&sequence.of);
+            let full = batch.len() >= count || filled >= enough || filled + sequence.tokens > most;
+            if !dropped && full && !batch.is_empty() {
+                break;
+            }
+            let sequence = entry.remove().sequence;
+            self.count -= 1;
+            self.cost = self.cost.saturating_sub(sequence.cost);
+            if !dropped {
+                filled += sequence.tokens;
+                cost += sequence.cost;
+                batch.push(sequence.of);
+            }
+        }
+        if waiting.is_empty() {
+            self.models.remove(&model);
+        }
+        (batch, cost)
     }
 
     /// How long the next batch shall wait for more: not at all when nothing was computed just before, or the batch is
     /// full.
-    pub fn delay(&self, now: Duration, limits: Limits) -> Option<Duration> {
+    fn delay(&self, now: Duration, limits: Limits) -> Option<Duration> {
         let delay = self.policy.max_batch_delay;
         let done = self.done.filter(|done| *done + delay > now)?;
         let (model, first) = self.first()?;
@@ -265,7 +405,8 @@ impl<T> Queue<T> {
     /// How long it takes until everything that was admitted is done.
     fn before(&self, now: Duration) -> Duration {
         let held: Duration = self.held.values().map(|(_, cost)| *cost).sum();
-        self.busy_until.saturating_sub(now) + held + self.cost
+        let busy = self.busy.iter().map(|busy| busy.left(now)).sum::<Duration>();
+        busy + held + self.cost
     }
 
     fn number(&mut self) -> u64 {

@@ -16,6 +16,7 @@ use hone_base::panic::{guarded, lock};
 use hone_data::tokenize::Tokens;
 use hone_engine::batch::Batch;
 use hone_engine::kernels::lane::Lane;
+use hone_engine::model::backend::Threads;
 use hone_storage::Version;
 
 /// Calls that wait to be compared at most.
@@ -202,7 +203,6 @@ fn answer(calls: &Receiver<Answered>, loaded: Loaded, lane: &Lane, tally: &Mutex
     let Loaded { tokenizer, model, .. } = loaded;
     let (names, thresholds) = (model.labels().to_vec(), model.thresholds().map(<[f32]>::to_vec));
     let thresholds = thresholds.as_deref();
-    let model = Mutex::new(model);
     for Answered { inputs, ready, probabilities: first } in calls {
         let computed = guarded(|| {
             let cut = tokenizer.cut();
@@ -215,7 +215,7 @@ fn answer(calls: &Receiver<Answered>, loaded: Loaded, lane: &Lane, tally: &Mutex
                 filled += sequence.ids.len();
                 if filled >= TOKENS || place + 1 == tokens.len() {
                     let packed = Batch::pack(batch.drain(..));
-                    logits.extend(lane.run(|| lock(&model).logits(&packed))?);
+                    logits.extend(lane.run(|| model.logits(&packed, Threads::All))?);
                     filled = 0;
                 }
             }

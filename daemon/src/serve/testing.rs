@@ -2,7 +2,9 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::classify::Serving;
 use super::dispatcher::Dispatcher;
@@ -10,7 +12,7 @@ use super::engine::{Engine, Loaded, Score, Tokenize};
 use super::input::Input;
 use super::load;
 use super::precision::{Offer, Precision};
-use super::queue::{Limits, Policy};
+use super::queue::{Each, Limits, Policy};
 use super::registry::{Models, Settings};
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
@@ -21,6 +23,7 @@ use hone_data::sample::{Recorded, SAMPLE, Sample, SampleRow};
 use hone_data::tokenize::Tokens;
 use hone_data::{Cut, Truncation};
 use hone_engine::batch::Batch;
+use hone_engine::model::backend::Threads;
 use hone_engine::model::checkpoint::WEIGHTS;
 use hone_storage::testing::{Home, PROMOTED, spec, version};
 use hone_storage::{Blobs, Catalog, DataDir, Version, data_dir};
@@ -31,12 +34,16 @@ use hone_storage::{Blobs, Catalog, DataDir, Version, data_dir};
 pub(crate) struct FakeEngine {
     seen: Arc<Mutex<Vec<String>>>,
     loads: Arc<Mutex<Vec<Precision>>>,
+    /// Whether each of two threads computes its own batches.
+    each: bool,
+    /// Texts that `meet` and wait for one another.
+    met: Arc<AtomicUsize>,
 }
 
 /// Tokens of a text at most.
 pub(crate) const MAX_LENGTH: usize = 12;
 
-const WORDS: [&str; 6] = ["", "good", "fail", "panic", "slow", "gone"];
+const WORDS: [&str; 7] = ["", "good", "fail", "panic", "slow", "gone", "meet"];
 
 impl Engine for FakeEngine {
     fn load(&self, folder: &Path, precision: Precision) -> Result<Loaded> {
@@ -45,7 +52,7 @@ impl Engine for FakeEngine {
         let labels = vec!["negative".into(), "positive".into()];
         let is_turned = weights.contains("damaged") || weights.contains(precision.name());
         let bytes = weights.len() as u64;
-        let model = Box::new(Model { labels, is_turned, seen: self.seen.clone() });
+        let model = Box::new(Model { labels, is_turned, seen: self.seen.clone(), met: self.met.clone() });
         Ok(Loaded { tokenizer: Box::new(Words), model, bytes })
     }
 
@@ -54,7 +61,8 @@ impl Engine for FakeEngine {
     }
 
     fn limits(&self) -> Limits {
-        Limits { tokens: 16, count: 8 }
+        let each = self.each.then_some(Each { threads: 2, tokens: 1 });
+        Limits { tokens: 16, count: 8, each }
     }
 }
 
@@ -86,6 +94,7 @@ struct Model {
     labels: Vec<String>,
     is_turned: bool,
     seen: Arc<Mutex<Vec<String>>>,
+    met: Arc<AtomicUsize>,
 }
 
 impl Score for Model {
@@ -97,12 +106,20 @@ impl Score for Model {
         None
     }
 
-    fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
+    fn logits(&self, batch: &Batch, _: Threads) -> Result<Vec<f32>> {
         let firsts: Vec<&str> =
             batch.offsets[..batch.len()].iter().map(|&at| WORDS[batch.ids[at as usize] as usize]).collect();
         lock(&self.seen).extend(firsts.iter().map(|word| (*word).to_owned()));
         if firsts.contains(&"slow") {
-            std::thread::sleep(std::time::Duration::from_millis(200));
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        if firsts.contains(&"meet") {
+            let both = self.met.fetch_add(1, Ordering::SeqCst) / 2 * 2 + 2;
+            let begun = Instant::now();
+            while self.met.load(Ordering::SeqCst) < both {
+                assert!(begun.elapsed() < Duration::from_secs(10), "nobody came");
+                std::thread::yield_now();
+            }
         }
         assert!(!firsts.contains(&"panic"), "index out of bounds");
         if firsts.contains(&"fail") {
@@ -146,9 +163,20 @@ impl Bench {
         Self::with(Policy::default(), settings)
     }
 
+    /// With two threads that each compute batches of their own.
+    pub(crate) fn with_threads() -> Self {
+        let settings = Settings { policy: load::Policy::default(), memory: u64::MAX };
+        let engine = FakeEngine { each: true, ..FakeEngine::default() };
+        Self::with_engine(engine, Policy::default(), settings)
+    }
+
     fn with(policy: Policy, settings: Settings) -> Self {
+        Self::with_engine(FakeEngine::default(), policy, settings)
+    }
+
+    fn with_engine(engine: FakeEngine, policy: Policy, settings: Settings) -> Self {
         let home = Home::new();
-        let (data, store, engine) = (home.data(), home.store(), FakeEngine::default());
+        let (data, store) = (home.data(), home.store());
         let lanes = Lanes::new(const { NonZeroUsize::new(2).unwrap() }).unwrap();
         let blobs = Arc::new(data.clone());
         let dispatcher = Arc::new(Dispatcher::start(&lanes.serving, engine.limits(), policy));

@@ -14,6 +14,7 @@ use super::state::Kept;
 use hone_base::error::Result;
 use hone_data::sample::{SAMPLE, Sample};
 use hone_engine::batch::Batch;
+use hone_engine::model::backend::Threads;
 use hone_engine::model::checkpoint;
 use hone_engine::model::classifier::Classifier;
 use hone_engine::model::config::HeadConfig;
@@ -79,7 +80,7 @@ impl Run<'_> {
         let mut answer = |batch: &Batch| {
             cancel.check()?;
             match other {
-                Some(other) => other.logits(batch),
+                Some(other) => other.logits(batch, Threads::All),
                 None => model.evaluate(batch),
             }
         };

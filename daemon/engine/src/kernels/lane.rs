@@ -7,7 +7,7 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::calls::Calls;
@@ -70,26 +70,17 @@ impl Lane {
         self.pool.install(work)
     }
 
-    /// Gives the lane to work that goes on, such as a loop that answers requests. It runs on a thread of the lane, so
-    /// that its own parallel parts begin without waking another thread. Returns at once.
+    /// Takes the lane when its turn has come, for work that comes piece by piece, such as requests. Blocks until then.
     ///
     /// # Panics
     ///
-    /// As [`Lane::run`]: it waits until nothing else runs there.
-    pub fn occupy(self: &Arc<Self>, work: impl FnOnce() + Send + 'static) -> Occupied {
+    /// As [`Lane::run`].
+    pub fn own(self: &Arc<Self>) -> OwnedLane {
         self.turns.take();
-        let turn = OwnTurn(self.clone());
-        let (done, ended) = sync_channel(1);
-        self.pool.spawn(move || {
-            let _turn = turn;
-            let outcome = catch_unwind(AssertUnwindSafe(work));
-            // Nobody may be waiting.
-            let _ = done.send(outcome);
-        });
-        Occupied(ended)
+        OwnedLane(Arc::new(OwnTurn(self.clone())))
     }
 
-    /// The same for work that asks something of the calling thread while it runs. The caller can do what a thread of the
+    /// Runs work, as [`Lane::run`] does, that asks something of the calling thread while it runs. The caller can do what a thread of the
     /// lowest priority must not: hold a lock that an answer may need.
     ///
     /// # Panics
@@ -178,7 +169,8 @@ struct Numbers {
 
 struct Turn<'a>(&'a Turns);
 
-/// The turn of work that goes on.
+/// The turn of an owned lane.
+#[derive(Debug)]
 struct OwnTurn(Arc<Lane>);
 
 impl Drop for OwnTurn {
@@ -187,20 +179,20 @@ impl Drop for OwnTurn {
     }
 }
 
-/// Work that goes on, on a lane of its own.
+/// A lane that somebody has for themselves, until this is dropped and what was spawned has ended.
 #[derive(Debug)]
-pub struct Occupied(Receiver<std::thread::Result<()>>);
+pub struct OwnedLane(Arc<OwnTurn>);
 
-impl Occupied {
-    /// Waits for its end. Blocking.
-    ///
-    /// # Panics
-    ///
-    /// When the work did.
-    pub fn join(self) {
-        if let Ok(Err(panic)) = self.0.recv() {
-            resume_unwind(panic);
-        }
+impl OwnedLane {
+    /// Runs the work on a thread of the lane; its own parallel parts run there without waking another thread first. Returns
+    /// at once. Pieces run side by side: one that has parallel parts must be the only one, for a thread that waits for such
+    /// a part takes another piece up and goes on only when that is done. A panic of the work ends with it.
+    pub fn spawn(&self, work: impl FnOnce() + Send + 'static) {
+        let turn = self.0.clone();
+        self.0.0.pool.spawn(move || {
+            let _turn = turn;
+            drop(catch_unwind(AssertUnwindSafe(work)));
+        });
     }
 }
 
@@ -282,29 +274,30 @@ mod tests {
     }
 
     #[test]
-    fn work_that_goes_on_has_the_lane_until_it_ends_and_splits_on_its_threads() {
+    fn an_owned_lane_runs_pieces_side_by_side_and_nobody_elses() {
         let lane = Arc::new(lane(2));
-        let (end, ended) = sync_channel::<()>(0);
-        let (tell, told) = sync_channel(1);
-        let occupied = lane.occupy(move || {
-            let name = || std::thread::current().name().map(str::to_owned);
-            let (left, right) = rayon::join(name, name);
-            tell.send([left, right]).unwrap();
-            let _ = ended.recv();
-        });
-        for name in told.recv().unwrap() {
-            assert!(name.unwrap().starts_with("test-"));
+        let owned = lane.own();
+        let both = Arc::new(std::sync::Barrier::new(3));
+        for _ in 0..2 {
+            let both = both.clone();
+            owned.spawn(move || {
+                assert!(std::thread::current().name().is_some_and(|name| name.starts_with("test-")));
+                // Passes only while the other piece runs too.
+                both.wait();
+                both.wait();
+            });
         }
+        owned.spawn(|| panic!("work"));
+        both.wait();
+        drop(owned);
         std::thread::scope(|scope| {
             let (began, begun) = sync_channel(1);
             let lane = &lane;
             scope.spawn(move || lane.run(|| began.send(()).unwrap()));
             assert!(begun.recv_timeout(std::time::Duration::from_millis(50)).is_err());
-            drop(end);
+            both.wait();
             begun.recv().unwrap();
         });
-        occupied.join();
-        assert!(catch_unwind(AssertUnwindSafe(|| lane.occupy(|| panic!("work")).join())).is_err());
         assert_eq!(lane.run(|| 1), 1);
     }
 

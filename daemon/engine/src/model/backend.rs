@@ -5,7 +5,7 @@
 //! Hone's own kernels on an NVIDIA card (`cuda`), and candle's operations on any device (`candle`).
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
 
@@ -95,6 +95,39 @@ pub trait Backend: Debug + Send {
     fn memory(&self) -> Memory;
 }
 
+/// The threads that a forward pass runs on. Logits are the same to the bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// All of the current rayon pool; nobody else computes on them meanwhile.
+    All,
+    /// The calling one, while others may be in passes of their own.
+    Calling,
+}
+
+/// A model on a device that answers alone, for callers on several threads.
+pub trait Inference: Debug + Send + Sync {
+    /// The logits of each sequence, `[B, labels]` row by row.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::forward`].
+    fn logits(&self, batch: &Batch, threads: Threads) -> Result<Vec<f32>>;
+
+    /// Bytes that it holds now, on the device, by what they are for.
+    fn memory(&self) -> Memory;
+}
+
+/// Callers take turns.
+impl Inference for Mutex<Box<dyn Backend>> {
+    fn logits(&self, batch: &Batch, _: Threads) -> Result<Vec<f32>> {
+        self.lock().unwrap_or_else(PoisonError::into_inner).evaluate(batch)
+    }
+
+    fn memory(&self) -> Memory {
+        self.lock().unwrap_or_else(PoisonError::into_inner).memory()
+    }
+}
+
 /// A model's parameters and the optimizer's state, exported.
 #[derive(Clone, Copy, Debug)]
 pub struct State<'a> {
@@ -180,6 +213,15 @@ pub trait Platform: Debug + Send + Sync {
     ///
     /// As [`Platform::check`], and when the device fails.
     fn open(&self, start: Start) -> Result<Box<dyn Backend>>;
+
+    /// Opens a model that answers alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Platform::open`].
+    fn open_inference(&self, start: Start) -> Result<Box<dyn Inference>> {
+        Ok(Box::new(Mutex::new(self.open(start)?)))
+    }
 }
 
 /// What computes on a device: on the CPU Hone's own code; on an NVIDIA card Hone's own kernels where the process is told

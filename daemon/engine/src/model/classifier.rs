@@ -1,11 +1,11 @@
 //! A classifier that learns, and one that answers.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use candle_core::Device;
 
-use super::backend::{self, Backend, Learning, Saved, Start, State};
+use super::backend::{self, Backend, Inference, Learning, Saved, Start, State, Threads};
 use super::checkpoint::Checkpoint;
 use super::config::Config;
 use super::declaration::{Declaration, ParameterId, Place};
@@ -18,6 +18,9 @@ use crate::batch::Batch;
 use crate::kernels::softmax::softmax;
 use crate::kernels::{Buffer, Compute, Isa, Precision};
 use hone_base::error::{Error, Result};
+
+/// Tokens from which on the sequences are enough that a thread of a CPU computes by itself.
+pub const GROUP: usize = super::cpu::GROUP;
 
 /// How a classifier that learns is set up.
 #[derive(Clone, Copy, Debug)]
@@ -231,8 +234,7 @@ impl Trainable {
 /// A trained classifier that answers: encoder, head and labels from a checkpoint folder.
 #[derive(Debug)]
 pub struct Classifier {
-    /// Its passes share memory, so that they take turns.
-    backend: Mutex<Box<dyn Backend>>,
+    inference: Box<dyn Inference>,
     precision: Precision,
     labels: Vec<String>,
     thresholds: Option<Vec<f32>>,
@@ -276,13 +278,13 @@ impl Classifier {
         let thresholds = config.thresholds();
         // The files' bytes.
         drop(checkpoint);
-        let backend = backend::on(device)?.open(Start {
+        let inference = backend::on(device)?.open_inference(Start {
             declaration: Arc::new(declaration),
             parameters,
             compute: Compute::new(Isa::chosen()?, precision),
             learning: None,
         })?;
-        Ok(Self { backend: Mutex::new(backend), precision, labels, thresholds, max_length })
+        Ok(Self { inference, precision, labels, thresholds, max_length })
     }
 
     /// At which it computes.
@@ -292,7 +294,7 @@ impl Classifier {
 
     /// Bytes that it holds now, on its device: its weights, and the memory of the largest batch so far.
     pub fn bytes(&self) -> u64 {
-        self.backend.lock().unwrap_or_else(PoisonError::into_inner).memory().total()
+        self.inference.memory().total()
     }
 
     /// In class order.
@@ -310,14 +312,18 @@ impl Classifier {
         self.max_length
     }
 
-    /// The logits of each sequence, `[B, labels]` row by row.
-    pub fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
-        self.backend.lock().unwrap_or_else(PoisonError::into_inner).evaluate(batch)
+    /// The logits of each sequence, `[B, labels]` row by row, on these threads.
+    ///
+    /// # Errors
+    ///
+    /// When the batch has tokens or positions that the encoder does not have, or the device has no memory for it.
+    pub fn logits(&self, batch: &Batch, threads: Threads) -> Result<Vec<f32>> {
+        self.inference.logits(batch, threads)
     }
 
     /// The probability of each label for each sequence, in order: `[B][labels]`.
     pub fn scores(&self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
-        let logits = self.logits(batch)?;
+        let logits = self.logits(batch, Threads::All)?;
         let row = |logits: &[f32]| {
             let mut row = logits.to_vec();
             match self.thresholds {

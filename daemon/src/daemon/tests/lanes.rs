@@ -14,6 +14,7 @@ use hone_base::panic::lock;
 use hone_data::Columns;
 use hone_data::dataset::{Format, Summary};
 use hone_engine::batch::Batch;
+use hone_engine::model::backend::Threads;
 use hone_train::spec::Spec;
 use hone_train::{Control, DryRun, Outcome};
 
@@ -150,7 +151,7 @@ impl Score for CrowdingModel {
         self.model.thresholds()
     }
 
-    fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
+    fn logits(&self, batch: &Batch, threads: Threads) -> Result<Vec<f32>> {
         let others = rayon::current_num_threads() - 1;
         let busy = AtomicUsize::new(0);
         let Signals { crowded, blocked, .. } = &self.signals;
@@ -166,7 +167,7 @@ impl Score for CrowdingModel {
             }
             crowded.open();
         });
-        self.model.logits(batch)
+        self.model.logits(batch, threads)
     }
 }
 

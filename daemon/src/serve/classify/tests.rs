@@ -131,6 +131,24 @@ async fn a_score_below_the_least_that_is_asked_for_is_no_label() {
 }
 
 #[tokio::test]
+async fn texts_that_wait_together_are_computed_side_by_side_and_one_that_panics_stops_no_thread() {
+    let bench = Bench::with_threads();
+    bench.publish("reviews");
+    let serving = bench.serving();
+    for _ in 0..3 {
+        // Each of the two is answered only when the other is computed at the same time.
+        let met = ask(&serving, "", vec![input("meet"), input("meet")]).await.unwrap();
+        assert!(met.predictions.iter().all(Result::is_ok));
+        let inputs = ["panic", "good", "panic", "good"].map(input).to_vec();
+        let [first, good, second, last] =
+            ask(&serving, "", inputs).await.unwrap().predictions.try_into().unwrap();
+        assert!(good.is_ok() && last.is_ok());
+        assert!([first, second].into_iter().all(|of| of.unwrap_err().message().contains("bug in Hone")));
+    }
+    bench.models.shut_down();
+}
+
+#[tokio::test]
 async fn a_request_whose_deadline_passes_ends_then_and_is_not_computed() {
     let bench = Bench::new();
     bench.publish("reviews");

@@ -2,7 +2,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: Limits = Limits { tokens: 100, count: 4 };
+const LIMITS: Limits = Limits { tokens: 100, count: 4, each: None };
+
+/// Two threads that each compute batches of their own, of 30 tokens.
+const TWO: Limits = Limits { tokens: 400, count: 40, each: Some(Each { threads: 2, tokens: 30 }) };
+
 const MODEL: ModelId = ModelId(1);
 const NOW: Duration = Duration::ZERO;
 
@@ -27,7 +31,15 @@ fn push<T>(queue: &mut Queue<T>, now: u64, request: Request, of: T) -> Result<()
 }
 
 fn next<T>(queue: &mut Queue<T>, now: u64) -> Vec<T> {
-    queue.next_batch(ms(now), LIMITS, |_| false).unwrap_or_default()
+    queue.busy.clear();
+    taken(queue, now, LIMITS).map(|taken| taken.sequences).unwrap_or_default()
+}
+
+fn taken<T>(queue: &mut Queue<T>, now: u64, limits: Limits) -> Option<Taken<T>> {
+    match queue.next(ms(now), limits, |_| false) {
+        Next::Batch(taken) => Some(taken),
+        Next::Delay(_) | Next::Nothing => None,
+    }
 }
 
 #[test]
@@ -118,9 +130,10 @@ fn what_nobody_wants_and_what_comes_too_late_costs_nothing() {
     for i in 0..8 {
         push(&mut queue, 0, request(50), i).unwrap();
     }
-    let batch = queue.next_batch(NOW, LIMITS, |i| i % 2 == 0);
-    assert_eq!(batch, Some(vec![1, 3]));
-    assert_eq!(queue.next_batch(NOW, LIMITS, |_| true), None);
+    let Next::Batch(batch) = queue.next(NOW, LIMITS, |i| i % 2 == 0) else { panic!("no batch") };
+    assert_eq!(batch.sequences, [1, 3]);
+    queue.done(batch.number, NOW);
+    assert_eq!(queue.next(NOW, LIMITS, |_| true), Next::Nothing);
     let until = |deadline| Request { deadline: Some(ms(deadline)), ..request(50) };
     let mut queue = Queue::new(policy(10_000));
     push(&mut queue, 0, request(50), 0).unwrap();
@@ -171,19 +184,132 @@ fn a_batch_that_is_not_full_waits_only_while_batches_follow_one_another() {
     let delay = |queue: &Queue<char>, now| queue.delay(ms(now), LIMITS);
     push(&mut queue, 0, request(10), 'a').unwrap();
     assert_eq!(delay(&queue, 0), None, "nothing was computed before");
-    assert_eq!(next(&mut queue, 0), ['a']);
+    let first = taken(&mut queue, 0, LIMITS).unwrap();
+    assert_eq!(first.sequences, ['a']);
     push(&mut queue, 8, request(10), 'b').unwrap();
-    queue.done(ms(10));
+    queue.done(first.number, ms(10));
     assert_eq!(delay(&queue, 10), Some(ms(3)), "what waited already waits no longer than the delay in all");
     assert_eq!(delay(&queue, 13), None);
     push(&mut queue, 10, request(95), 'c').unwrap();
     assert_eq!(delay(&queue, 11), None, "the batch is full");
-    assert_eq!(next(&mut queue, 11), ['b']);
-    queue.done(ms(20));
+    let second = taken(&mut queue, 11, LIMITS).unwrap();
+    assert_eq!(second.sequences, ['b']);
+    queue.done(second.number, ms(20));
     assert_eq!(delay(&queue, 26), None, "the device has been idle for longer than the delay");
 }
 
+#[test]
+fn all_threads_compute_a_sequence_that_waits_alone_and_nothing_beside_it() {
+    let mut queue = Queue::new(policy(10_000));
+    push(&mut queue, 0, request(20), 'a').unwrap();
+    let first = taken(&mut queue, 0, TWO).unwrap();
+    assert_eq!((&first.sequences[..], first.threads), (&['a'][..], Threads::All));
+    push(&mut queue, 1, request(20), 'b').unwrap();
+    push(&mut queue, 1, request(20), 'c').unwrap();
+    assert_eq!(taken(&mut queue, 1, TWO), None);
+    queue.done(first.number, ms(20));
+    let both = taken(&mut queue, 20, TWO).unwrap();
+    assert_eq!((both.sequences.len(), both.threads), (2, Threads::All));
+}
+
+#[test]
+fn each_thread_computes_its_own_where_sequences_of_like_length_wait_for_all_of_them() {
+    let mut queue = Queue::new(policy(10_000));
+    for (of, cost) in [('a', 20), ('b', 15), ('c', 20), ('d', 80)] {
+        push(&mut queue, 0, request(cost), of).unwrap();
+    }
+    let mut batches = std::iter::from_fn(|| taken(&mut queue, 0, TWO));
+    let mut next = || batches.next().map(|taken| (taken.threads, taken.sequences));
+    // Cheap ones first, until there are 30 tokens.
+    assert_eq!(next(), Some((Threads::Calling, vec!['b', 'a'])));
+    assert_eq!(next(), Some((Threads::Calling, vec!['c'])));
+    assert_eq!(next(), Some((Threads::Calling, vec!['d'])));
+    assert_eq!(next(), None);
+}
+
+#[test]
+fn a_long_sequence_beside_a_short_one_is_computed_by_all_threads() {
+    let mut queue = Queue::new(policy(10_000));
+    push(&mut queue, 0, request(100), "long").unwrap();
+    push(&mut queue, 0, request(10), "short").unwrap();
+    let both = taken(&mut queue, 0, TWO).unwrap();
+    assert_eq!((both.sequences, both.threads), (vec!["short", "long"], Threads::All));
+}
+
+#[test]
+fn short_sequences_are_computed_by_all_threads_until_there_are_enough_for_each() {
+    let mut queue = Queue::new(policy(10_000));
+    (0..4).for_each(|of| push(&mut queue, 0, request(10), of).unwrap());
+    let few = taken(&mut queue, 0, TWO).unwrap();
+    assert_eq!((few.sequences.len(), few.threads), (4, Threads::All));
+    queue.done(few.number, ms(40));
+    (0..6).for_each(|of| push(&mut queue, 50, request(10), of).unwrap());
+    for _ in 0..2 {
+        let enough = taken(&mut queue, 50, TWO).unwrap();
+        assert_eq!((enough.sequences.len(), enough.threads), (3, Threads::Calling));
+    }
+}
+
+#[test]
+fn many_threads_wait_for_one_another_where_they_are_sooner_done_together() {
+    let eight = Limits { each: Some(Each { threads: 8, tokens: 30 }), ..TWO };
+    let mut queue = Queue::new(policy(10_000));
+    (0..24).for_each(|of| push(&mut queue, 0, request(10), of).unwrap());
+    let first = taken(&mut queue, 0, eight).unwrap();
+    assert_eq!((first.threads, first.sequences.len()), (Threads::Calling, 3));
+    let others: Vec<_> = std::iter::from_fn(|| taken(&mut queue, 0, eight)).collect();
+    assert_eq!(others.len(), 7);
+    others.iter().for_each(|other| queue.done(other.number, ms(230)));
+    push(&mut queue, 230, request(40), 24).unwrap();
+    // The first takes 10 ms more. Then all threads together need 50 ms; one of them would need 320.
+    assert_eq!(taken(&mut queue, 230, eight), None);
+    queue.done(first.number, ms(240));
+    assert_eq!(taken(&mut queue, 240, eight).unwrap().threads, Threads::All);
+}
+
+#[test]
+fn a_batch_of_one_thread_delays_others_by_its_part() {
+    let mut queue = Queue::new(policy(100));
+    push(&mut queue, 0, request(60), 'a').unwrap();
+    push(&mut queue, 0, request(60), 'b').unwrap();
+    let _both = [taken(&mut queue, 0, TWO).unwrap(), taken(&mut queue, 0, TWO).unwrap()];
+    assert_eq!(queue.before(NOW), ms(120));
+    assert_eq!(queue.before(ms(60)), ms(60));
+}
+
 proptest! {
+    #[test]
+    fn threads_compute_every_sequence_once_and_never_beside_all_of_them(
+        lengths in prop::collection::vec(1usize..300, 0..100), threads in 1usize..5, ends in any::<u64>(),
+    ) {
+        let limits = Limits { tokens: 1000, count: 64, each: Some(Each { threads, tokens: 96 }) };
+        let mut queue = Queue::new(policy(1_000_000));
+        for (place, &length) in lengths.iter().enumerate() {
+            push(&mut queue, place as u64, request(length as u64), place).unwrap();
+        }
+        let (mut seen, mut running, mut now) = (Vec::new(), Vec::<Taken<usize>>::new(), 1000);
+        loop {
+            let next = if running.len() < threads { taken(&mut queue, now, limits) } else { None };
+            if let Some(next) = next {
+                prop_assert!(next.threads == Threads::Calling || running.is_empty());
+                let filled: usize = next.sequences.iter().map(|&i| lengths[i]).sum();
+                let most = if next.threads == Threads::All { 1000 } else { 192 };
+                prop_assert!(next.sequences.len() == 1 || filled <= most);
+                running.push(next);
+            } else if running.is_empty() {
+                break;
+            } else {
+                now += 10;
+                let done = running.swap_remove((ends.rotate_left(now as u32) % running.len() as u64) as usize);
+                queue.done(done.number, ms(now));
+                seen.extend(done.sequences);
+            }
+        }
+        seen.sort_unstable();
+        prop_assert!(seen.into_iter().eq(0..lengths.len()));
+        prop_assert!(queue.is_empty() && queue.busy.is_empty());
+    }
+
     #[test]
     fn every_sequence_is_computed_once_within_the_limits(
         lengths in prop::collection::vec(1usize..300, 0..200), tokens in 1usize..600, count in 1usize..64,
@@ -193,7 +319,9 @@ proptest! {
             push(&mut queue, place as u64, request(length as u64), place).unwrap();
         }
         let mut seen = Vec::new();
-        while let Some(batch) = queue.next_batch(NOW, Limits { tokens, count }, |_| false) {
+        while let Some(batch) = taken(&mut queue, 0, Limits { tokens, count, each: None }) {
+            queue.done(batch.number, NOW);
+            let batch = batch.sequences;
             let filled: usize = batch.iter().map(|&i| lengths[i]).sum();
             prop_assert!(batch.len() <= count && (batch.len() == 1 || filled <= tokens));
             seen.extend(batch);
@@ -213,10 +341,12 @@ proptest! {
         for (place, &(arrived, cost, priority)) in requests.iter().enumerate() {
             push(&mut queue, arrived, Request { priority, ..request(cost) }, place).unwrap();
         }
-        let one = Limits { tokens: 1, count: 1 };
-        let order: Vec<usize> = std::iter::from_fn(|| queue.next_batch(ms(2000), one, |_| false))
-            .flatten()
-            .collect();
+        let one = Limits { tokens: 1, count: 1, each: None };
+        let mut order = Vec::new();
+        while let Some(batch) = taken(&mut queue, 2000, one) {
+            queue.done(batch.number, ms(2000));
+            order.extend(batch.sequences);
+        }
         for (place, &first) in order.iter().enumerate() {
             for &later in &order[place + 1..] {
                 let ((came, _, priority), (before, cost, of_it)) = (requests[first], requests[later]);

@@ -10,13 +10,15 @@ use rayon::prelude::*;
 
 use super::super::parameters::Parameters;
 use super::encoder::{Encoder, Tape};
+use super::head::{Head, HeadTape};
 use super::layer::{Layer, PRODUCTS, Product};
 use crate::batch::Batch;
 use crate::kernels::Buffer;
 use crate::kernels::linear::Prepared;
 
-/// Tokens of a group at least and, but for its last sequence, at most: products need rows, and the cache is small.
-const TOKENS: [usize; 2] = [24, 96];
+/// Sequences are added to a group until it has so many tokens: its thread reads all weights for it, from memory or a cache
+/// that is shared, which takes as long as this many rows; and its own cache is small.
+pub(crate) const TOKENS: usize = 96;
 
 /// Rows that go from the attention's result to that of the layer together.
 const ROWS: usize = 48;
@@ -24,7 +26,15 @@ const ROWS: usize = 48;
 /// The memory of groups that are on their way, used again from pass to pass.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
-    tapes: Mutex<Vec<Tape>>,
+    tapes: Mutex<Vec<AnswerTape>>,
+}
+
+/// The memory of a pass of one thread.
+#[derive(Debug, Default)]
+struct AnswerTape {
+    encoder: Tape,
+    first: Buffer,
+    head: HeadTape,
 }
 
 /// The memory of a layer's rows.
@@ -69,18 +79,39 @@ impl Groups {
         // The longest first, so that threads end together.
         work.sort_by_key(|(group, _)| std::cmp::Reverse(tokens(batch, group)));
         work.into_par_iter().with_max_len(1).for_each(|(group, out)| {
-            let taken = self.tapes.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let mut tape = taken.unwrap_or_default();
-            encoder.answer(parameters, &part(batch, group), &mut tape, out);
-            self.tapes.lock().unwrap_or_else(PoisonError::into_inner).push(tape);
+            self.with_tape(|tape| encoder.answer(parameters, &part(batch, group), &mut tape.encoder, out));
         });
         true
+    }
+
+    /// The logits of each sequence, `[B, labels]` row by row, on this thread alone.
+    pub(super) fn answer(
+        &self,
+        encoder: &Encoder,
+        head: &Head,
+        parameters: &Parameters,
+        batch: &Batch,
+    ) -> Vec<f32> {
+        self.with_tape(|AnswerTape { encoder: tape, first, head: of_head }| {
+            let states = first.reserve(batch.len() * encoder.architecture().hidden_size);
+            encoder.answer(parameters, batch, tape, states);
+            head.answer(parameters, states, of_head).to_vec()
+        })
+    }
+
+    fn with_tape<T>(&self, work: impl FnOnce(&mut AnswerTape) -> T) -> T {
+        let taken = self.tapes.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut tape = taken.unwrap_or_default();
+        let result = work(&mut tape);
+        self.tapes.lock().unwrap_or_else(PoisonError::into_inner).push(tape);
+        result
     }
 
     /// Bytes that it takes.
     pub(super) fn bytes(&self) -> usize {
         let tapes = self.tapes.lock().unwrap_or_else(PoisonError::into_inner);
-        tapes.iter().map(Tape::bytes).sum()
+        let bytes = |tape: &AnswerTape| tape.encoder.bytes() + tape.first.bytes() + tape.head.bytes();
+        tapes.iter().map(bytes).sum()
     }
 }
 
@@ -102,12 +133,10 @@ fn part(batch: &Batch, sequences: Range<usize>) -> Batch {
 
 /// Groups of sequences that follow one another, if threads that take one after the other end almost together.
 fn groups(batch: &Batch, threads: usize) -> Option<Vec<Range<usize>>> {
-    let [least, most] = TOKENS;
-    let enough = (batch.tokens() / (4 * threads)).clamp(least, most);
     let mut groups: Vec<Range<usize>> = Vec::new();
     for sequence in 0..batch.len() {
         match groups.last_mut() {
-            Some(group) if tokens(batch, group) < enough => group.end += 1,
+            Some(group) if tokens(batch, group) < TOKENS => group.end += 1,
             _ => groups.push(sequence..sequence + 1),
         }
     }
@@ -179,12 +208,12 @@ mod tests {
 
     #[test]
     fn groups_are_all_sequences_in_order_and_a_part_is_a_batch() {
-        let batch = of(&[40; 20]);
+        let batch = of(&[40; 21]);
         let groups = groups(&batch, 2).expect("groups");
         assert_eq!(groups.first().map(|group| group.start), Some(0));
-        assert_eq!(groups.last().map(|group| group.end), Some(20));
+        assert_eq!(groups.last().map(|group| group.end), Some(21));
         assert!(groups.windows(2).all(|pair| pair[0].end == pair[1].start));
-        assert!(groups.iter().all(|group| (TOKENS[0]..TOKENS[1] + 40).contains(&tokens(&batch, group))));
+        assert!(groups.iter().all(|group| (TOKENS..TOKENS + 40).contains(&tokens(&batch, group))));
         let part = part(&batch, 3..5);
         assert_eq!((part.offsets, part.ids.len(), part.types.len()), (vec![0, 40, 80], 80, 80));
         assert_eq!(part.ids[40..], batch.ids[160..200]);
@@ -195,7 +224,8 @@ mod tests {
         for (lengths, threads, is_cut) in [
             (&[25][..], 1, true),
             (&[25], 2, false),
-            (&[30, 30], 2, true),
+            (&[30, 30], 2, false),
+            (&[60, 60, 60, 60], 2, true),
             (&[200, 30], 2, false),
             (&[256; 8], 2, true),
             (&[256; 8], 16, false),

@@ -19,14 +19,28 @@ pub(super) struct Head {
     dense: Prepared,
     output: Prepared,
     is_current: bool,
+    tape: HeadTape,
+    grad: Buffer,
+    factor: Packed,
+}
+
+/// The memory of a forward pass.
+#[derive(Debug, Default)]
+pub(super) struct HeadTape {
     input: Buffer,
     /// What the activation is of, where the backward pass needs it.
     inner: Buffer,
     active: Buffer,
     dropped: Buffer,
     logits: Buffer,
-    grad: Buffer,
-    factor: Packed,
+}
+
+impl HeadTape {
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        let Self { input, inner, active, dropped, logits } = self;
+        [input, inner, active, dropped, logits].into_iter().map(Buffer::bytes).sum()
+    }
 }
 
 impl Head {
@@ -40,11 +54,7 @@ impl Head {
             dense: Prepared::default(),
             output: Prepared::default(),
             is_current: false,
-            input: Buffer::default(),
-            inner: Buffer::default(),
-            active: Buffer::default(),
-            dropped: Buffer::default(),
-            logits: Buffer::default(),
+            tape: HeadTape::default(),
             grad: Buffer::default(),
             factor: Packed::default(),
         }
@@ -77,36 +87,48 @@ impl Head {
     /// The logits, `[B, labels]`, of the hidden states `x`, `[B, H]`.
     pub(super) fn forward(&mut self, parameters: &Parameters, x: &[f32], mode: Mode) -> &[f32] {
         self.prepare_again(parameters);
-        let compute = self.compute;
-        let input = self.input.reserve(x.len());
+        let mut tape = std::mem::take(&mut self.tape);
+        self.pass(self.compute, parameters, x, mode, &mut tape);
+        self.tape = tape;
+        &self.tape.logits
+    }
+
+    /// The same of a model that answers alone, on this thread alone.
+    pub(super) fn answer<'t>(&self, parameters: &Parameters, x: &[f32], tape: &'t mut HeadTape) -> &'t [f32] {
+        self.pass(self.compute.alone(), parameters, x, Mode::Evaluate, tape);
+        &tape.logits
+    }
+
+    fn pass(&self, compute: Compute, parameters: &Parameters, x: &[f32], mode: Mode, tape: &mut HeadTape) {
+        let input = tape.input.reserve(x.len());
         input.copy_from_slice(x);
         if let Some(dropout) = self.input_dropout(mode) {
-            dropout.apply(compute, &mut self.input);
+            dropout.apply(compute, input);
         }
-        let active = self.active.reserve(x.len());
+        let active = tape.active.reserve(x.len());
         let bias = linear(parameters, self.of.dense).bias;
         match self.of.form.activation {
             Activation::Relu => {
-                self.dense.apply(compute, &self.input, bias, active);
+                self.dense.apply(compute, input, bias, active);
                 active.iter_mut().for_each(|y| *y = y.max(0.0));
             }
             activation @ (Activation::Gelu | Activation::GeluTanh) => {
-                let inner = self.inner.reserve(x.len());
-                self.dense.apply_gelu(compute, &self.input, bias, gelu(activation), inner, active);
+                let inner = tape.inner.reserve(x.len());
+                self.dense.apply_gelu(compute, input, bias, gelu(activation), inner, active);
             }
             // No other is computed here.
             Activation::Tanh | Activation::Silu => {
-                self.dense.apply(compute, &self.input, bias, active);
+                self.dense.apply(compute, input, bias, active);
                 tanh(compute.isa(), active);
             }
         }
-        self.dropped.reserve(x.len()).copy_from_slice(&self.active);
+        let dropped = tape.dropped.reserve(x.len());
+        dropped.copy_from_slice(active);
         if let Some(dropout) = mode.dropout(Site::Head) {
-            dropout.apply(compute, &mut self.dropped);
+            dropout.apply(compute, dropped);
         }
-        let logits = self.logits.reserve(x.len() / self.width * self.labels);
-        self.output.apply(compute, &self.dropped, linear(parameters, self.of.output).bias, logits);
-        &self.logits
+        let logits = tape.logits.reserve(x.len() / self.width * self.labels);
+        self.output.apply(compute, dropped, linear(parameters, self.of.output).bias, logits);
     }
 
     fn input_dropout(&self, mode: Mode) -> Option<Dropout> {
@@ -115,9 +137,8 @@ impl Head {
 
     /// Bytes of the prepared weights, and of a pass's memory.
     pub(super) fn bytes(&self) -> [usize; 2] {
-        let buffers = [&self.input, &self.inner, &self.active, &self.dropped, &self.logits, &self.grad];
-        let buffers: usize = buffers.into_iter().map(Buffer::bytes).sum();
-        [self.dense.bytes() + self.output.bytes(), buffers + self.factor.bytes()]
+        let memory = self.tape.bytes() + self.grad.bytes() + self.factor.bytes();
+        [self.dense.bytes() + self.output.bytes(), memory]
     }
 
     /// From the gradient of the last pass's logits to that of `x`, in `grad_x`, and those of the parameters.
@@ -129,26 +150,26 @@ impl Head {
         gradients: &mut Gradients,
     ) {
         let compute = self.compute;
-        let grad = self.grad.reserve(self.active.len());
+        let grad = self.grad.reserve(self.tape.active.len());
         if let Some(mut gradients) = gradients.linear(self.of.output) {
-            gradients.push(compute, grad_logits, &self.dropped, &mut self.factor);
+            gradients.push(compute, grad_logits, &self.tape.dropped, &mut self.factor);
         }
         self.output.pull(compute, grad_logits, self.labels, grad);
         if let Some(dropout) = mode.dropout(Site::Head) {
             dropout.apply(compute, grad);
         }
-        let slopes = grad.iter_mut().zip(&*self.active);
+        let slopes = grad.iter_mut().zip(&*self.tape.active);
         match self.of.form.activation {
             Activation::Relu => slopes.for_each(|(grad, y)| *grad *= f32::from(u8::from(*y > 0.0))),
             activation @ (Activation::Gelu | Activation::GeluTanh) => {
-                gelu_backward(compute.isa(), gelu(activation), grad, &self.inner);
+                gelu_backward(compute.isa(), gelu(activation), grad, &self.tape.inner);
             }
             Activation::Tanh | Activation::Silu => slopes.for_each(|(grad, y)| *grad *= 1.0 - y * y),
         }
         if let Some(mut gradients) = gradients.linear(self.of.dense) {
-            gradients.push(compute, grad, &self.input, &mut self.factor);
+            gradients.push(compute, grad, &self.tape.input, &mut self.factor);
         }
-        let grad_x = grad_x.reserve(self.input.len());
+        let grad_x = grad_x.reserve(self.tape.input.len());
         self.dense.pull(compute, grad, self.width, grad_x);
         if let Some(dropout) = self.input_dropout(mode) {
             dropout.apply(compute, grad_x);

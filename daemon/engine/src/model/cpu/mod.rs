@@ -10,10 +10,10 @@ mod layer;
 mod memory;
 mod network;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::architecture::Activation;
-use super::backend::{Backend, Learning, Platform, Saved, Start, State, answers_alone};
+use super::backend::{Backend, Inference, Learning, Platform, Saved, Start, State, Threads, answers_alone};
 use super::declaration::Declaration;
 use super::memory::{Memory, Workload};
 use super::needs::Need;
@@ -22,6 +22,7 @@ use super::parameters::{Parameter, Parameters};
 use crate::batch::Batch;
 use crate::kernels::{Buffer, Compute, Isa, MOST_INT8_INPUTS, Precision, fastest_precision};
 use adam::Adam;
+pub(super) use answer::TOKENS as GROUP;
 use gradients::Gradients;
 use hone_base::error::{Error, Result};
 use network::Network;
@@ -71,6 +72,10 @@ impl Platform for Cpu {
 
     fn open(&self, start: Start) -> Result<Box<dyn Backend>> {
         Ok(Box::new(CpuBackend::open(start)?))
+    }
+
+    fn open_inference(&self, start: Start) -> Result<Box<dyn Inference>> {
+        Ok(Box::new(RwLock::new(CpuBackend::open(Start { learning: None, ..start })?)))
     }
 }
 
@@ -149,6 +154,24 @@ impl Learner {
             gradients: Gradients::new(declaration, parameters.list(), learning),
             has_gradients: false,
         }
+    }
+}
+
+/// Passes of one thread each run side by side; one of all threads has the model for itself.
+impl Inference for RwLock<CpuBackend> {
+    fn logits(&self, batch: &Batch, threads: Threads) -> Result<Vec<f32>> {
+        match threads {
+            Threads::All => self.write().unwrap_or_else(PoisonError::into_inner).evaluate(batch),
+            Threads::Calling => {
+                let model = self.read().unwrap_or_else(PoisonError::into_inner);
+                model.network.architecture().admit(batch)?;
+                Ok(model.network.answer(&model.parameters, batch))
+            }
+        }
+    }
+
+    fn memory(&self) -> Memory {
+        Backend::memory(&*self.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

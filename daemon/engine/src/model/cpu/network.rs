@@ -115,6 +115,14 @@ impl Network {
         self.head.forward(parameters, x, mode)
     }
 
+    /// The logits of each sequence, `[B, labels]` row by row, of a model that answers alone, on this thread alone.
+    pub(super) fn answer(&self, parameters: &Parameters, batch: &Batch) -> Vec<f32> {
+        match &self.groups {
+            Some(groups) => groups.answer(&self.encoder, &self.head, parameters, batch),
+            None => unreachable!("a model that learns was asked as one that answers alone"),
+        }
+    }
+
     /// The last hidden states of all tokens, `[T, H]` row by row.
     pub(super) fn hidden(&mut self, parameters: &Parameters, batch: &Batch) -> &[f32] {
         self.tokens = batch.tokens();
