@@ -11,8 +11,9 @@ through gRPC by `hone-bench load`, a process of its own on the same cores: --cal
 in a call and the file in its order, then one caller with one text a call. The peer (serving_peer.py) has the texts
 sorted by length and no network. bf16 is compared with the peer's fp32, since that has no bf16.
 
-With --tei, text-embeddings-inference's `text-embeddings-router` (built with gRPC) serves the same checkpoint, and the same
-load goes to both: --tei-callers callers with one text a call.
+With --tei, text-embeddings-inference's `text-embeddings-router` (built with gRPC) serves the same checkpoint, with its
+backends in turn, and the same load goes to both: `tei.v1.Predict/Predict` from --tei-callers callers. Its ONNX Runtime is the
+library that ORT_DYLIB_PATH names if it was built to load one, and is needed then for candle too.
 
 Prints tables in Markdown, in which a ratio above 1 says that Hone is faster, and writes every result with --out. Only
 the standard library.
@@ -20,6 +21,7 @@ the standard library.
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -27,6 +29,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -160,32 +163,64 @@ def free_port():
 
 
 def one_text_a_call(args):
-    return ["--callers", args.tei_callers, "--seconds", args.tei_seconds, "--connections", 2]
+    many = ["--callers", args.tei_callers, "--connections", 2, "--passes", args.passes, *limit(args)]
+    return ["--protocol", "tei", *many]
 
 
-def tei(args, data):
-    port = free_port()
-    command = [args.tei, "--model-id", data.checkpoint, "--port", port, "--hostname", "127.0.0.1"]
-    command += ["--auto-truncate", *args.tei_flags.split()]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([str(part) for part in command], **quiet)
-    try:
-        for _ in range(600):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            if process.poll() is not None:
-                raise Failed(f"{' '.join(map(str, command))} ended with {process.returncode}")
-            time.sleep(0.1)
-        rest = ["--protocol", "tei", *one_text_a_call(args)]
-        return load(args, f"http://127.0.0.1:{port}", process.pid, data, *rest)["closed"]
-    finally:
-        process.terminate()
-        process.wait()
+def checked(told):
+    """A closed loop in which every call was answered."""
+    closed = told["closed"]
+    if set(closed["codes"]) != {"OK"}:
+        raise Failed(f"calls have failed: {closed['codes']} {closed['errors']}")
+    return closed
+
+
+def tei_folder(args, data, backend):
+    """The checkpoint as text-embeddings-inference wants it: it has another place for the longest text, and computes with ONNX
+    Runtime where it finds a model.onnx."""
+    folder = data.folder.parent / f"tei-{backend}"
+    if not folder.exists():
+        made = folder.with_suffix(".part")
+        shutil.rmtree(made, ignore_errors=True)
+        shutil.copytree(data.checkpoint, made)
+        length = {"max_seq_length": data.tokens, "do_lower_case": False}
+        (made / "sentence_bert_config.json").write_text(json.dumps(length))
+        if backend == "ort":
+            peer(argparse.Namespace(**{**vars(args), "limit": 1, "passes": 1, "alone": 1}), data, "fp32")
+            digest = hashlib.sha256((made / "model.safetensors").read_bytes()).hexdigest()[:16]
+            shutil.copy(args.cache / "onnx" / f"{digest}.fp32.onnx", made / "model.onnx")
+        made.rename(folder)
+    return folder
+
+
+def tei(args, data, backend):
+    port, metrics = free_port(), free_port()
+    command = [args.tei, "--model-id", tei_folder(args, data, backend), "--port", port, "--hostname", "127.0.0.1"]
+    command += ["--prometheus-port", metrics, "--auto-truncate", *args.tei_flags.split()]
+    environment = {"LOG_LEVEL": "warn", **os.environ}
+    with tempfile.TemporaryFile("w+") as said:
+        command = [str(part) for part in command]
+        process = subprocess.Popen(command, stdout=said, stderr=said, text=True, env=environment)
+        try:
+            for _ in range(600):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                if process.poll() is not None:
+                    said.seek(0)
+                    last = "\n".join(said.read().strip().splitlines()[-5:])
+                    raise Failed(f"{' '.join(command)} ended with {process.returncode}:\n{last}")
+                time.sleep(0.1)
+            else:
+                raise Failed(f"{' '.join(command)} did not listen within a minute")
+            return checked(load(args, f"http://127.0.0.1:{port}", process.pid, data, *one_text_a_call(args)))
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def hone_beside_tei(args, data, precision):
     with daemon(args, data, *flags(precision)) as (address, pid):
-        return load(args, address, pid, data, "--name", data.name, *one_text_a_call(args))["closed"]
+        return checked(load(args, address, pid, data, *one_text_a_call(args)))
 
 
 def cases(args, sets):
@@ -200,13 +235,14 @@ def cases(args, sets):
                 },
             )
             if args.tei and precision in ("auto", "fp32"):
-                yield (
-                    (data.name, "tei"),
-                    {
-                        "hone": lambda data=data, precision=precision: hone_beside_tei(args, data, precision),
-                        "peer": lambda data=data: tei(args, data),
-                    },
-                )
+                for backend in args.tei_backends:
+                    yield (
+                        (data.name, f"tei {backend}"),
+                        {
+                            "hone": lambda data=data, precision=precision: hone_beside_tei(args, data, precision),
+                            "peer": lambda data=data, backend=backend: tei(args, data, backend),
+                        },
+                    )
 
 
 def measure(args, sets):
@@ -242,15 +278,17 @@ def tables(results):
     lines = ["| data | precision | Hone, texts/s | accuracy | ONNX Runtime, texts/s | accuracy | ratio |"]
     lines += ["|---|---|--:|--:|--:|--:|--:|"]
     alone = ["", "| data | precision | Hone, one caller | ONNX Runtime | ratio |", "|---|---|--:|--:|--:|"]
-    beside = ["", "| data | Hone | text-embeddings-inference | ratio | p99 | p99 |", "|---|--:|--:|--:|--:|--:|"]
+    beside = ["", "| data | peer | Hone, texts/s | accuracy | peer, texts/s | accuracy | ratio | p99 | peer, p99 |"]
+    beside += ["|---|---|--:|--:|--:|--:|--:|--:|--:|"]
     for (name, precision), sides in results.items():
         ours, theirs = (median(sides[side], "texts_per_second") for side in ("hone", "peer"))
         ratio = f"{ours / theirs:.2f}"
-        if precision == "tei":
-            p99 = [f"{median(sides[side], 'latency_ms', 'p99'):.0f} ms" for side in ("hone", "peer")]
-            beside.append(f"| {name} | {ours:,.0f} | {theirs:,.0f} | {ratio} | {p99[0]} | {p99[1]} |")
-            continue
         right = [f"{median(sides[side], 'accuracy'):.4f}" for side in ("hone", "peer")]
+        if precision.startswith("tei"):
+            p99 = [f"{median(sides[side], 'latency_ms', 'p99'):.0f} ms" for side in ("hone", "peer")]
+            both = f"{ours:,.0f} | {right[0]} | {theirs:,.0f} | {right[1]} | {ratio} | {p99[0]} | {p99[1]}"
+            beside.append(f"| {name} | {precision} | {both} |")
+            continue
         lines.append(f"| {name} | {precision} | {ours:,.0f} | {right[0]} | {theirs:,.0f} | {right[1]} | {ratio} |")
         ours, theirs = (median(sides[side], "alone_ms") for side in ("hone", "peer"))
         alone.append(f"| {name} | {precision} | {ours:.2f} ms | {theirs:.2f} ms | {theirs / ours:.2f} |")
@@ -273,7 +311,7 @@ def main():
     parser.add_argument("--tei", type=Path, help="text-embeddings-router, built with gRPC")
     parser.add_argument("--tei-flags", default="", help="more of its flags")
     parser.add_argument("--tei-callers", type=int, default=64)
-    parser.add_argument("--tei-seconds", type=int, default=10)
+    parser.add_argument("--tei-backends", nargs="+", choices=["ort", "candle"], default=["ort"])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write every result here, as JSON")
