@@ -155,7 +155,6 @@ struct Busy {
     number: u64,
     /// When it will be done.
     until: Duration,
-    cost: Duration,
     threads: Threads,
     /// A part of all threads, such as 2: it has every second one.
     part: u32,
@@ -286,7 +285,7 @@ impl<T> Queue<T> {
                     Threads::All => 1,
                     Threads::Calling => limits.threads().max(1) as u32,
                 };
-                self.busy.push(Busy { number, until: now + cost * part, cost, threads, part });
+                self.busy.push(Busy { number, until: now + cost * part, threads, part });
                 return Next::Batch(Taken { sequences, threads, number });
             }
         }
@@ -305,8 +304,9 @@ impl<T> Queue<T> {
 
     /// Threads that each have a batch of their own lose no time with one another; all of them together are sooner done
     /// with a sequence, and read the weights once for few. So they compute together where one thread would need longer for
-    /// the longest sequence, or for as many tokens as its batch should have, than they for everything that waits, also when
-    /// others have to be done before; those will probably ask again. That is where little waits for the number of threads.
+    /// the longest sequence, or for as many tokens as its batch should have, than they for everything that waits. A thread
+    /// that is free beside busy ones waits for them only if that is sooner for the longest sequence: else threads would stand
+    /// still as long as little waits, and the queue would grow.
     fn plan(&self, now: Duration, limits: Limits) -> Plan {
         if self.is_whole() {
             return Plan::Nothing;
@@ -328,12 +328,17 @@ impl<T> Queue<T> {
             cost += waiting.sequence.cost;
             longest = longest.max(waiting.sequence.cost);
         }
-        let least = cost * each.tokens as u32 / tokens.max(1) as u32;
         let threads = each.threads as u32;
-        let free = self.busy.iter().map(|busy| busy.until.saturating_sub(now)).max().unwrap_or_default();
-        let busy: Duration = self.busy.iter().map(|busy| busy.cost).sum();
-        if free + (self.cost + busy) * SHARED.0 / SHARED.1 < longest.max(least) * threads {
-            return if self.busy.is_empty() { together } else { Plan::Nothing };
+        let shared = self.cost * SHARED.0 / SHARED.1;
+        if let Some(free) = self.busy.iter().map(|busy| busy.until.saturating_sub(now)).max() {
+            if free + shared < longest * threads {
+                return Plan::Nothing;
+            }
+        } else {
+            let least = cost * each.tokens as u32 / tokens.max(1) as u32;
+            if shared < longest.max(least) * threads {
+                return together;
+            }
         }
         Plan::Batch { threads: Threads::Calling, tokens: [each.tokens, 2 * each.tokens] }
     }
