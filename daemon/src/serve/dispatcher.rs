@@ -378,10 +378,7 @@ impl Shared {
 
     /// Computes a batch and answers its members. A panic is that of the model: its callers are told, and nobody else.
     fn answer(&self, batch: Taken<Waiting>) {
-        let part = match batch.threads {
-            Threads::All => 1,
-            Threads::Calling => self.limits.threads().max(1) as u32,
-        };
+        let part = self.limits.part(batch.threads);
         let outcome = guarded(|| {
             answer(batch.sequences, batch.threads, part);
             Ok(())
@@ -399,7 +396,7 @@ struct Member {
 }
 
 /// Computes a batch and answers its members. When it fails, each member is tried alone, so that one bad member fails no
-/// other. The threads are that part of all, such as 2: every second one.
+/// other. The threads are that part of all: see [`Limits::part`].
 fn answer(batch: Vec<Waiting>, threads: Threads, part: u32) {
     let Some(served) = batch.first().map(|first| first.served.clone()) else { return };
     let began = Instant::now();

@@ -59,6 +59,14 @@ impl Limits {
     pub fn threads(&self) -> usize {
         self.each.map_or(1, |each| each.threads)
     }
+
+    /// The part of all threads that a batch on these has, such as 2: every second one.
+    pub fn part(&self, threads: Threads) -> u32 {
+        match threads {
+            Threads::All => 1,
+            Threads::Calling => self.threads().max(1) as u32,
+        }
+    }
 }
 
 /// How long requests may wait.
@@ -156,7 +164,7 @@ struct Busy {
     /// When it will be done.
     until: Duration,
     threads: Threads,
-    /// A part of all threads, such as 2: it has every second one.
+    /// See [`Limits::part`].
     part: u32,
 }
 
@@ -281,10 +289,7 @@ impl<T> Queue<T> {
             let (sequences, cost) = self.take(now, tokens, limits.count, &gone);
             if !sequences.is_empty() {
                 let number = self.number();
-                let part = match threads {
-                    Threads::All => 1,
-                    Threads::Calling => limits.threads().max(1) as u32,
-                };
+                let part = limits.part(threads);
                 self.busy.push(Busy { number, until: now + cost * part, threads, part });
                 return Next::Batch(Taken { sequences, threads, number });
             }

@@ -80,8 +80,8 @@ impl Lane {
         OwnedLane(Arc::new(OwnTurn(self.clone())))
     }
 
-    /// Runs work, as [`Lane::run`] does, that asks something of the calling thread while it runs. The caller can do what a thread of the
-    /// lowest priority must not: hold a lock that an answer may need.
+    /// Runs work, as [`Lane::run`] does, that asks something of the calling thread while it runs. The caller can do what a
+    /// thread of the lowest priority must not: hold a lock that an answer may need.
     ///
     /// # Panics
     ///
