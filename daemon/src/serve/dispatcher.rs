@@ -341,8 +341,19 @@ impl Shared {
         }
     }
 
-    /// Computes as long as something waits.
+    /// Computes as long as something waits. A thread that ended by a panic takes from the queue no more, and whoever shuts
+    /// down does not wait for it.
     fn run(self: Arc<Self>) {
+        let outcome = guarded(|| {
+            self.answer_all();
+            Ok(())
+        });
+        if outcome.is_err() {
+            self.end(&mut lock(&self.state));
+        }
+    }
+
+    fn answer_all(self: &Arc<Self>) {
         let mut state = lock(&self.state);
         loop {
             let now = self.begun.elapsed();
@@ -362,6 +373,11 @@ impl Shared {
                 Next::Nothing => break,
             }
         }
+        // Under the lock that has shown an empty queue: who fills it then starts a thread.
+        self.end(&mut state);
+    }
+
+    fn end(&self, state: &mut State) {
         state.running -= 1;
         if state.running == 0 {
             self.ended.notify_all();
